@@ -1,0 +1,150 @@
+"""The five clocks as arithmetic: which one is broken at `now`, and when to look next.
+
+Seconds on any monotonic scale go in; nothing here knows what time it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from ..errors import ConfigurationError
+
+__all__ = ["Clocks", "Timeouts"]
+
+_OFF = math.inf
+
+
+class Timeouts(Struct, frozen=True):
+    """The time boundaries of a call, in seconds; None turns a clock off.
+
+    ============= ======= ===================================== =================================
+    clock         default runs from                             reset by
+    ============= ======= ===================================== =================================
+    `connect`     10      the start of DNS                      nothing; DNS, TCP and TLS, over
+                                                                all addresses
+    `first_token` 300     the request sent                      ends at the first content
+    `idle`        180     the first content                     progress: content, a tool's
+                                                                status, an item begun or done;
+                                                                not pings
+    `silence`     90      the first byte of the response        any byte at all
+    `total`       off     the start of the call                 nothing: the hard deadline, over
+                                                                retries and waits
+    ============= ======= ===================================== =================================
+
+    The clocks run only while the library waits for the network, never while the caller's loop
+    body runs; `total` always runs. Raises ConfigurationError for what is not a positive number.
+    """
+
+    connect: float | None = 10.0
+    first_token: float | None = 300.0
+    idle: float | None = 180.0
+    silence: float | None = 90.0
+    total: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigurationError(
+                    f"Timeouts({name}={value!r}): give seconds greater than 0, or None for no limit"
+                )
+
+
+def _seconds(value: float | None) -> float:
+    return _OFF if value is None else value
+
+
+class Clocks:
+    """The state of one call's clocks.
+
+    One of connect, first_token and idle runs at a time (`phase_clock`, `left` seconds of it), with
+    silence beside it once a byte has come, and total over all. `at` is the moment at which the
+    first of them breaks while nothing happens: one attribute that another thread may read.
+    Between `wait` and `woke` the clocks run; otherwise only total does.
+    """
+
+    __slots__ = ("_idle", "_silence", "_since", "_total", "at", "left", "phase_clock", "timeouts")
+
+    def __init__(self, timeouts: Timeouts, now: float) -> None:
+        self.timeouts = timeouts
+        self.phase_clock = "connect"
+        self.left = _OFF
+        self._idle = _seconds(timeouts.idle)
+        self._silence = _OFF
+        self._since: float | None = None
+        self._total = now + _seconds(timeouts.total)
+        self.at = self._total
+
+    def connecting(self) -> None:
+        """A new attempt begins."""
+        self._run("connect", _seconds(self.timeouts.connect))
+        self._silence = _OFF
+
+    def asking(self) -> None:
+        """The connection stands, the request goes out (and again when it is out)."""
+        self._run("first_token", _seconds(self.timeouts.first_token))
+
+    def content(self) -> None:
+        """Content came."""
+        self._run("idle", self._idle)
+
+    def progress(self) -> None:
+        """Progress came that is no content: keeps idle from running out, ends no other clock."""
+        if self.phase_clock == "idle":
+            self.left = self._idle
+
+    def linger(self, seconds: float) -> None:
+        """The answer is complete: wait at most this long for what may still follow."""
+        self._run("linger", seconds)
+        self._silence = _OFF
+
+    def rest(self) -> None:
+        """Between two attempts: only total runs."""
+        self._run("backoff", _OFF)
+        self._silence = _OFF
+        self._since = None
+        self.at = self._total
+
+    def _run(self, phase_clock: str, seconds: float) -> None:
+        self.phase_clock = phase_clock
+        self.left = seconds
+
+    def wait(self, now: float) -> float:
+        """The library begins to wait for the network; returns `at`."""
+        self._since = now
+        first = self.left if self.left < self._silence else self._silence
+        at = now + first
+        self.at = at = at if at < self._total else self._total
+        return at
+
+    def woke(self, now: float, *, received: bool) -> None:
+        """The wait is over, with bytes or without."""
+        since = self._since
+        if since is None:
+            return
+        self._since = None
+        self.at = self._total
+        self.left -= now - since
+        if received:
+            self._silence = _seconds(self.timeouts.silence)
+        else:
+            self._silence -= now - since
+
+    def remaining(self, now: float) -> float:
+        """Seconds until the hard deadline (inf where there is none)."""
+        return self._total - now
+
+    def broken(self, now: float) -> str | None:
+        """The clock that ran out first, or None."""
+        if now < self.at:
+            return None
+        since = self._since
+        due = [(self._total, "total")]
+        if since is not None:
+            due += [(since + self.left, self.phase_clock), (since + self._silence, "silence")]
+        at, name = min(due)
+        return name if at <= now else None

@@ -1,0 +1,166 @@
+"""What a dialect is: how to ask, and how to understand the answer."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import ConfigurationError, ServiceError
+from ...events.base import Event, UnknownEvent, decode_json
+from ..state import State
+
+__all__ = [
+    "CONTENT",
+    "NOTHING",
+    "PROGRESS",
+    "AnyEvent",
+    "Call",
+    "Dialect",
+    "Verdict",
+    "WireRequest",
+    "encode_body",
+    "lenient",
+]
+
+AnyEvent = Event | UnknownEvent
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """What the caller asked for, in no API's words yet. None means: not said."""
+
+    prompt: str | list[Any]
+    model: str
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    thinking: Any = None
+    background: bool = False
+    extra_body: Mapping[str, Any] | None = None
+
+
+class WireRequest(Struct, frozen=True):
+    """One HTTP request, without its credentials."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Verdict(Struct, frozen=True):
+    """What an event means besides what it adds to the answer.
+
+    `level` says what it is to the clocks: 0 nothing (a ping), 1 progress (a status, an item begun),
+    2 content. `complete`: the answer is whole. `error`: the service failed. Either may `linger`:
+    seconds to wait for what still belongs to the stream; without, reading stops at once.
+    """
+
+    level: int = 0
+    complete: bool = False
+    error: ServiceError | None = None
+    linger: float = 0.0
+
+
+NOTHING = Verdict(0)
+PROGRESS = Verdict(1)
+CONTENT = Verdict(2)
+
+
+class Dialect(Protocol):
+    """One API. It has no state of its own: what a stream has said is in the State passed in."""
+
+    name: str
+    default_base_url: str
+    default_model: str | None
+    tool_types: Mapping[str, str]
+    """The item types that the caller has to run -> the kind of their arguments: "json", "text"."""
+
+    def request(self, call: Call, base_url: str) -> WireRequest:
+        """The HTTP request for `call`. Raises ConfigurationError for what this API cannot do."""
+
+    def auth(self, api_key: str) -> dict[str, str]:
+        """The headers that carry the key."""
+
+    def decode(self, name: str, data: bytes) -> AnyEvent:
+        """One event of the wire, typed. `name` is the SSE event name ("message" where there was
+        none). Raises ValueError where it is not this protocol."""
+
+    def apply(self, state: State, event: AnyEvent) -> Verdict:
+        """Fold the event into the state and fill in its `chunks`."""
+
+    def whole_answer(self, payload: Any, raw: bytes) -> AnyEvent | None:
+        """A 200 with a JSON body: the completion as one event, or None where it is none."""
+
+
+def encode_body(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
+    """The JSON of a request: what is None is left out, `extra` has the last word."""
+    said = {key: value for key, value in body.items() if value is not None}
+    said.update(extra or {})
+    try:
+        return msgspec.json.encode(said)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ConfigurationError(
+            f"the request cannot be written as JSON ({exc}): give plain dicts, lists, strings and "
+            "numbers"
+        ) from exc
+
+
+def lenient(
+    name: str, data: bytes, classes: Mapping[str, type[Event]], essential: frozenset[str]
+) -> AnyEvent:
+    """An event that the typed decoder refused: of an unknown type, without a type, or with fields
+    of other types than the reference says.
+
+    A field that does not fit is left out (it stays in `raw`), unless it is `essential`: answer
+    text that cannot be read must not vanish. Raises ValueError then, and for what is not JSON.
+    """
+    payload = decode_json(data)
+    if not isinstance(payload, dict):
+        return UnknownEvent(name, payload, raw=data)
+    kind = payload.get("type")
+    kind = kind if isinstance(kind, str) else name
+    cls = classes.get(kind)
+    if cls is None:
+        number = payload.get("sequence_number")
+        return UnknownEvent(kind, payload, number if isinstance(number, int) else None, raw=data)
+    for field in essential & set(cls.__struct_fields__):
+        if payload.get(field) is not None and _fitted(_hints(cls)[field], payload[field]) is None:
+            raise ValueError(f"the field {field!r} of a {kind!r} event is no {field}")
+    event = _build(cls, payload)
+    assert isinstance(event, Event)
+    return event
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _build(cls: type[Any], payload: Mapping[str, Any]) -> Any:
+    hints = _hints(cls)
+    names = zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True)
+    found = {name: _fitted(hints[name], payload[wire]) for name, wire in names if wire in payload}
+    return cls(**{name: value for name, value in found.items() if value is not None})
+
+
+def _fitted(hint: Any, value: Any) -> Any:
+    """`value` as `hint`, or None where it does not fit."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        return _build(hint, value) if isinstance(value, dict) else None
+    if typing.get_origin(hint) is list:
+        (inner,) = typing.get_args(hint)
+        return [_fitted(inner, v) for v in value] if isinstance(value, list) else None
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,74 @@
+"""What every event of every API has in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import Struct, field
+
+from ..result import Chunk
+
+__all__ = ["Event", "UnknownEvent"]
+
+# The encoded names of fields that no service sends; "$" begins no field of any of the three APIs.
+_RAW = "$raw"
+_CHUNKS = "$chunks"
+
+
+def decode_json(data: bytes) -> Any:
+    """Decoded JSON; bytes that are not UTF-8 come out as U+FFFD. Raises msgspec.DecodeError."""
+    try:
+        return msgspec.json.decode(data)
+    except UnicodeDecodeError:
+        return msgspec.json.decode(data.decode("utf-8", "replace"))
+
+
+class Event(Struct, kw_only=True, tag_field="type"):
+    """One event of the wire, typed. Every field is optional: compatible servers leave some out.
+
+    `raw` is the event's JSON exactly as it came, so a field that is not declared here is not lost;
+    `json()` decodes it. `chunks` is what the event added
+    to the answer. Treat events as read-only: the stream's state was built from them.
+    """
+
+    type: ClassVar[str] = ""
+
+    sequence_number: int | None = None
+    chunks: tuple[Chunk, ...] = field(default=(), name=_CHUNKS)
+    raw: bytes = field(default=b"", name=_RAW)
+
+    def json(self) -> Any:
+        """The whole event as decoded JSON, with every field that came."""
+        return decode_json(self.raw)
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={value!r}"
+            for name in self.__struct_fields__
+            if name not in ("chunks", "raw") and (value := getattr(self, name)) is not None
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class UnknownEvent(Struct):
+    """An event of a type that this version does not know: never dropped, never another class.
+
+    `data` is its decoded JSON (text where it is not JSON).
+    """
+
+    type: str
+    data: Any
+    sequence_number: int | None = None
+    chunks: tuple[Chunk, ...] = ()
+    raw: bytes = b""
+
+    def json(self) -> Any:
+        """The same as `data`."""
+        return self.data
+
+
+def bind_types(classes: tuple[type[Event], ...]) -> None:
+    """Give each class its wire name as `type` (msgspec keeps a tag only in the configuration)."""
+    for cls in classes:
+        cls.type = str(cls.__struct_config__.tag)
