@@ -1,0 +1,88 @@
+"""llmstream: streams the answers of large language models in production.
+
+    from llmstream import stream
+
+    for tok in stream("Why is the sky blue?"):
+        print(tok, end="", flush=True)
+
+It never hangs (five clocks), never lies (success only on the service's own end), never repeats (no
+token twice), never leaks. `Client` holds the settings of a service, `Stream` is one call, `Result`
+what it leaves behind; everything that goes wrong is an `LLMStreamError`.
+"""
+
+from __future__ import annotations
+
+from . import events
+from ._core.deadline import Timeouts
+from ._core.retry import RetryPolicy
+from ._version import __version__
+from .client import Client, stream
+from .errors import (
+    AuthenticationError,
+    Cancelled,
+    ConfigurationError,
+    ConnectionFailed,
+    ConnectTimeout,
+    DeadlineExceeded,
+    EventTooLarge,
+    FirstTokenTimeout,
+    IdleTimeout,
+    InvalidRequestError,
+    LLMStreamError,
+    NotAStreamError,
+    OverloadedError,
+    PermissionDeniedError,
+    ProtocolError,
+    QuotaExceededError,
+    RateLimitError,
+    ServerError,
+    ServiceError,
+    SilenceTimeout,
+    StreamInterrupted,
+    StreamTimeout,
+    StreamTruncated,
+)
+from .events import Event, UnknownEvent
+from .result import Attempt, Chunk, Result, Timings, ToolCall, Usage
+from .stream import Stream
+
+__all__ = [
+    "Attempt",
+    "AuthenticationError",
+    "Cancelled",
+    "Chunk",
+    "Client",
+    "ConfigurationError",
+    "ConnectTimeout",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Event",
+    "EventTooLarge",
+    "FirstTokenTimeout",
+    "IdleTimeout",
+    "InvalidRequestError",
+    "LLMStreamError",
+    "NotAStreamError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "ProtocolError",
+    "QuotaExceededError",
+    "RateLimitError",
+    "Result",
+    "RetryPolicy",
+    "ServerError",
+    "ServiceError",
+    "SilenceTimeout",
+    "Stream",
+    "StreamInterrupted",
+    "StreamTimeout",
+    "StreamTruncated",
+    "Timeouts",
+    "Timings",
+    "ToolCall",
+    "UnknownEvent",
+    "Usage",
+    "__version__",
+    "events",
+    "stream",
+]

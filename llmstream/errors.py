@@ -84,14 +84,14 @@ class LLMStreamError(Exception):
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not through __init__: subclasses take more than the message.
-        return _rebuild, (type(self), self.args, self.__dict__)
+        # Not through __init__: subclasses take more than the message. The attributes go as state,
+        # which is pickled after the object itself is known: `attempts` lead back to the error.
+        return _new, (type(self), self.args), self.__dict__
 
 
-def _rebuild(cls: type[LLMStreamError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+def _new(cls: type[LLMStreamError], args: tuple[Any, ...]) -> Any:
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
     return error
 
 

@@ -87,6 +87,7 @@ class Clocks:
     def asking(self) -> None:
         """The connection stands, the request goes out (and again when it is out)."""
         self._run("first_token", _seconds(self.timeouts.first_token))
+        self._silence = _OFF  # a proxy's words were not the service's
 
     def content(self) -> None:
         """Content came."""

@@ -6,7 +6,7 @@ thread writes; any thread may read at any time: lists only grow, values are repl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from ..result import Chunk, ToolCall, Usage
@@ -141,7 +141,7 @@ class State:
 
 
 def tool_calls(
-    items: Iterator[ItemState], types: dict[str, str], cut: bool, is_json: JsonCheck
+    items: Iterator[ItemState], types: Mapping[str, str], cut: bool, is_json: JsonCheck
 ) -> tuple[tuple[ToolCall, ...], tuple[ToolCall, ...]]:
     """The calls that are safe to run, and those that are not.
 

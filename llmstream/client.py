@@ -1,0 +1,396 @@
+"""Client: where the parts are put together, and the visible retry loop."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from ._core.deadline import Timeouts
+from ._core.dialects import DIALECTS
+from ._core.dialects.base import Call, Dialect, WireRequest
+from ._core.retry import RetryPolicy
+from ._core.session import MAX_EVENT_BYTES
+from ._version import __version__
+from .clock import SYSTEM_CLOCK, Clock
+from .config import WAYS_OUT, Settings, from_environment, vendor_settings
+from .errors import ConfigurationError, ConnectionFailed, LLMStreamError
+from .stream import Batches, Stream
+from .transport import RequestsTransport, Transport
+from .watchdog import shared_watchdog
+
+__all__ = ["Client", "stream"]
+
+_POLICIES = ("raise",)
+
+
+class Client:
+    """A service, and how to talk to it. Safe to share between threads, and to use after a fork.
+
+    Args:
+        api: "responses" (the OpenAI Responses API).
+        base_url: in the vendor's own form, `https://api.openai.com/v1`; default: the vendor's
+            variable in the environment, then the vendor's own address.
+        api_key: default: the vendor's variable, but only where `base_url` is not given. With a
+            `base_url` and no key no authorization is sent.
+        model: default: `LLMSTREAM_MODEL`, then "gpt-5.4-mini".
+        timeouts: the five clocks, see Timeouts.
+        retry: see RetryPolicy.
+        on_disconnect: what to do when the stream is cut after content came: "raise".
+        headers: sent with every request.
+        max_connections: idle connections kept; more may be open, nobody waits for one.
+        verify: True, False, or the path of a CA file.
+        max_event_bytes: the size in bytes at which an event is refused with EventTooLarge.
+        transport, clock: doubles for tests, see `llmstream.testing`.
+
+    Raises ConfigurationError for settings that cannot work.
+    """
+
+    def __init__(
+        self,
+        api: str = "responses",
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        model: str | None = None,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        on_disconnect: str = "raise",
+        profile: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_connections: int = 100,
+        observers: Sequence[Any] = (),
+        verify: bool | str = True,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._dialect = _dialect(api)
+        settings = _settings(api, base_url, api_key)
+        self._base_url = (settings.base_url or self._dialect.default_base_url).rstrip("/")
+        self._secret = settings.api_key
+        self._model = model
+        self._timeouts = _of_type(Timeouts, "timeouts", timeouts) or Timeouts()
+        self._retry = _of_type(RetryPolicy, "retry", retry) or RetryPolicy()
+        self._on_disconnect = _policy(on_disconnect)
+        _not_yet(profile=profile, observers=tuple(observers) or None)
+        self._headers = _checked_headers(headers)
+        self._max_event_bytes = max_event_bytes
+        self._transport = transport or RequestsTransport(
+            max_connections=max_connections, verify=verify
+        )
+        self._clock = clock or SYSTEM_CLOCK
+        self._lock = threading.Lock()  # guards _streams and _closed
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Client({self._dialect.name!r}, base_url={self._base_url!r})"
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Client:
+        """A client with the environment's settings: LLMSTREAM_{API,BASE_URL,API_KEY,MODEL}, else
+        OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL.
+
+        `overrides` are arguments of Client and win. Raises ConfigurationError with the ways out
+        where nothing is set.
+        """
+        if overrides.get("base_url") or overrides.get("api_key"):
+            return cls(**overrides)
+        api = overrides.pop("api", None)
+        environ = {**os.environ, "LLMSTREAM_API": api} if api else None
+        found = from_environment(environ)
+        return cls(
+            **{
+                "api": found.api,
+                "base_url": found.base_url,
+                "api_key": found.api_key,
+                **overrides,
+            }
+        )
+
+    @classmethod
+    def local(cls, model_file: str | os.PathLike[str] | None = None, **overrides: Any) -> Client:
+        """A client of a real model in this process: llama.cpp's own HTTP server on loopback, with
+        SmolLM2-135M-Instruct (fetched once, 98 MB) or the GGUF file given.
+
+        Needs the extra `local`. One server per process and file; it ends with the process.
+        Raises ConfigurationError where it cannot be had.
+        """
+        from .local import shared_server
+
+        server = shared_server(model_file)
+        return cls(**{"base_url": server.base_url, "model": server.model, **overrides})
+
+    def stream(
+        self,
+        prompt: str | list[Any],
+        *,
+        model: str | None = None,
+        instructions: str | None = None,
+        max_output_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        stop: str | list[str] | None = None,
+        tools: list[Any] | None = None,
+        tool_choice: Any = None,
+        thinking: Any = None,
+        background: bool = False,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        on_disconnect: str | None = None,
+        trace_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> Stream:
+        """A call that is ready to be made. Touches no network: it starts, and its clocks with it,
+        at the first use of the Stream.
+
+        `prompt` is the text, or a list of {"role", "content"}. `timeouts`, `retry` and
+        `on_disconnect` stand in for the client's. `trace_id` (default: made, 32 hex digits) is on
+        everything this call leaves behind, and goes out as `X-Client-Request-Id`. `extra_body` is
+        laid over the request's JSON. Raises ConfigurationError for what cannot be sent.
+        """
+        _policy(on_disconnect or self._on_disconnect)
+        limits = _of_type(Timeouts, "timeouts", timeouts) or self._timeouts
+        policy = _of_type(RetryPolicy, "retry", retry) or self._retry
+        call = Call(
+            prompt=_checked_prompt(prompt),
+            model=self._model_for(model),
+            instructions=instructions,
+            max_output_tokens=_checked_count("max_output_tokens", max_output_tokens),
+            temperature=temperature,
+            top_p=top_p,
+            stop=stop,
+            tools=tools,
+            tool_choice=tool_choice,
+            thinking=thinking,
+            background=background,
+            extra_body=extra_body,
+        )
+        stream = Stream(
+            _Run(self, policy, self._dialect.request(call, self._base_url), headers),
+            self._dialect,
+            limits,
+            self._clock,
+            # A clock double calls the guards itself when its time moves.
+            getattr(self._clock, "scheduler", None) or shared_watchdog(),
+            _checked_trace_id(trace_id),
+            self._max_event_bytes,
+        )
+        with self._lock:
+            if self._closed:
+                raise ConfigurationError("this client is closed: make a new one")
+            self._streams.add(stream)
+        return stream
+
+    def _model_for(self, model: str | None) -> str:
+        chosen = (
+            model or self._model or os.environ.get("LLMSTREAM_MODEL") or self._dialect.default_model
+        )
+        if not chosen:
+            raise ConfigurationError("this API has no default model: pass model=")
+        return chosen
+
+    def _wire(
+        self, request: WireRequest, headers: Mapping[str, str] | None, trace_id: str
+    ) -> WireRequest:
+        merged = {
+            "user-agent": f"llmstream/{__version__}",
+            "accept-encoding": "identity",  # compression would hold tokens back
+            "x-client-request-id": trace_id,
+            **request.headers,
+            **(self._dialect.auth(self._secret) if self._secret else {}),
+            **self._headers,
+            **_checked_headers(headers),
+        }
+        return WireRequest(request.method, request.url, merged, request.body)
+
+    def _redact(self, error: LLMStreamError) -> None:
+        """Some servers quote the key in their error."""
+        if self._secret and self._secret in error.message:
+            error.args = (error.message.replace(self._secret, "***"), *error.args[1:])
+
+    def close(self) -> None:
+        """End running streams with Cancelled and close idle connections. Idempotent."""
+        with self._lock:
+            self._closed = True
+            running = list(self._streams)
+        for stream in running:
+            stream.cancel("the client was closed")
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Run:
+    """The visible retry loop of one call."""
+
+    def __init__(
+        self,
+        client: Client,
+        policy: RetryPolicy,
+        request: WireRequest,
+        headers: Mapping[str, str] | None,
+    ) -> None:
+        self._client = client
+        self._policy = policy
+        self._request = request
+        self._headers = _checked_headers(headers)
+
+    def __call__(self, stream: Stream) -> Batches:
+        client = self._client
+        request = client._wire(self._request, self._headers, stream.trace_id)
+        failures = 0
+        resent = False
+        while True:
+            try:
+                yield from stream._attempt_events(client._transport, request)
+                return
+            except LLMStreamError as exc:
+                error = exc
+            client._redact(error)
+            if isinstance(error, ConnectionFailed) and error.reused and not resent:
+                # A server closes idle connections when it likes. Not a byte came back, so it is
+                # safe to send again, and costs no attempt.
+                resent = True
+                stream._record(error, 0.0, resent=True)
+                continue
+            failures += 1
+            delay = self._next_delay(stream, error, failures)
+            if delay is None:
+                raise error
+            stream._record(error, delay)
+            stream._guard.sleep(delay)
+
+    def _next_delay(self, stream: Stream, error: LLMStreamError, failures: int) -> float | None:
+        if stream._has_content:
+            return None
+        remaining = stream._guard.clocks.remaining(self._client._clock.monotonic())
+        return self._policy.next_delay(error, failures, random.random(), remaining)
+
+
+# ---- what the caller may give ------------------------------------------------------------------
+
+
+def _dialect(api: str) -> Dialect:
+    found = DIALECTS.get(api)
+    if found is None:
+        raise ConfigurationError(f"api={api!r} is not known: this version has {list(DIALECTS)}")
+    return found
+
+
+def _settings(api: str, base_url: str | None, api_key: str | None) -> Settings:
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"base_url={base_url!r}: give it like 'https://api.openai.com/v1'")
+    if api_key is not None and (not api_key.strip() or api_key != api_key.strip()):
+        raise ConfigurationError("api_key is empty or has white space around it")
+    if base_url is not None:
+        return Settings(api, base_url, api_key)
+    found = vendor_settings(api)
+    if api_key is not None:
+        return Settings(api, found.base_url if found else None, api_key)
+    if found is None:
+        raise ConfigurationError(f"no API key: {WAYS_OUT}")
+    return found
+
+
+def _policy(name: str) -> str:
+    if name not in _POLICIES:
+        raise ConfigurationError(
+            f"on_disconnect={name!r} is not available: this version has {list(_POLICIES)}"
+        )
+    return name
+
+
+def _not_yet(**settings: Any) -> None:
+    for name, value in settings.items():
+        if value is not None:
+            raise ConfigurationError(f"{name}= is not available in this version: leave it out")
+
+
+def _of_type(kind: type[Any], name: str, value: Any) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise ConfigurationError(f"{name}={value!r}: give a {kind.__name__}")
+    return value
+
+
+def _checked_headers(headers: Mapping[Any, Any] | None) -> dict[str, str]:
+    checked = {}
+    for name, value in (headers or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ConfigurationError(f"headers: name and value of {name!r} have to be text")
+        checked[name.lower()] = value
+    return checked
+
+
+def _checked_prompt(prompt: Any) -> str | list[Any]:
+    if isinstance(prompt, str) and prompt:
+        return prompt
+    if isinstance(prompt, (list, tuple)) and prompt:
+        if all(isinstance(part, Mapping) for part in prompt):
+            return list(prompt)
+        raise ConfigurationError("prompt: each entry of the list has to be a dict")
+    raise ConfigurationError(
+        "prompt: give a text that is not empty, or a list of {'role': ..., 'content': ...}"
+    )
+
+
+def _checked_count(name: str, value: Any) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ConfigurationError(f"{name}={value!r}: give a whole number greater than 0")
+
+
+def _checked_trace_id(trace_id: Any) -> str | None:
+    # It goes out in a header.
+    if trace_id is None:
+        return None
+    if isinstance(trace_id, str) and trace_id.isascii() and trace_id.isprintable():
+        trace_id = trace_id.strip()
+        if 0 < len(trace_id) <= 512:
+            return trace_id
+    raise ConfigurationError("trace_id: give 1 to 512 printable ASCII characters")
+
+
+# ---- the one-liner -----------------------------------------------------------------------------
+
+_default: tuple[Settings, int, Client] | None = None
+_default_lock = threading.Lock()
+
+
+def stream(prompt: str | list[Any], **options: Any) -> Stream:
+    """`for tok in stream("Why is the sky blue?")`: the answer's text as it comes.
+
+    `options` are those of `Client.stream`. The client behind it is made from the environment (see
+    `Client.from_env`), kept, and made anew when the environment says something else.
+    """
+    global _default
+    settings = from_environment()
+    with _default_lock:
+        if _default is None or _default[:2] != (settings, os.getpid()):
+            client = Client(settings.api, base_url=settings.base_url, api_key=settings.api_key)
+            _default = (settings, os.getpid(), client)
+        return _default[2].stream(prompt, **options)
+
+
+def _after_fork() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,535 @@
+"""Stream: one call, pulled through its session in the caller's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+import msgspec
+
+from ._core.classify import error_from_status, request_id_of
+from ._core.deadline import Clocks, Timeouts
+from ._core.dialects.base import AnyEvent, Dialect, WireRequest
+from ._core.session import MAX_EVENT_BYTES, Session
+from ._core.state import State, tool_calls
+from .clock import Clock
+from .errors import (
+    Cancelled,
+    ConfigurationError,
+    ConnectTimeout,
+    DeadlineExceeded,
+    FirstTokenTimeout,
+    IdleTimeout,
+    LLMStreamError,
+    SilenceTimeout,
+    StreamTimeout,
+)
+from .result import Attempt, Chunk, Result, Timings, Usage
+from .transport import Exchange, Transport
+from .watchdog import Guard, Scheduler, Stop, Stopped
+
+__all__ = ["Stream"]
+
+_ERROR_BODY = 65536  # bytes of an error's body that are read
+_SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
+_DRAIN_SECONDS = 0.05  # for the end of the body behind the end of the answer
+
+Batches = Iterator[list[AnyEvent]]
+
+
+class Stream:
+    """An answer that is on its way. Made by `Client.stream`; nothing is sent before its first use.
+
+    Iterate it for the answer's text, or `chunks()`, or `events()`: one of the three, once, in one
+    thread. `result()` reads the rest. Everything else may be called from any thread at any time.
+    Used as a context manager, the call starts on entry and everything is freed on exit; leaving
+    early is not an error.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Stream], Batches],
+        dialect: Dialect,
+        timeouts: Timeouts,
+        clock: Clock,
+        scheduler: Scheduler,
+        trace_id: str | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
+        self.trace_id = trace_id or os.urandom(16).hex()
+        self._run = run
+        self._dialect = dialect
+        self._timeouts = timeouts
+        self._clock = clock
+        self._max_event_bytes = max_event_bytes
+        self._guard = Guard(Clocks(timeouts, clock.monotonic()), clock, scheduler)
+        self._session = Session(dialect, max_event_bytes)
+        self._turn = threading.Lock()  # held by the one thread that pulls
+        self._batches: Batches | None = None  # None: not started
+        self._view: Iterator[str] | None = None  # made by next(stream), not yet handed out
+        self._claimed = ""
+        self._over = False
+        self._error: LLMStreamError | None = None
+        # What the current attempt knows; read by snapshots in other threads.
+        self._begun = 0.0
+        self._ended: float | None = None
+        self._attempt_begun = 0.0
+        self._first_token: float | None = None
+        self._last_event: float | None = None
+        self._last_token: float | None = None
+        self._status: int | None = None
+        self._request_id: str | None = None
+        self._attempts: tuple[Attempt, ...] = ()
+        self._attempt_open = False
+
+    def __repr__(self) -> str:
+        state = "not started" if self._batches is None else "ended" if self._over else "running"
+        return f"<Stream {state} trace_id={self.trace_id}>"
+
+    # -- the three views
+
+    def __iter__(self) -> Iterator[str]:
+        """The answer's text, piece by piece."""
+        if self._view is not None and self._claimed == "next()":
+            self._claimed = "iteration"  # next(stream) came first: go on with it
+            return self._view
+        self._claim("iteration")
+        return self._text_view()
+
+    def __next__(self) -> str:
+        if self._view is None:
+            self._claim("next()")
+            self._view = self._text_view()
+        return next(self._view)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Every piece of the answer: text, thinking, refusal and tool call arguments."""
+        self._claim("chunks()")
+        return self._chunk_view()
+
+    def events(self) -> Iterator[AnyEvent]:
+        """Every event of the wire, typed, in order."""
+        self._claim("events()")
+        return self._event_view()
+
+    def _claim(self, view: str) -> None:
+        if self._claimed:
+            raise ConfigurationError(
+                f"this stream is already being read by {self._claimed}: a stream has one reader "
+                "and one view. Keep the iterator (it = iter(stream)) to go on with it, or read "
+                "the rest with result()"
+            )
+        self._claimed = view
+
+    def _text_view(self) -> Iterator[str]:
+        for event in self._event_view():
+            for chunk in event.chunks:
+                if chunk.type == "text":
+                    yield chunk.text
+
+    def _chunk_view(self) -> Iterator[Chunk]:
+        for event in self._event_view():
+            yield from event.chunks
+
+    def _event_view(self) -> Iterator[AnyEvent]:
+        while (batch := self._pull()) is not None:
+            for event in batch:
+                if self._cancelled:
+                    break  # nothing is delivered after a cancel; _pull raises it
+                yield event
+
+    # -- reading to the end
+
+    def result(self) -> Result:
+        """Read the rest and return the whole answer. Raises what ended the stream otherwise;
+        may be called again."""
+        while self._pull() is not None:
+            pass
+        return self._snapshot()
+
+    # -- what has arrived so far
+
+    @property
+    def text(self) -> str:
+        """The answer's text so far."""
+        return self._session.state.text
+
+    @property
+    def thinking(self) -> str:
+        """The model's thinking so far, as far as the service shows it."""
+        return self._session.state.thinking
+
+    @property
+    def usage(self) -> Usage:
+        """What the service has reported as used so far; most report at the end."""
+        return self._session.state.usage
+
+    @property
+    def state(self) -> State:
+        """Response, items and content as they stand."""
+        return self._session.state
+
+    @property
+    def response_id(self) -> str | None:
+        """The service's id of the response."""
+        return self._session.state.response_id
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's id of the latest request, for its support."""
+        return self._request_id
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The requests so far, the running one included."""
+        running = (self._attempt(None, 0.0),) if self._attempt_open else ()
+        return self._attempts + running
+
+    # -- ending it
+
+    def cancel(self, reason: str | None = None) -> None:
+        """End the call now, in whatever phase it is. The reader gets Cancelled, and nothing more
+        is delivered. Returns at once; idempotent; no effect once the stream has ended."""
+        self._guard.stop(Stop(cancelled=True, reason=reason))
+
+    def close(self) -> None:
+        """End the call if it still runs, and free everything it holds. Idempotent."""
+        if self._over:
+            return
+        self._guard.stop(Stop(cancelled=True, reason="closed before the end"))
+        # A reader in another thread wakes up and frees everything itself; it holds the turn.
+        if self._turn.acquire(blocking=False):
+            try:
+                if not self._over:
+                    self._end(None if self._session.complete else self._stopped())
+            finally:
+                self._turn.release()
+
+    def __enter__(self) -> Stream:
+        if self._batches is None:
+            self._pull()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # At interpreter exit parts of this may be gone already.
+        with contextlib.suppress(Exception):
+            self.close()
+
+    # -- the pump
+
+    def _pull(self) -> list[AnyEvent] | None:
+        """The next events (perhaps none), or None at the end. Raises what ended the stream."""
+        if not self._turn.acquire(blocking=False):
+            raise ConfigurationError(
+                "this stream is being read by another thread: a stream has one reader"
+            )
+        try:
+            return self._next_batch()
+        finally:
+            self._turn.release()
+
+    def _next_batch(self) -> list[AnyEvent] | None:
+        if self._over:
+            self._raise_again()
+            return None
+        try:
+            if self._cancelled:
+                raise Stopped
+            if self._batches is None:
+                self._start()
+                assert self._batches is not None
+            return next(self._batches)
+        except StopIteration:
+            self._end(None)
+            return None
+        except Stopped:
+            error: LLMStreamError = self._stopped()
+        except LLMStreamError as exc:
+            error = exc
+        except BaseException:  # Ctrl-C above all: free the stream, and let it through
+            self._guard.stop(Stop(cancelled=True, reason="interrupted"))
+            self._end(self._stopped())
+            raise
+        self._end(error)
+        raise error
+
+    @property
+    def _cancelled(self) -> bool:
+        stop = self._guard.stop_reason
+        return stop is not None and stop.cancelled
+
+    def _raise_again(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _start(self) -> None:
+        self._begun = self._clock.monotonic()
+        self._guard.clocks = Clocks(self._timeouts, self._begun)
+        self._batches = self._run(self)
+
+    def _end(self, error: LLMStreamError | None) -> None:
+        """Free everything, then let it be known how it ended."""
+        if self._batches is not None:
+            self._ended = self._clock.monotonic()
+            self._batches.close()  # type: ignore[attr-defined]  # a generator
+        else:
+            self._batches = iter(())
+        self._guard.over()
+        if self._attempt_open:
+            self._record(error, 0.0)
+        if error is not None:
+            error.attempts = self._attempts
+            error.trace_id = self.trace_id
+            error.request_id = error.request_id or self._request_id
+            error.partial = self._snapshot()
+        self._error = error
+        self._over = True
+
+    # -- one attempt; called by the client's retry loop
+
+    def _attempt_events(self, transport: Transport, request: WireRequest) -> Batches:
+        """Send the request once and yield what comes, batch by batch; an empty batch when the
+        service has accepted it. Raises Stopped and what ended the attempt."""
+        guard = self._guard
+        self._session = session = Session(self._dialect, self._max_event_bytes)
+        self._attempt_begun = self._clock.monotonic()
+        self._first_token = self._last_event = self._last_token = None
+        self._status = None
+        self._attempt_open = True
+        guard.begin()
+        exchange = transport.open(request, guard)
+        try:
+            self._opened(exchange)
+            yield []
+            yield from self._body(exchange, session)
+            if session.error is not None:
+                raise session.error
+        finally:
+            try:
+                if session.complete or not _is_success(exchange.status):
+                    # The body has been read, all but its end: keep the connection.
+                    guard.clocks.linger(_DRAIN_SECONDS)
+                    exchange.finish()
+            finally:
+                exchange.close()
+
+    def _opened(self, exchange: Exchange) -> None:
+        guard = self._guard
+        if guard.phase != "headers":  # a transport double that does not tell
+            guard.asking("headers")
+        guard.woke(0)
+        self._status = exchange.status
+        self._request_id = request_id_of(exchange.headers)
+        if not _is_success(exchange.status):
+            body = _read_up_to(exchange, _ERROR_BODY)
+            raise error_from_status(exchange.status, body, exchange.headers, self._clock.time())
+        guard.phase = "first_token"
+
+    def _body(self, exchange: Exchange, session: Session) -> Batches:
+        first = exchange.read()
+        foreign = _foreign(exchange.headers.get("content-type", ""), first)
+        if foreign == "JSON":
+            body = first + _read_up_to(exchange, self._max_event_bytes)
+            yield self._noted(session, session.receive_json(body))
+            return
+        if foreign:
+            session.refuse(first + _read_up_to(exchange, _SNIFF - len(first)), foreign)
+            return
+        data = first
+        while True:
+            if data:
+                events = self._noted(session, session.receive(data))
+            else:
+                session.receive_eof()
+                events = []
+            if events:
+                yield events
+            if session.ended:
+                return
+            data = self._read_on(exchange, session)
+
+    def _read_on(self, exchange: Exchange, session: Session) -> bytes:
+        if not session.linger:
+            return exchange.read()
+        # The answer, or its error, is known: whatever happens now is only the end.
+        self._guard.clocks.linger(session.linger)
+        try:
+            return exchange.read()
+        except (Stopped, LLMStreamError):
+            return b""
+
+    def _noted(self, session: Session, events: list[AnyEvent]) -> list[AnyEvent]:
+        """Tell the clocks what came."""
+        level = session.level
+        if not events:
+            return events
+        guard = self._guard
+        now = guard.last_byte
+        if now is None:
+            now = self._clock.monotonic()
+        self._last_event = now
+        if level:
+            session.level = 0
+            if level > 1:
+                self._last_token = now
+                if self._first_token is None:
+                    self._first_token = now
+                    guard.phase = "body"
+                guard.clocks.content()
+            else:
+                guard.clocks.progress()
+        return events
+
+    @property
+    def _has_content(self) -> bool:
+        """Whether content has come in this attempt: then it is not retried."""
+        return self._first_token is not None
+
+    # -- records
+
+    def _attempt(self, error: LLMStreamError | None, delay: float) -> Attempt:
+        now = self._ended if self._ended is not None else self._clock.monotonic()
+        first = self._first_token
+        guard = self._guard
+        return Attempt(
+            number=len(self._attempts) + 1,
+            started=self._attempt_begun - self._begun,
+            phase="done" if self._session.complete and error is None else guard.phase,
+            error=error,
+            delay=delay,
+            usage=self._session.state.usage,
+            status=self._status,
+            request_id=self._request_id,
+            first_token_ms=None if first is None else (first - self._attempt_begun) * 1000.0,
+            duration_ms=(now - self._attempt_begun) * 1000.0,
+            bytes=guard.bytes,
+        )
+
+    def _record(self, error: LLMStreamError | None, delay: float, *, resent: bool = False) -> None:
+        attempt = self._attempt(error, delay)
+        if resent:
+            attempt = msgspec.structs.replace(attempt, resent=True)
+        self._attempts = (*self._attempts, attempt)
+        self._attempt_open = False
+
+    def _snapshot(self) -> Result:
+        state = self._session.state
+        cut = state.finish == "length"
+        calls, broken = tool_calls(state.in_order(), self._dialect.tool_types, cut, _is_json)
+        attempts = self.attempts
+        first = self._first_token
+        end = self._ended if self._ended is not None else self._clock.monotonic()
+        return Result(
+            text=state.text,
+            thinking=state.thinking,
+            refusal=state.refusal,
+            tool_calls=calls,
+            incomplete_tool_calls=broken,
+            finish=state.finish,
+            usage=state.usage,
+            items=tuple(item.wire() for item in state.in_order() if item.wire is not None),
+            model=state.model,
+            response_id=state.response_id,
+            request_id=self._request_id,
+            trace_id=self.trace_id,
+            attempts=attempts,
+            timings=Timings(
+                first_token_ms=None if first is None else (first - self._begun) * 1000.0,
+                total_ms=(end - self._begun) * 1000.0 if attempts else 0.0,
+                attempts=tuple(attempt.started * 1000.0 for attempt in attempts),
+            ),
+        )
+
+    def _stopped(self) -> LLMStreamError:
+        """The error of a guard that was stopped."""
+        stop = self._guard.stop_reason or Stop(cancelled=True)
+        started = self._attempt_open or self._attempts
+        where = f"in phase {self._guard.phase!r}" if started else "before it began"
+        if stop.cancelled:
+            why = f": {stop.reason}" if stop.reason else ""
+            return Cancelled(f"the call was cancelled {where}{why}", reason=stop.reason)
+        cls, what, advice = _CLOCKS[stop.clock or ""]
+        seconds = getattr(self._timeouts, cls.clock)
+        return cls(
+            f"{what} within {seconds:g} s (Timeouts.{cls.clock}), {where}; {self._since()}: "
+            f"{advice}",
+            seconds=seconds,
+        )
+
+    def _since(self) -> str:
+        now = self._clock.monotonic()
+        moments = (
+            ("byte", self._guard.last_byte),
+            ("event", self._last_event),
+            ("token", self._last_token),
+        )
+        return ", ".join(
+            f"no {name} yet" if at is None else f"last {name} {now - at:.1f} s ago"
+            for name, at in moments
+        )
+
+
+# clock -> its error, what did not happen, what to do
+_HALF = ".partial has what came"
+_CLOCKS: dict[str, tuple[type[StreamTimeout], str, str]] = {
+    "connect": (
+        ConnectTimeout,
+        "no connection",
+        "check base_url, the network and the proxy, or allow more time",
+    ),
+    "first_token": (
+        FirstTokenTimeout,
+        "no content",
+        "the service took the request and does not answer; a model that thinks long needs more",
+    ),
+    "idle": (IdleTimeout, "no progress", f"pings alone are no progress; {_HALF}"),
+    "silence": (SilenceTimeout, "not one byte", f"the connection is probably dead; {_HALF}"),
+    "total": (DeadlineExceeded, "no end", f"the hard deadline, retries included; {_HALF}"),
+}
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
+
+
+def _read_up_to(exchange: Exchange, limit: int) -> bytes:
+    """A body for an error's message: as much of it as comes, at most about `limit` bytes."""
+    body = b""
+    try:
+        while len(body) < limit and (data := exchange.read()):
+            body += data
+    except LLMStreamError:
+        pass  # the status, or what came, is reason enough
+    return body
+
+
+def _foreign(content_type: str, first: bytes) -> str:
+    """What a success status brought instead of an event stream ("" where it is one).
+
+    By the first byte, since labels are often wrong: no line of an event stream begins so.
+    """
+    start = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if start in (b"{", b"["):
+        return "JSON"
+    if start == b"<" or content_type.lower().startswith("text/html"):
+        return "an HTML page"
+    return ""
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
