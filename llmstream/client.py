@@ -360,9 +360,9 @@ def _checked_trace_id(trace_id: Any) -> str | None:
     if trace_id is None:
         return None
     if isinstance(trace_id, str) and trace_id.isascii() and trace_id.isprintable():
-        trace_id = trace_id.strip()
-        if 0 < len(trace_id) <= 512:
-            return trace_id
+        stripped: str = trace_id.strip()
+        if 0 < len(stripped) <= 512:
+            return stripped
     raise ConfigurationError("trace_id: give 1 to 512 printable ASCII characters")
 
 

@@ -1,0 +1,446 @@
+"""The script of the test server: what a reply consists of, and what was recorded of a request.
+
+Values only: nothing here touches a socket, a thread or a clock. `server.py` plays these.
+"""
+
+from __future__ import annotations
+
+import http
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from .answers import Answer
+
+__all__ = [
+    "Cut",
+    "Drip",
+    "Entry",
+    "Headers",
+    "Pause",
+    "Pings",
+    "Recorded",
+    "Reply",
+    "Reset",
+    "Send",
+    "Silence",
+    "Step",
+    "body_length",
+    "chunk",
+    "chunked_pieces",
+    "expand",
+    "needs_api",
+    "pieces",
+    "prompt_text",
+    "render_head",
+]
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+# --- steps --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Send:
+    """Sends `data`: one HTTP chunk when the reply is chunked, as it is otherwise.
+
+    With `raw=True` the bytes go past the framing: garbage where a chunk's header should be.
+    """
+
+    data: bytes
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Sends nothing for so many seconds. Ends at once when the client closes."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check_seconds("Pause", self.seconds)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Sends nothing more, until the client closes or the server is closed."""
+
+
+@dataclass(frozen=True)
+class Pings:
+    """Sends `data` after each `every` seconds, `count` times.
+
+    `count=None` goes on until the client closes or the server is closed.
+    """
+
+    every: float
+    count: int | None = None
+    data: bytes = b": ping\n\n"
+
+    def __post_init__(self) -> None:
+        _check_seconds("Pings", self.every)
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Sends `data` in pieces of `size` bytes, with `every` seconds after each piece.
+
+    In a chunked reply each piece is an HTTP chunk of its own; with `one_chunk=True` the pieces
+    dribble inside a single chunk. With `every=0.0` there is no wait. Pieces that are chunks are
+    then rendered beforehand and written together (megabytes, byte by byte, in fractions of a
+    second): each piece is a chunk, but not a TCP segment. All other pieces are separate writes,
+    which TCP may still join.
+    """
+
+    data: bytes
+    every: float = 0.0
+    size: int = 1
+    one_chunk: bool = False
+
+    def __post_init__(self) -> None:
+        _check_seconds("Drip", self.every)
+        if self.size < 1:
+            raise ValueError(f"Drip(size={self.size}): a piece has at least one byte")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Ends the connection now (FIN), in the middle of whatever was being sent.
+
+    With `last_chunk=True` a chunked body is ended cleanly first (in another framing this makes
+    no difference), and over TLS the peer is told (close_notify). The server goes on reading, and
+    discards what it reads, until the client closes or `server.LINGER` seconds have passed, so
+    that unread input does not turn the FIN into a reset.
+    """
+
+    last_chunk: bool = False
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Resets the connection now (RST, by SO_LINGER with 0 seconds).
+
+    A reset destroys what the sender's kernel still holds. So the server first waits (on Linux,
+    at most `server.RESET_WAIT` seconds) until the peer's kernel has acknowledged every byte sent
+    before. A client on Linux then reads these bytes and the error after them; other systems may
+    throw them away when the reset arrives, unless the client has read them by then. A client that
+    does not read gets what fits in its socket buffer.
+    """
+
+
+def _check_seconds(step: str, seconds: float) -> None:
+    if not (seconds >= 0 and math.isfinite(seconds)):
+        raise ValueError(f"{step} waits {seconds!r} seconds; it takes a finite number from 0 on")
+
+
+Step = Send | Pause | Silence | Pings | Drip | Cut | Reset
+Piece = Step | bytes | Answer
+_STEPS = (Send, Pause, Silence, Pings, Drip, Cut, Reset)
+
+
+# --- replies ------------------------------------------------------------------------------------
+
+# framing -> the headers it needs; `length` gets its number when the body is known
+_FRAMING_HEADERS: dict[str, dict[str, str]] = {
+    "chunked": {"Transfer-Encoding": "chunked"},
+    "close": {"Connection": "close"},
+    "length": {},
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One scripted reply to one request, faults included.
+
+    Arguments:
+        steps: what the body consists of: steps, `bytes` (a `Send`), or an `Answer` (a `Send` for
+            each of its blocks, encoded for the API of the request's path). One of these alone
+            will do.
+        status: the HTTP status.
+        headers: added to the reply's own headers and overriding them, whatever their case.
+            A value of `None` leaves that header out.
+        framing: how the body ends. "chunked": by the last chunk, and the connection is kept.
+            "close": by the end of the connection. "length": by a Content-Length, the sum of what
+            all steps send; the connection is kept.
+        content_type: the Content-Type.
+        before: steps played before the head is sent; what they send goes out as it is.
+        length: with framing "length", the Content-Length to claim instead of the true one. After
+            a lie the connection is closed: too long a claim is a body cut short.
+        delay: seconds between the complete request and `before`.
+
+    Immutable, so one reply may be scripted many times and from many threads.
+
+    Raises `ValueError` or `TypeError` for what cannot be played.
+    """
+
+    steps: Piece | Iterable[Piece] = ()
+    _: KW_ONLY
+    status: int = 200
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    framing: Literal["chunked", "close", "length"] = "chunked"
+    content_type: str = "text/event-stream"
+    before: Piece | Iterable[Piece] = ()
+    length: int | None = None
+    delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "before"):
+            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+        if self.framing not in _FRAMING_HEADERS:
+            known = ", ".join(_FRAMING_HEADERS)
+            raise ValueError(f"framing={self.framing!r} is not one of {known}")
+        if self.length is not None and self.framing != "length":
+            raise ValueError('length= claims a Content-Length: it needs framing="length"')
+        if self.framing == "length" and self.length is None and self._is_endless():
+            raise ValueError("Pings without a count have no length: claim one with length=")
+        _check_seconds("Reply(delay=...)", self.delay)
+
+    def _is_endless(self) -> bool:
+        steps = _as_tuple(self.steps)
+        return any(isinstance(step, Pings) and step.count is None for step in steps)
+
+    @classmethod
+    def error(
+        cls,
+        status: int,
+        *,
+        type: str | None = None,
+        code: str | None = None,
+        message: str = "a scripted error",
+        param: str | None = None,
+        headers: Mapping[str, str | None] | None = None,
+        request_id: str | None = None,
+    ) -> Reply:
+        """An error in OpenAI's shape: a JSON object with a Content-Length.
+
+        `request_id` is sent as the header `x-request-id`.
+        """
+        error = {"message": message, "type": type, "param": param, "code": code}
+        identity = {} if request_id is None else {"x-request-id": request_id}
+        return cls.json({"error": error}, status, headers={**identity, **(headers or {})})
+
+    @classmethod
+    def json(
+        cls, obj: object, status: int = 200, *, headers: Mapping[str, str | None] | None = None
+    ) -> Reply:
+        """`obj` as a JSON body with a Content-Length."""
+        return cls._document(json.dumps(obj), "application/json", status, headers)
+
+    @classmethod
+    def html(
+        cls,
+        text: str = "<html><body><h1>Bad gateway</h1></body></html>",
+        status: int = 200,
+        *,
+        headers: Mapping[str, str | None] | None = None,
+    ) -> Reply:
+        """An HTML page with a Content-Length: what a proxy puts in a service's place."""
+        return cls._document(text, "text/html; charset=utf-8", status, headers)
+
+    @classmethod
+    def raw(cls, data: bytes) -> Reply:
+        """Exactly these bytes instead of any HTTP, then the end of the connection."""
+        return cls(before=(Send(data), Cut()))
+
+    @classmethod
+    def _document(
+        cls,
+        text: str,
+        content_type: str,
+        status: int,
+        headers: Mapping[str, str | None] | None,
+    ) -> Reply:
+        return cls(
+            text.encode(),
+            status=status,
+            headers=headers or {},
+            framing="length",
+            content_type=content_type,
+        )
+
+
+def _as_tuple(steps: Piece | Iterable[Piece]) -> tuple[Piece, ...]:
+    one = isinstance(steps, (*_STEPS, bytes, Answer))
+    listed: tuple[Any, ...] = (steps,) if one else tuple(steps)  # type: ignore[arg-type]
+    for step in listed:
+        if not isinstance(step, (*_STEPS, bytes, Answer)):
+            raise TypeError(f"{step!r} is not a step: use bytes, an Answer, Send, Pause, ...")
+    return listed
+
+
+# --- a reply in bytes ---------------------------------------------------------------------------
+
+
+def needs_api(reply: Reply) -> bool:
+    """Whether the reply holds an answer, which can only be encoded for an API."""
+    held = (*_as_tuple(reply.steps), *_as_tuple(reply.before))
+    return any(isinstance(piece, Answer) for piece in held)
+
+
+def expand(steps: Piece | Iterable[Piece], api: str | None) -> list[Step]:
+    """The steps with bytes and answers turned into `Send`s.
+
+    Raises `ValueError` when there is an answer and `api` is None: nobody knows how to encode it.
+    """
+    return [step for piece in _as_tuple(steps) for step in _expanded(piece, api)]
+
+
+def _expanded(piece: Piece, api: str | None) -> list[Step]:
+    if isinstance(piece, bytes):
+        return [Send(piece)]
+    if not isinstance(piece, Answer):
+        return [piece]
+    if api is None:
+        raise ValueError("an Answer needs a path that belongs to an API")
+    return [Send(block) for block in piece.blocks(api)]
+
+
+def body_length(steps: Iterable[Step]) -> int:
+    """The bytes that the steps would send if nothing cut them; endless pings count as none."""
+    return sum(_step_length(step) for step in steps)
+
+
+def _step_length(step: Step) -> int:
+    if isinstance(step, (Send, Drip)):
+        return len(step.data)
+    if isinstance(step, Pings):
+        return (step.count or 0) * len(step.data)
+    return 0
+
+
+def render_head(reply: Reply, length: int | None) -> bytes:
+    """The status line and the headers; `length` is the Content-Length to claim, if any."""
+    headers: dict[str, str | None] = {"Content-Type": reply.content_type}
+    headers.update(_FRAMING_HEADERS[reply.framing])
+    if length is not None:
+        headers["Content-Length"] = str(length)
+    replaced = {name.lower() for name in reply.headers}
+    kept = {name: value for name, value in headers.items() if name.lower() not in replaced}
+    lines = [
+        f"HTTP/1.1 {reply.status} {_reason(reply.status)}",
+        *(
+            f"{name}: {value}"
+            for name, value in {**kept, **reply.headers}.items()
+            if value is not None
+        ),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _reason(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:  # 529 is nobody's standard, and in daily use
+        return "Unregistered"
+
+
+def chunk(data: bytes) -> bytes:
+    """One HTTP chunk. Nothing for no data: a chunk of size 0 would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    """`data` in pieces of `size` bytes; the last may be shorter."""
+    return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def chunked_pieces(data: bytes, size: int) -> bytes:
+    """`data` in pieces of `size` bytes, each an HTTP chunk, rendered into one string."""
+    if size > 1:
+        return b"".join(chunk(piece) for piece in pieces(data, size))
+    # Whole recordings are replayed byte by byte: one strided copy instead of a million chunks.
+    rendered = bytearray(b"1\r\n?\r\n" * len(data))
+    rendered[3::6] = data
+    return bytes(rendered)
+
+
+# --- what was received --------------------------------------------------------------------------
+
+
+class Headers(Mapping[str, str]):
+    """A request's headers; names in any case. A header sent twice is joined with ", "."""
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in fields:
+            key = name.lower()
+            known = self._values.get(key)
+            self._values[key] = value if known is None else f"{known}, {value}"
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Headers({self._values!r})"
+
+
+@dataclass(eq=False)
+class Recorded:
+    """One request as the server received it, and what became of its reply.
+
+    Times are `time.monotonic()` seconds. The server's threads set `closed_at` and `finished_at`
+    once; each may be read from any thread (`LLMServer.wait_closed` waits).
+
+    Attributes:
+        method: "POST", "GET", ...
+        path: the request target as it was sent, query included.
+        headers: the request's headers; names in any case.
+        body: the body, decoded from chunks where it came in chunks.
+        connection: the number of the TCP connection, counted from 1 in order of acceptance.
+        received_at: when the request was complete.
+        closed_at: when the server saw that the client closed (or reset) this connection, during
+            this request or after it; None when it has not, and for good when the server itself
+            reset the connection.
+        finished_at: when the reply's script had been played to its end; None when it has not,
+            for instance because the client closed before.
+    """
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+    connection: int
+    received_at: float
+    closed_at: float | None = None
+    finished_at: float | None = None
+
+    def json(self) -> Any:
+        """The body as JSON; raises `ValueError` when it is not."""
+        return json.loads(self.body)
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The path's query parameters; the last value of each."""
+        return dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+
+
+Entry = Reply | Answer | Callable[[Recorded], Reply | Answer]
+
+
+def prompt_text(recorded: Recorded) -> str:
+    """The prompt's own text: the input when it is a string, else the last user message's text."""
+    body = recorded.json()
+    prompt = body.get("input", body.get("messages", ""))
+    if isinstance(prompt, str):
+        return prompt
+    users = [turn for turn in prompt if turn.get("role") == "user"]
+    return _content_text(users[-1].get("content", "")) if users else ""
+
+
+def _content_text(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
