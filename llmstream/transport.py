@@ -79,6 +79,15 @@ class Transport(Protocol):
         """Close idle connections. The transport can still be used."""
 
 
+# What the layers below raise for what happens on the network. Anything else that comes through
+# here is the caller's, raised by a signal handler in the middle of a read, and is let through.
+_FOREIGN: tuple[type[Exception], ...] = (
+    OSError,  # the system's own, ssl's and requests'
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    ValueError,  # http.client's and urllib3's parsing, encodings
+)
+
 # ---- sockets that tell -------------------------------------------------------------------------
 
 # The guard of the call that this thread is making: urllib3 gives no way to pass it down.
@@ -296,7 +305,10 @@ def _resolve(host: str, port: int, guard: Guard) -> list[Any]:
             found.append(socket.gaierror(socket.EAI_NONAME, "not a valid host name"))
         guard.nudge()
 
-    threading.Thread(target=look_up, name="llmstream-resolver", daemon=True).start()
+    try:
+        threading.Thread(target=look_up, name="llmstream-resolver", daemon=True).start()
+    except RuntimeError as exc:  # no more threads to be had
+        raise OSError(str(exc)) from exc
     while not found:
         guard.pause(None)
     if isinstance(found[0], OSError):
@@ -328,9 +340,7 @@ class RequestsTransport:
         error: LLMStreamError | None = None
         try:
             return self._open(request, guard)
-        except Stopped:
-            raise
-        except Exception as exc:
+        except _FOREIGN as exc:
             guard.check()
             error = _translate(exc, guard, request)
             cause = _bare(exc)
@@ -400,9 +410,7 @@ class _HTTPExchange:
             if data or guard.stop_reason is None:
                 return data
             raise Stopped  # the clean end of a close-delimited body was a shutdown
-        except Stopped:
-            raise
-        except Exception as exc:
+        except _FOREIGN as exc:
             guard.check()
             error = _translate(exc, guard, None)
             cause = _bare(exc)
@@ -425,7 +433,7 @@ class _HTTPExchange:
             while left > 0 and (data := self._read()):
                 left -= len(data)
             ended = left > 0 and self._guard.stop_reason is None
-        except Exception:
+        except (Stopped, *_FOREIGN):
             ended = False
         self._guard.detach()
         if ended:
@@ -435,7 +443,7 @@ class _HTTPExchange:
     def close(self) -> None:
         self._guard.detach()
         # Closing a broken connection fails in as many ways as it can break.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(*_FOREIGN):
             self._raw.close()
 
 

@@ -31,12 +31,15 @@ Each request takes the next scripted entry: an `Answer` (what the model says; en
 of the request's path), a `Reply` (what is sent, faults included), or a function of the `Recorded`
 request that returns one of the two. With nothing scripted, `LLMServer.default` answers.
 
+`FakeClock` and `FakeTransport` play the same scripts without a network and without waiting.
+
 The server checks itself too: leaving its `with` block raises when one of its threads failed.
 """
 
 from __future__ import annotations
 
 from .answers import Answer
+from .doubles import FakeClock, FakeTransport
 from .script import Cut, Drip, Pause, Pings, Recorded, Reply, Reset, Send, Silence
 from .server import LLMServer, blackhole
 
@@ -44,6 +47,8 @@ __all__ = [
     "Answer",
     "Cut",
     "Drip",
+    "FakeClock",
+    "FakeTransport",
     "LLMServer",
     "Pause",
     "Pings",

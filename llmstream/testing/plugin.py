@@ -1,7 +1,7 @@
 """pytest fixtures, found by pytest wherever this package is installed.
 
-Nothing but pytest is imported until a fixture is asked for: every test run of every project that
-has this package installed loads this file.
+Every test run of every project that has this package installed loads this file, and so the package
+itself; the server is only imported when a fixture is asked for.
 """
 
 from __future__ import annotations
