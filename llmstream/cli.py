@@ -123,9 +123,10 @@ def _run(options: argparse.Namespace) -> int:
 
     stream: Stream | None = None
     try:
+        prompt = _prompt(options.prompt)
         with _client(options) as client:
             stream = client.stream(
-                _prompt(options.prompt),
+                prompt,
                 instructions=options.instructions,
                 max_output_tokens=options.max_tokens,
             )
