@@ -87,6 +87,7 @@ _FOREIGN: tuple[type[Exception], ...] = (
     http.client.HTTPException,
     ValueError,  # http.client's and urllib3's parsing, encodings
 )
+_ENDINGS: tuple[type[Exception], ...] = (Stopped, *_FOREIGN)
 
 # ---- sockets that tell -------------------------------------------------------------------------
 
@@ -433,7 +434,7 @@ class _HTTPExchange:
             while left > 0 and (data := self._read()):
                 left -= len(data)
             ended = left > 0 and self._guard.stop_reason is None
-        except (Stopped, *_FOREIGN):
+        except _ENDINGS:
             ended = False
         self._guard.detach()
         if ended:
