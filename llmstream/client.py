@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from ._core.deadline import Timeouts
 from ._core.dialects import DIALECTS
 from ._core.dialects.base import Call, Dialect, WireRequest
+from ._core.profiles import profile_for
 from ._core.retry import RetryPolicy
 from ._core.session import MAX_EVENT_BYTES
 from ._version import __version__
@@ -32,15 +35,21 @@ class Client:
     """A service, and how to talk to it. Safe to share between threads, and to use after a fork.
 
     Args:
-        api: "responses" (the OpenAI Responses API).
-        base_url: in the vendor's own form, `https://api.openai.com/v1`; default: the vendor's
-            variable in the environment, then the vendor's own address.
+        api: "responses" (the OpenAI Responses API), "messages" (the Anthropic Messages API) or
+            "chat" (Chat Completions, any compatible server).
+        base_url: in the vendor's own form, `https://api.openai.com/v1` for responses and chat,
+            `https://api.anthropic.com` for messages; default: the vendor's variable in the
+            environment, then the vendor's own address.
         api_key: default: the vendor's variable, but only where `base_url` is not given. With a
             `base_url` and no key no authorization is sent.
-        model: default: `LLMSTREAM_MODEL`, then "gpt-5.4-mini".
+        model: default: `LLMSTREAM_MODEL`, then "gpt-5.4-mini" for responses, "claude-haiku-4-5"
+            for messages; chat has none.
         timeouts: the five clocks, see Timeouts.
         retry: see RetryPolicy.
         on_disconnect: what to do when the stream is cut after content came: "raise".
+        profile: how the server does what others do differently ("openai", "azure", "openrouter",
+            "ollama", "vllm", "llama.cpp", "mistral", ...); default: by the host's name, else
+            lenient enough for all.
         headers: sent with every request.
         max_connections: idle connections kept; more may be open, nobody waits for one.
         verify: True, False, or the path of a CA file.
@@ -69,15 +78,17 @@ class Client:
         transport: Transport | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._dialect = _dialect(api)
+        dialect = _dialect(api)
         settings = _settings(api, base_url, api_key)
-        self._base_url = (settings.base_url or self._dialect.default_base_url).rstrip("/")
+        self._base_url = (settings.base_url or dialect.default_base_url).rstrip("/")
+        self._profile = profile_for(profile, self._base_url)
+        self._dialect = dialect.with_profile(self._profile)
         self._secret = settings.api_key
         self._model = model
         self._timeouts = _of_type(Timeouts, "timeouts", timeouts) or Timeouts()
         self._retry = _of_type(RetryPolicy, "retry", retry) or RetryPolicy()
         self._on_disconnect = _policy(on_disconnect)
-        _not_yet(profile=profile, observers=tuple(observers) or None)
+        _not_yet(observers=tuple(observers) or None)
         self._headers = _checked_headers(headers)
         self._max_event_bytes = max_event_bytes
         self._transport = transport or RequestsTransport(
@@ -204,11 +215,18 @@ class Client:
             "accept-encoding": "identity",  # compression would hold tokens back
             "x-client-request-id": trace_id,
             **request.headers,
-            **(self._dialect.auth(self._secret) if self._secret else {}),
+            **self._auth(),
             **self._headers,
             **_checked_headers(headers),
         }
-        return WireRequest(request.method, request.url, merged, request.body)
+        return msgspec.structs.replace(request, headers=merged)
+
+    def _auth(self) -> dict[str, str]:
+        if not self._secret:
+            return {}
+        if self._profile.auth == "api-key":
+            return {"api-key": self._secret}
+        return self._dialect.auth(self._secret)
 
     def _redact(self, error: LLMStreamError) -> None:
         """Some servers quote the key in their error."""
@@ -268,6 +286,11 @@ class _Run:
                 # safe to send again, and costs no attempt.
                 resent = True
                 stream._record(error, 0.0, resent=True)
+                continue
+            simpler = client._dialect.simpler(request, error)
+            if simpler is not None:
+                request = simpler
+                stream._record(error, 0.0)
                 continue
             failures += 1
             delay = self._next_delay(stream, error, failures)

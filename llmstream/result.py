@@ -134,3 +134,13 @@ class Result(Struct, frozen=True):
     trace_id: str | None = None
     attempts: tuple[Attempt, ...] = ()
     timings: Timings = Timings()
+    turn: tuple[Any, ...] = ()
+
+    def to_messages(self) -> list[Any]:
+        """The assistant's turn in the API's own form, to go on with the conversation:
+        ``client.stream([*prompt, *result.to_messages(), {"role": "user", "content": ...}])``.
+
+        Messages: one turn of blocks, signatures kept. Chat: one message. Responses: the items.
+        Half a block, and a call that cannot be answered, is left out.
+        """
+        return list(self.turn)

@@ -14,7 +14,7 @@ from ._core.classify import error_from_status, request_id_of
 from ._core.deadline import Clocks, Timeouts
 from ._core.dialects.base import AnyEvent, Dialect, WireRequest
 from ._core.session import MAX_EVENT_BYTES, Session
-from ._core.state import State, tool_calls
+from ._core.state import State, sort_calls
 from .clock import Clock
 from .errors import (
     Cancelled,
@@ -125,9 +125,10 @@ class Stream:
         self._claimed = view
 
     def _text_view(self) -> Iterator[str]:
+        index = self._dialect.text_index
         for event in self._event_view():
             for chunk in event.chunks:
-                if chunk.type == "text":
+                if chunk.type == "text" and (index is None or chunk.index == index):
                     yield chunk.text
 
     def _chunk_view(self) -> Iterator[Chunk]:
@@ -302,7 +303,7 @@ class Stream:
         """Send the request once and yield what comes, batch by batch; an empty batch when the
         service has accepted it. Raises Stopped and what ended the attempt."""
         guard = self._guard
-        self._session = session = Session(self._dialect, self._max_event_bytes)
+        self._session = session = Session(self._dialect, self._max_event_bytes, request.choices)
         self._attempt_begun = self._clock.monotonic()
         self._first_token = self._last_event = self._last_token = None
         self._status = None
@@ -426,7 +427,7 @@ class Stream:
     def _snapshot(self) -> Result:
         state = self._session.state
         cut = state.finish == "length"
-        calls, broken = tool_calls(state.in_order(), self._dialect.tool_types, cut, _is_json)
+        calls, broken = sort_calls(self._dialect.calls(state), cut, _is_json)
         attempts = self.attempts
         first = self._first_token
         end = self._ended if self._ended is not None else self._clock.monotonic()
@@ -439,6 +440,7 @@ class Stream:
             finish=state.finish,
             usage=state.usage,
             items=tuple(item.wire() for item in state.in_order() if item.wire is not None),
+            turn=self._dialect.turn(state),
             model=state.model,
             response_id=state.response_id,
             request_id=self._request_id,

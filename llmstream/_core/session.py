@@ -51,10 +51,13 @@ class Session:
         "state",
     )
 
-    def __init__(self, dialect: Dialect, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(
+        self, dialect: Dialect, max_event_bytes: int = MAX_EVENT_BYTES, choices: int = 1
+    ) -> None:
         self._dialect = dialect
         self._framer = Framer(max_event_bytes)
         self.state = State()
+        self.state.expected = choices
         self.complete = False
         self.ended = False
         self.error: LLMStreamError | None = None
@@ -90,8 +93,10 @@ class Session:
         if parsed is None:
             return None
         name, data = parsed
-        if not data or data == _DONE:
-            # [DONE] ends nothing in an API with a terminal event of its own; gateways append it.
+        if data == _DONE:
+            self._judge(self._dialect.done(self.state))
+            return None
+        if not data:
             return None
         try:
             event = self._dialect.decode(name, data)
@@ -105,11 +110,13 @@ class Session:
     def _judge(self, verdict: Verdict) -> None:
         if verdict.level > self.level:
             self.level = verdict.level
-        if verdict.error is not None and self.error is None and not self.complete:
-            self.error = verdict.error
+        if verdict.error is not None:
+            # Also behind the finish of a chat answer: the service takes it back.
+            self.error = self.error or verdict.error
+            self.complete = False
         elif verdict.complete:
-            self.complete = True
-        elif verdict.error is None:
+            self.complete = self.error is None
+        else:
             return
         self.linger = verdict.linger
         self.ended = not verdict.linger
@@ -139,6 +146,9 @@ class Session:
             return self.refuse(body, "JSON that cannot be read")
         if event is not None:
             self._judge(self._dialect.apply(self.state, event))
+            self.complete = self.error is None
+            self.linger = 0.0
+            self.ended = True
             self.events += 1
             return [event]
         if isinstance(payload, dict) and payload.get("error"):

@@ -7,14 +7,21 @@ thread writes; any thread may read at any time: lists only grow, values are repl
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from ..result import Chunk, ToolCall, Usage
 
-__all__ = ["ContentState", "ItemState", "State"]
-
-
-JsonCheck = Callable[[str], bool]
+__all__ = [
+    "CallState",
+    "ContentState",
+    "ItemState",
+    "State",
+    "item_calls",
+    "last_known",
+    "sort_calls",
+]
 
 
 class ContentState:
@@ -49,11 +56,26 @@ class ContentState:
         self.deltas = []
         return whole[len(had) :] if whole.startswith(had) else ""
 
+    def seal(self) -> None:
+        """Nothing more comes: what has arrived is the whole."""
+        self.finish("".join(self.deltas))
+
 
 class ItemState:
     """One output item. `type`, `status`, `name`, `call_id` are None until they are known."""
 
-    __slots__ = ("call_id", "closed", "content", "id", "index", "name", "status", "type", "wire")
+    __slots__ = (
+        "call_id",
+        "closed",
+        "content",
+        "extra",
+        "id",
+        "index",
+        "name",
+        "status",
+        "type",
+        "wire",
+    )
 
     def __init__(self, index: int, id: str | None = None) -> None:
         self.index = index
@@ -65,6 +87,7 @@ class ItemState:
         self.content: dict[Hashable, ContentState] = {}
         self.closed = False  # the service said that it is whole
         self.wire: Callable[[], Any] | None = None  # the whole item as decoded JSON
+        self.extra: dict[str, Any] = {}  # what a dialect has to remember to make it
 
     def part(self, key: Hashable, type: str) -> ContentState:
         """The part under `key`, made where it is new: its announcement may be late or missing."""
@@ -88,6 +111,7 @@ class State:
         self.finish: str | None = None
         self.usage = Usage()
         self.items: dict[int, ItemState] = {}
+        self.expected = 1  # how many choices were asked for (Chat Completions)
         self._ids: dict[str, ItemState] = {}
         self._said: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
 
@@ -140,26 +164,57 @@ class State:
         return (Chunk(kind, text, index),)
 
 
-def tool_calls(
-    items: Iterator[ItemState], types: Mapping[str, str], cut: bool, is_json: JsonCheck
+def last_known(old: Usage, said: Usage) -> Usage:
+    """Usage after a further report: the last value per field that is not None."""
+    new = Usage(
+        *(b if b is not None else a for a, b in zip(_fields(old), _fields(said), strict=True))
+    )
+    if said.total_tokens is None and None not in (new.input_tokens, new.output_tokens):
+        total = (new.input_tokens or 0) + (new.output_tokens or 0)
+        new = msgspec.structs.replace(new, total_tokens=total)
+    return new
+
+
+def _fields(usage: Usage) -> tuple[int | None, ...]:
+    return msgspec.structs.astuple(usage)
+
+
+class CallState(NamedTuple):
+    """A tool call as far as it came. `closed`: the service said that it is whole."""
+
+    id: str | None
+    name: str
+    arguments: str
+    custom: bool
+    closed: bool
+
+
+def item_calls(state: State, types: Mapping[str, str]) -> Iterator[CallState]:
+    """The calls among the items, where each is an item of its own. `types` maps the item types
+    that the caller has to run to the kind of their arguments, "json" or "text"."""
+    for item in state.in_order():
+        kind = types.get(item.type or "")
+        if kind is not None:
+            text = "".join(part.text for part in item.content.values() if part.type == "tool_call")
+            closed = item.closed and item.status != "incomplete"
+            yield CallState(item.call_id or item.id, item.name or "", text, kind == "text", closed)
+
+
+def sort_calls(
+    calls: Iterator[CallState], cut: bool, is_json: Callable[[str], bool]
 ) -> tuple[tuple[ToolCall, ...], tuple[ToolCall, ...]]:
     """The calls that are safe to run, and those that are not.
 
-    `types` maps the item types that the caller has to run to the kind of their arguments ("json"
-    or "text"); `cut` says that the answer ended by a limit. A call is safe when it was closed
-    and, unless it is free text, parses; no argument at all is "{}", but not in an answer that
-    was cut.
+    A call is safe when it was closed and, unless it is free text, parses. No argument at all is
+    "{}", but not in an answer that was `cut` by a limit: there they may be missing.
     """
     whole: list[ToolCall] = []
     broken: list[ToolCall] = []
-    for item in items:
-        kind = types.get(item.type or "")
-        if kind is None:
-            continue
-        custom = kind == "text"
-        text = "".join(part.text for part in item.content.values() if part.type == "tool_call")
-        safe = item.closed and item.status != "incomplete" and bool(text or custom or not cut)
-        arguments = text if text or custom or not safe else "{}"
-        call = ToolCall(item.call_id or item.id, item.name or "", arguments, custom)
-        (whole if safe and (custom or is_json(arguments)) else broken).append(call)
+    for call in calls:
+        text = call.arguments
+        safe = call.closed and bool(text or call.custom or not cut)
+        if safe and not text and not call.custom:
+            text = "{}"
+        made = ToolCall(call.id, call.name, text, call.custom)
+        (whole if safe and (call.custom or is_json(text)) else broken).append(made)
     return tuple(whole), tuple(broken)

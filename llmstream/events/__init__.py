@@ -7,9 +7,13 @@ each API have a module of their own.
 from __future__ import annotations
 
 from ..result import Chunk
+from . import chat, messages, responses
 from .base import Event, UnknownEvent
+from .chat import *  # noqa: F403
+from .messages import *  # noqa: F403
 from .responses import *  # noqa: F403
-from .responses import __all__ as _responses
 
 __all__ = ["Chunk", "Event", "UnknownEvent"]
-__all__ += _responses  # noqa: PLE0605
+__all__ += chat.__all__
+__all__ += messages.__all__
+__all__ += responses.__all__

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from .base import Call, Dialect, WireRequest
+from .chat import CHAT
+from .messages import MESSAGES
 from .responses import RESPONSES
 
 __all__ = ["DIALECTS", "Call", "Dialect", "WireRequest"]
 
-DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (RESPONSES,)}
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (RESPONSES, MESSAGES, CHAT)}

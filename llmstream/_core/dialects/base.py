@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
-from ...errors import ConfigurationError, ServiceError
+from ...errors import ConfigurationError, LLMStreamError, ServiceError
 from ...events.base import Event, UnknownEvent, decode_json
-from ..state import State
+from ..profiles import Profile
+from ..state import CallState, State
 
 __all__ = [
     "CONTENT",
@@ -23,7 +24,9 @@ __all__ = [
     "Dialect",
     "Verdict",
     "WireRequest",
+    "chosen_tool",
     "encode_body",
+    "function_tool",
     "lenient",
 ]
 
@@ -54,6 +57,10 @@ class WireRequest(Struct, frozen=True):
     url: str
     headers: dict[str, str]
     body: bytes
+    choices: int = 1
+
+    def __repr__(self) -> str:
+        return f"WireRequest({self.method} {self.url.partition('?')[0]}, {len(self.body)} bytes)"
 
 
 class Verdict(Struct, frozen=True):
@@ -81,8 +88,11 @@ class Dialect(Protocol):
     name: str
     default_base_url: str
     default_model: str | None
-    tool_types: Mapping[str, str]
-    """The item types that the caller has to run -> the kind of their arguments: "json", "text"."""
+    text_index: int | None
+    """The `Chunk.index` whose text is the answer's; None: of all."""
+
+    def with_profile(self, profile: Profile) -> Dialect:
+        """The same API in the manner of one service."""
 
     def request(self, call: Call, base_url: str) -> WireRequest:
         """The HTTP request for `call`. Raises ConfigurationError for what this API cannot do."""
@@ -90,12 +100,25 @@ class Dialect(Protocol):
     def auth(self, api_key: str) -> dict[str, str]:
         """The headers that carry the key."""
 
+    def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
+        """The request without the option that the server refused in `error`, or None."""
+
     def decode(self, name: str, data: bytes) -> AnyEvent:
         """One event of the wire, typed. `name` is the SSE event name ("message" where there was
         none). Raises ValueError where it is not this protocol."""
 
     def apply(self, state: State, event: AnyEvent) -> Verdict:
         """Fold the event into the state and fill in its `chunks`."""
+
+    def done(self, state: State) -> Verdict:
+        """The end marker `[DONE]` came."""
+
+    def calls(self, state: State) -> Iterator[CallState]:
+        """The calls that the caller is to run, in order, as far as they came."""
+
+    def turn(self, state: State) -> tuple[Any, ...]:
+        """The answer as the messages (or input items) that go into the next prompt: what was
+        closed, never half a block or a call that cannot be answered."""
 
     def whole_answer(self, payload: Any, raw: bytes) -> AnyEvent | None:
         """A 200 with a JSON body: the completion as one event, or None where it is none."""
@@ -112,6 +135,32 @@ def encode_body(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> byt
             f"the request cannot be written as JSON ({exc}): give plain dicts, lists, strings and "
             "numbers"
         ) from exc
+
+
+def function_tool(tool: Any) -> dict[str, Any] | None:
+    """A function tool, in any of the three APIs' forms, as {"name", "description", "parameters",
+    ...}; None for a tool of another kind (the service's own), which is passed on as it is."""
+    if not isinstance(tool, Mapping):
+        return None
+    inner = tool.get("function")
+    if isinstance(inner, Mapping):  # Chat Completions
+        return dict(inner)
+    if "input_schema" in tool and tool.get("type", "custom") == "custom":  # Messages
+        rest = {k: v for k, v in tool.items() if k not in ("type", "input_schema")}
+        return {**rest, "parameters": tool["input_schema"]}
+    if tool.get("type") == "function" or (tool.get("name") and "type" not in tool):
+        return {k: v for k, v in tool.items() if k != "type"}
+    return None
+
+
+def chosen_tool(choice: Any) -> str | None:
+    """The name of the one function that a tool choice asks for, in any of the three forms."""
+    if not isinstance(choice, Mapping):
+        return None
+    inner = choice.get("function")
+    named = inner if isinstance(inner, Mapping) else choice
+    name = named.get("name")
+    return name if isinstance(name, str) else None
 
 
 def lenient(

@@ -14,12 +14,13 @@ from typing import Any, Union
 
 import msgspec
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, LLMStreamError
 from ...events import responses as ev
 from ...events.base import Event, UnknownEvent, decode_json
 from ...result import Chunk, Usage
 from ..classify import error_from_payload
-from ..state import ItemState, State
+from ..profiles import DEFAULT, Profile, endpoint
+from ..state import CallState, ItemState, State, item_calls, last_known
 from .base import (
     CONTENT,
     NOTHING,
@@ -28,7 +29,9 @@ from .base import (
     Call,
     Verdict,
     WireRequest,
+    chosen_tool,
     encode_body,
+    function_tool,
     lenient,
 )
 
@@ -38,6 +41,8 @@ Apply = Callable[[State, Any], Verdict]
 
 # A response.failed usually follows an error event at once; it brings the id and the usage.
 _LINGER_AFTER_ERROR = 0.25
+# The item types that the caller has to run -> the kind of their arguments.
+_TOOL_TYPES = {"function_call": "json", "custom_tool_call": "text"}
 _FINISH = {"max_output_tokens": "length", "content_filter": "content_filter"}
 _ARGUMENTS = "arguments"  # the key of a call's only part
 
@@ -165,7 +170,7 @@ def _close_item(state: State, item: ItemState, said: ev.Item) -> Iterator[Chunk]
         for index, part in enumerate(parts or ()):
             yield from _finish_content(state, item, index, part)
     whole = said.input if said.type == "custom_tool_call" else said.arguments
-    if said.type in RESPONSES.tool_types:
+    if said.type in _TOOL_TYPES:
         yield from _finish_part(state, item, _ARGUMENTS, "tool_call", whole)
 
 
@@ -184,26 +189,18 @@ def _take(state: State, response: ev.Response | None) -> None:
     state.status = response.status or state.status
     state.model = response.model or state.model
     if response.usage is not None:
-        state.usage = _usage(state.usage, response.usage)
+        state.usage = last_known(state.usage, _usage(response.usage))
 
 
-def _usage(old: Usage, said: ev.ResponseUsage) -> Usage:
-    def last(value: int | None, before: int | None) -> int | None:
-        return before if value is None else value
-
+def _usage(said: ev.ResponseUsage) -> Usage:
     details_in = said.input_tokens_details or ev.TokenDetails()
     details_out = said.output_tokens_details or ev.TokenDetails()
-    input_tokens = last(said.input_tokens, old.input_tokens)
-    output_tokens = last(said.output_tokens, old.output_tokens)
-    total = last(said.total_tokens, old.total_tokens)
-    if total is None and input_tokens is not None and output_tokens is not None:
-        total = input_tokens + output_tokens
     return Usage(
-        input_tokens,
-        output_tokens,
-        total,
-        last(details_in.cached_tokens, old.cached_tokens),
-        last(details_out.reasoning_tokens, old.reasoning_tokens),
+        said.input_tokens,
+        said.output_tokens,
+        said.total_tokens,
+        details_in.cached_tokens,
+        details_out.reasoning_tokens,
     )
 
 
@@ -222,7 +219,7 @@ def _finish(state: State, event: Any, response: ev.Response) -> str:
         details = response.incomplete_details
         reason = details.get("reason") if isinstance(details, dict) else None
         return _FINISH.get(str(reason), str(reason or "incomplete"))
-    called = any(item.type in RESPONSES.tool_types for item in state.items.values())
+    called = any(item.type in _TOOL_TYPES for item in state.items.values())
     return "tool_calls" if called else "stop"
 
 
@@ -345,7 +342,13 @@ class ResponsesDialect:
     name = "responses"
     default_base_url = "https://api.openai.com/v1"
     default_model: str | None = "gpt-5.4-mini"
-    tool_types: Mapping[str, str] = {"function_call": "json", "custom_tool_call": "text"}
+    text_index: int | None = None
+
+    def __init__(self, profile: Profile = DEFAULT) -> None:
+        self._profile = profile
+
+    def with_profile(self, profile: Profile) -> ResponsesDialect:
+        return ResponsesDialect(profile)
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[Event]:
@@ -367,15 +370,32 @@ class ResponsesDialect:
             "max_output_tokens": call.max_output_tokens,
             "temperature": call.temperature,
             "top_p": call.top_p,
-            "tools": [_flat(tool) for tool in call.tools] if call.tools else None,
-            "tool_choice": _flat(call.tool_choice),
+            "tools": [_tool(tool) for tool in call.tools] if call.tools else None,
+            "tool_choice": _tool_choice(call.tool_choice),
             "reasoning": _reasoning(call.thinking),
             "background": True if call.background else None,
             "store": True if call.background else None,  # a background response must be stored
         }
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
         data = encode_body(body, call.extra_body)
-        return WireRequest("POST", f"{base_url}/responses", headers, data)
+        return WireRequest("POST", endpoint(self._profile, base_url, "/responses"), headers, data)
+
+    def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
+        return None
+
+    def done(self, state: State) -> Verdict:
+        # This API ends with an event of its own; gateways append the marker all the same.
+        return NOTHING
+
+    def calls(self, state: State) -> Iterator[CallState]:
+        return item_calls(state, _TOOL_TYPES)
+
+    def turn(self, state: State) -> tuple[Any, ...]:
+        return tuple(
+            item.wire()
+            for item in state.in_order()
+            if item.wire is not None and item.closed and item.status != "incomplete"
+        )
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"}
@@ -398,11 +418,14 @@ class ResponsesDialect:
         return self.decode("message", envelope)
 
 
-def _flat(tool: Any) -> Any:
-    """A tool (or tool choice) in the nested form of Chat Completions, in this API's flat one."""
-    if isinstance(tool, dict) and isinstance(tool.get("function"), dict):
-        return {**{k: v for k, v in tool.items() if k != "function"}, **tool["function"]}
-    return tool
+def _tool(tool: Any) -> Any:
+    known = function_tool(tool)
+    return tool if known is None else {"type": "function", **known}
+
+
+def _tool_choice(choice: Any) -> Any:
+    name = chosen_tool(choice)
+    return choice if name is None else {"type": "function", "name": name}
 
 
 def _reasoning(thinking: Any) -> Any:

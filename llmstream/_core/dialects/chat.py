@@ -1,0 +1,428 @@
+"""The Chat Completions API, as the many servers that speak it really do.
+
+Source: the API reference, and recordings of seventeen services. What they teach: the answer is
+complete with a finish_reason or with [DONE], and some send only one of them; usage, more content or
+an error may still come behind the finish; tool calls may lack an index, share one, or repeat an
+empty id; reasoning has three names; content may be a list of parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import msgspec
+
+from ...errors import ConfigurationError, LLMStreamError, ServiceError
+from ...events import chat as ev
+from ...events.base import Event, UnknownEvent, decode_json
+from ...result import Chunk, Usage
+from ..classify import error_from_payload
+from ..profiles import DEFAULT, Profile, endpoint
+from ..state import CallState, ItemState, State, last_known
+from .base import (
+    CONTENT,
+    NOTHING,
+    PROGRESS,
+    AnyEvent,
+    Call,
+    Verdict,
+    WireRequest,
+    chosen_tool,
+    encode_body,
+    function_tool,
+    lenient,
+)
+
+__all__ = ["CHAT", "ChatDialect"]
+
+_FINISH = {
+    "stop": "stop",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "length": "length",
+    "content_filter": "content_filter",
+}
+_CLASSES: dict[str, type[Event]] = {
+    "message": ev.ChatCompletionChunkEvent,
+    "chat.completion.chunk": ev.ChatCompletionChunkEvent,
+    "error": ev.ChatErrorEvent,
+}
+_ESSENTIAL = frozenset({"choices"})
+
+
+class _Assembly:
+    """A tool call in the making. `at` is the index the server gave it, None where it gave none."""
+
+    __slots__ = ("at", "custom", "deltas", "id", "name")
+
+    def __init__(self, at: int | None) -> None:
+        self.at = at
+        self.id: str | None = None
+        self.name = ""
+        self.custom = False
+        self.deltas: list[str] = []
+
+
+class ChatDialect:
+    """Chat Completions as a dialect, in the manner of one profile."""
+
+    name = "chat"
+    default_base_url = "https://api.openai.com/v1"
+    default_model: str | None = None
+    text_index: int | None = 0  # the text of the answer is the first choice's
+
+    def __init__(self, profile: Profile = DEFAULT) -> None:
+        self._profile = profile
+
+    def with_profile(self, profile: Profile) -> ChatDialect:
+        return ChatDialect(profile)
+
+    # -- asking
+
+    def request(self, call: Call, base_url: str) -> WireRequest:
+        if call.background:
+            raise ConfigurationError("the Chat Completions API has no background responses")
+        profile = self._profile
+        body = {
+            "model": call.model,
+            "messages": _messages(call),
+            "stream": True,
+            "stream_options": {"include_usage": True} if profile.usage else None,
+            profile.max_tokens: call.max_output_tokens,
+            "temperature": call.temperature,
+            "top_p": call.top_p,
+            "stop": call.stop,
+            "tools": [_tool(tool) for tool in call.tools] if call.tools else None,
+            "tool_choice": _tool_choice(call.tool_choice),
+            **_thinking(call.thinking, profile),
+        }
+        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        url = endpoint(profile, base_url, "/chat/completions")
+        choices = (call.extra_body or {}).get("n")
+        return WireRequest(
+            "POST",
+            url,
+            headers,
+            encode_body(body, call.extra_body),
+            choices if isinstance(choices, int) else 1,
+        )
+
+    def auth(self, api_key: str) -> dict[str, str]:
+        return bearer(api_key)
+
+    def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
+        """Some servers refuse `stream_options`, and say so."""
+        refused = isinstance(error, ServiceError) and error.status in (400, 422)
+        if not refused or "stream_options" not in f"{error.message} {error.param}":  # type: ignore[attr-defined]
+            return None
+        body = decode_json(request.body)
+        if body.pop("stream_options", None) is None:
+            return None
+        return msgspec.structs.replace(request, body=msgspec.json.encode(body))
+
+    # -- understanding
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[ev.ChatCompletionChunkEvent]:
+        return msgspec.json.Decoder(ev.ChatCompletionChunkEvent)
+
+    def decode(self, name: str, data: bytes) -> AnyEvent:
+        if name == "error":
+            payload = decode_json(data)
+            inner = payload.get("error", payload) if isinstance(payload, dict) else payload
+            return ev.ChatErrorEvent(error=inner, raw=data)
+        try:
+            event: AnyEvent = self._decoder.decode(data)
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            event = lenient("message", data, _CLASSES, _ESSENTIAL)
+        if isinstance(event, ev.ChatCompletionChunkEvent) and _says_nothing(event):
+            payload = decode_json(data)
+            event = UnknownEvent(str(payload.get("type", name)), payload)
+        event.raw = data
+        return event
+
+    def apply(self, state: State, event: AnyEvent) -> Verdict:
+        if isinstance(event, ev.ChatErrorEvent):
+            return Verdict(error=error_from_payload({"error": event.error}))
+        if not isinstance(event, ev.ChatCompletionChunkEvent):
+            return NOTHING
+        state.response_id = event.id or state.response_id
+        state.model = event.model or state.model
+        _used(state, event)
+        level = 0
+        chunks: list[Chunk] = []
+        for choice in event.choices or ():
+            level = max(level, self._choice(state, choice, chunks))
+        event.chunks = tuple(chunks)
+        failure = event.error or (event.x_groq.error if event.x_groq is not None else None)
+        if failure:
+            return Verdict(level, error=error_from_payload({"error": failure}))
+        return self._verdict(state, level)
+
+    def _verdict(self, state: State, level: int) -> Verdict:
+        items = state.items.values()
+        finished = len(items) >= state.expected and all(item.closed for item in items)
+        if finished and "finish" in self._profile.ends:
+            return Verdict(level, complete=True, linger=self._profile.linger)
+        return (NOTHING, PROGRESS, CONTENT)[level]
+
+    def done(self, state: State) -> Verdict:
+        """[DONE] came. It completes the answer, whether or not there was a finish_reason."""
+        for item in state.items.values():
+            _close(item)
+        state.status = "completed"
+        return Verdict(complete="done" in self._profile.ends or state.finish is not None)
+
+    def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk]) -> int:
+        index = choice.index or 0
+        item = state.item(index, None)
+        item.type = "message"
+        delta = choice.delta or choice.message
+        level = 0
+        if delta is not None:
+            level = self._delta(state, item, delta, chunks)
+        if choice.finish_reason:
+            _finish(state, item, choice.finish_reason)
+            level = max(level, 1)
+        return level
+
+    def _delta(
+        self, state: State, item: ItemState, delta: ev.ChoiceDelta, chunks: list[Chunk]
+    ) -> int:
+        level = 0
+        said = [("thinking", _reasoning(delta, self._profile.reasoning))]
+        said += _content(delta.content)
+        said.append(("refusal", delta.refusal))
+        for kind, text in said:
+            if text:
+                item.part(kind, kind).deltas.append(text)
+                # Every choice is heard, but only the first is the answer's text.
+                chunks += (
+                    state.say(kind, text, 0) if item.index == 0 else [Chunk(kind, text, item.index)]
+                )
+                level = 2
+        for piece in _call_pieces(delta):
+            arguments = self._call(item, piece)
+            level = max(level, 1)
+            if arguments:
+                chunks.append(Chunk("tool_call", arguments, item.index))
+                level = 2
+        return 2 if delta.audio else level
+
+    def _call(self, item: ItemState, piece: ev.ChoiceDeltaToolCall) -> str:
+        function = piece.function or _custom(piece.custom)
+        calls: list[_Assembly] = item.extra.setdefault("calls", [])
+        call = _called(calls, piece, bool(function.name), self._profile.calls)
+        call.id = piece.id or call.id
+        call.name = call.name or function.name or ""
+        call.custom = call.custom or piece.type == "custom"
+        text = function.arguments
+        if isinstance(text, (dict, list)):  # decoded already, from servers that know no better
+            text = msgspec.json.encode(text).decode()
+        if not isinstance(text, str):
+            return ""
+        call.deltas.append(text)
+        return text
+
+    def calls(self, state: State) -> Iterator[CallState]:
+        first = state.items.get(0)
+        for call in first.extra.get("calls", ()) if first is not None else ():
+            closed = first is not None and first.closed
+            yield CallState(call.id, call.name, "".join(call.deltas), call.custom, closed)
+
+    def turn(self, state: State) -> tuple[Any, ...]:
+        first = state.items.get(0)
+        return () if first is None or first.wire is None else (_message(first, whole=True),)
+
+    def whole_answer(self, payload: Any, raw: bytes) -> AnyEvent | None:
+        if not isinstance(payload, dict) or not isinstance(payload.get("choices"), list):
+            return None
+        return self.decode("message", raw)
+
+
+def bearer(api_key: str) -> dict[str, str]:
+    """The header of RFC 6750."""
+    return {"authorization": f"Bearer {api_key}"}
+
+
+# ---- reading a chunk ---------------------------------------------------------------------------
+
+
+def _says_nothing(event: ev.ChatCompletionChunkEvent) -> bool:
+    known = (event.choices, event.usage, event.error, event.object, event.id, event.x_groq)
+    return all(value is None for value in known)
+
+
+def _reasoning(delta: ev.ChoiceDelta, fields: tuple[str, ...]) -> str | None:
+    """The reasoning, under whichever name: the first that is filled, since some send two."""
+    for field in fields:
+        value = getattr(delta, field)
+        if isinstance(value, list):
+            value = "".join(
+                str(part.get("text") or part.get("summary") or "")
+                for part in value
+                if isinstance(part, dict)
+            )
+        if value:
+            return str(value)
+    return None
+
+
+def _content(content: Any) -> list[tuple[str, str | None]]:
+    """Text, or a list of text and thinking parts (Mistral)."""
+    if not isinstance(content, list):
+        return [("text", content if isinstance(content, str) else None)]
+    said: list[tuple[str, str | None]] = []
+    for part in content:
+        if isinstance(part, dict) and part.get("type") == "thinking":
+            inner = part.get("thinking")
+            said += [("thinking", text) for _, text in _content(inner)]
+        elif isinstance(part, dict):
+            text = part.get("text")
+            said.append(("text", text if isinstance(text, str) else None))
+    return said
+
+
+def _call_pieces(delta: ev.ChoiceDelta) -> list[ev.ChoiceDeltaToolCall]:
+    pieces = list(delta.tool_calls or ())
+    if delta.function_call is not None:  # the older form: one call, without id and index
+        pieces.append(ev.ChoiceDeltaToolCall(index=0, function=delta.function_call))
+    return pieces
+
+
+def _custom(custom: Any) -> ev.ChoiceDeltaFunction:
+    said = custom if isinstance(custom, dict) else {}
+    return ev.ChoiceDeltaFunction(name=said.get("name"), arguments=said.get("input"))
+
+
+def _called(
+    calls: list[_Assembly], piece: ev.ChoiceDeltaToolCall, named: bool, apart: str
+) -> _Assembly:
+    """The call that a piece belongs to, made where it is new.
+
+    The index tells calls apart, unless it comes with a new id and a name: then two calls share it.
+    Without an index a new id, or without an id a new name, begins a call.
+    """
+    index = None if apart == "id" and piece.id and named else piece.index
+    if index is not None:
+        found = next((c for c in reversed(calls) if c.at == index), None)
+    elif piece.id:
+        found = next((c for c in calls if c.id == piece.id), None)
+        if found is None and not named and calls and calls[-1].id is None:
+            found = calls[-1]
+    else:
+        found = calls[-1] if calls and not (named and calls[-1].name) else None
+    other = found is not None and piece.id and found.id and piece.id != found.id
+    if found is None or (other and named):
+        found = _Assembly(piece.index)
+        calls.append(found)
+    return found
+
+
+def _finish(state: State, item: ItemState, reason: str) -> None:
+    if item.index == 0:
+        state.finish = _FINISH.get(reason, reason)
+        state.status = "completed"
+    item.status = reason
+    _close(item)
+
+
+def _close(item: ItemState) -> None:
+    item.closed = True
+    item.wire = partial(_message, item, whole=False)
+
+
+def _message(item: ItemState, *, whole: bool) -> dict[str, Any]:
+    """The assistant's turn; with `whole`, without calls that cannot be answered."""
+    parts = {key: part.text for key, part in item.content.items()}
+    message: dict[str, Any] = {"role": "assistant", "content": parts.get("text")}
+    if parts.get("refusal"):
+        message["refusal"] = parts["refusal"]
+    calls = [c for c in item.extra.get("calls", ()) if not whole or c.custom or _is_whole(c)]
+    if calls:
+        message["tool_calls"] = [_call_message(call) for call in calls]
+    return message
+
+
+def _is_whole(call: _Assembly) -> bool:
+    try:
+        msgspec.json.decode("".join(call.deltas) or "{}")
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _call_message(call: _Assembly) -> dict[str, Any]:
+    text = "".join(call.deltas)
+    if call.custom:
+        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": text}}
+    function = {"name": call.name, "arguments": text or "{}"}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _used(state: State, event: ev.ChatCompletionChunkEvent) -> None:
+    said = event.usage
+    if said is None:
+        return
+    prompt = said.prompt_tokens_details or ev.ChatTokenDetails()
+    completion = said.completion_tokens_details or ev.ChatTokenDetails()
+    usage = Usage(
+        said.prompt_tokens,
+        said.completion_tokens,
+        said.total_tokens,
+        prompt.cached_tokens,
+        completion.reasoning_tokens,
+    )
+    state.usage = last_known(state.usage, usage)
+
+
+# ---- asking ------------------------------------------------------------------------------------
+
+
+def _messages(call: Call) -> list[Any]:
+    turns = (
+        [{"role": "user", "content": call.prompt}]
+        if isinstance(call.prompt, str)
+        else list(call.prompt)
+    )
+    system = [{"role": "system", "content": call.instructions}] if call.instructions else []
+    return [*system, *turns]
+
+
+def _tool(tool: Any) -> Any:
+    known = function_tool(tool)
+    return tool if known is None else {"type": "function", "function": known}
+
+
+def _tool_choice(choice: Any) -> Any:
+    name = chosen_tool(choice)
+    return choice if name is None else {"type": "function", "function": {"name": name}}
+
+
+def _thinking(thinking: Any, profile: Profile) -> Mapping[str, Any]:
+    """`thinking=` as the profile's option: an effort, or an object of its own."""
+    if thinking is None or thinking is False:
+        return {}
+    option = profile.thinking
+    if isinstance(thinking, dict) and option and option != "reasoning_effort":
+        return {option: thinking}
+    if option == "reasoning_effort" and (thinking is True or isinstance(thinking, str)):
+        return {option: "medium" if thinking is True else thinking}
+    if option == "reasoning":  # OpenRouter: an effort, or a budget in tokens
+        if thinking is True or isinstance(thinking, str):
+            return {option: {"effort": "medium" if thinking is True else thinking}}
+        if isinstance(thinking, int):
+            return {option: {"max_tokens": thinking}}
+    if option == "chat_template_kwargs" and thinking is True:
+        return {option: {"enable_thinking": True}}
+    if option == "thinking" and thinking is True:
+        return {option: {"type": "enabled"}}
+    raise ConfigurationError(
+        f"thinking={thinking!r} has no form for the profile {profile.name!r}: give what the server "
+        "wants in extra_body"
+    )
+
+
+CHAT = ChatDialect()

@@ -1,0 +1,430 @@
+"""The Anthropic Messages API, and the servers that speak it.
+
+Source: the API reference "Streaming Messages", and recordings. What they teach: padding inside the
+JSON, blocks that overlap (llama.cpp while it thinks), a whole answer in `message_start`, a tool
+block without any input ("{}"), cumulative usage, a signature that is valid only once its block has
+stopped, an `overloaded_error` as the first and only event.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from typing import Any, Union
+
+import msgspec
+
+from ...errors import ConfigurationError, LLMStreamError
+from ...events import messages as ev
+from ...events.base import Event, UnknownEvent, decode_json
+from ...result import Chunk, Usage
+from ..classify import error_from_payload
+from ..profiles import DEFAULT, Profile
+from ..state import CallState, ItemState, State, item_calls, last_known
+from .base import (
+    CONTENT,
+    NOTHING,
+    PROGRESS,
+    AnyEvent,
+    Call,
+    Verdict,
+    WireRequest,
+    chosen_tool,
+    encode_body,
+    function_tool,
+    lenient,
+)
+
+__all__ = ["MESSAGES", "MessagesDialect"]
+
+# "2026-10-21" refuses temperature, top_p and top_k; another version goes in headers=.
+API_VERSION = "2023-06-01"
+DEFAULT_MAX_TOKENS = 4096  # the API demands a number
+
+_COMPLETE = Verdict(PROGRESS.level, complete=True)
+# The item types that the caller has to run -> the kind of their arguments.
+_TOOL_TYPES = {"tool_use": "json"}
+_FINISH = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refusal",
+    "pause_turn": "pause",
+}
+
+
+# ---- blocks ------------------------------------------------------------------------------------
+
+# block type -> (what its text is to the reader, the field of the block)
+_SEEN = {"text": ("text", "text"), "thinking": ("thinking", "thinking")}
+_INPUT = "input"
+
+
+def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Verdict:
+    block = event.content_block
+    if block is None:
+        return PROGRESS
+    item = state.item(event.index, None)
+    if item.closed:
+        return PROGRESS
+    event.chunks = _begin(state, item, block, partial(_started_block, event.raw))
+    return CONTENT if event.chunks else PROGRESS
+
+
+def _begin(
+    state: State, item: ItemState, block: ev.ContentBlock, wire: Callable[[], Any]
+) -> tuple[Chunk, ...]:
+    item.type = block.type
+    item.id = item.call_id = block.id
+    item.name = block.name
+    item.extra["start"] = wire
+    if block.input:  # whole at the start, not in deltas
+        item.extra["input"] = json.dumps(block.input, ensure_ascii=False)
+    kind, field = _SEEN.get(block.type or "", ("", ""))
+    text = getattr(block, field) if field else None
+    if not text:
+        return ()
+    item.part(kind, kind).deltas.append(text)
+    return state.say(kind, text, item.index)
+
+
+def _started_block(raw: bytes) -> Any:
+    return decode_json(raw)["content_block"]
+
+
+def _block_stop(state: State, event: ev.ContentBlockStopEvent) -> Verdict:
+    event.chunks = _close(state, state.item(event.index, None))
+    return CONTENT if event.chunks else PROGRESS
+
+
+def _close(state: State, item: ItemState) -> tuple[Chunk, ...]:
+    chunks: tuple[Chunk, ...] = ()
+    item.closed = True
+    early = item.extra.get("input")
+    if early is not None and _INPUT not in item.content:
+        item.part(_INPUT, "tool_call").deltas.append(early)
+        if item.type in _TOOL_TYPES:
+            chunks = state.say("tool_call", early, item.index)
+    for part in item.content.values():
+        part.seal()
+    if "start" in item.extra:
+        item.wire = partial(_whole_block, item)
+    return chunks
+
+
+def _whole_block(item: ItemState) -> Any:
+    """The block as the API would have sent it in one piece."""
+    block = dict(item.extra["start"]())
+    for key, part in item.content.items():
+        if key == _INPUT:
+            block["input"] = _parsed(part.text)
+        elif part.text:
+            block[str(key)] = part.text
+    for key in ("citations", "encrypted_content"):
+        if key in item.extra:
+            block[key] = item.extra[key]
+    return block
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text or "{}")
+    except (ValueError, RecursionError):
+        return text
+
+
+# ---- deltas ------------------------------------------------------------------------------------
+
+
+def _block_delta(state: State, event: ev.ContentBlockDeltaEvent) -> Verdict:
+    delta = event.delta
+    if delta is None:
+        return PROGRESS
+    handle = _DELTAS.get(delta.type or "")
+    item = state.item(event.index, None)
+    # A delta behind its block's stop has no place; one of an unknown type stays an event.
+    return PROGRESS if handle is None or item.closed else handle(state, event, item, delta)
+
+
+Handle = Callable[[State, Any, ItemState, ev.ContentBlockDelta], Verdict]
+
+
+def _seen(kind: str) -> Handle:
+    def handle(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+        text = getattr(delta, kind)
+        if not text:
+            return PROGRESS
+        item.part(kind, kind).deltas.append(text)
+        event.chunks = state.say(kind, text, item.index)
+        return CONTENT
+
+    return handle
+
+
+def _input(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+    text = delta.partial_json
+    if not text:
+        return PROGRESS
+    item.part(_INPUT, "tool_call").deltas.append(text)
+    if item.type in _TOOL_TYPES:
+        event.chunks = state.say("tool_call", text, item.index)
+    return CONTENT
+
+
+def _signature(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+    # Part of the block only once it stops (`wire` is made then): half a signature is worthless.
+    item.part("signature", "signature").deltas.append(delta.signature or "")
+    return PROGRESS
+
+
+def _citation(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+    if delta.citation is not None:
+        item.extra.setdefault("citations", []).append(delta.citation)
+    return PROGRESS
+
+
+def _compaction(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+    if delta.encrypted_content is not None:
+        item.extra["encrypted_content"] = delta.encrypted_content
+    item.part("content", "compaction").deltas.append(delta.content or "")
+    return CONTENT
+
+
+_DELTAS: dict[str, Handle] = {
+    "text_delta": _seen("text"),
+    "thinking_delta": _seen("thinking"),
+    "input_json_delta": _input,
+    "signature_delta": _signature,
+    "citations_delta": _citation,
+    "compaction_delta": _compaction,
+}
+
+
+# ---- the message -------------------------------------------------------------------------------
+
+
+def _message_start(state: State, event: ev.MessageStartEvent) -> Verdict:
+    message = event.message
+    if message is None:
+        return NOTHING
+    state.response_id = message.id or state.response_id
+    state.model = message.model or state.model
+    state.status = "in_progress"
+    _ended(state, message.stop_reason)
+    _used(state, message.usage)
+    chunks: list[Chunk] = []
+    for index, block in enumerate(message.content or ()):
+        item = state.item(index, None)
+        chunks += _begin(state, item, block, partial(_preset_block, event.raw, index))
+        chunks += _close(state, item)
+    event.chunks = tuple(chunks)
+    return CONTENT if chunks else NOTHING
+
+
+def _preset_block(raw: bytes, index: int) -> Any:
+    return decode_json(raw)["message"]["content"][index]
+
+
+def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Verdict:
+    if event.delta is not None:
+        _ended(state, event.delta.stop_reason)
+    _used(state, event.usage)
+    return PROGRESS
+
+
+def _ended(state: State, reason: str | None) -> None:
+    if reason is not None:
+        state.finish = _FINISH.get(reason, reason)
+
+
+def _used(state: State, said: ev.MessageUsage | None) -> None:
+    if said is not None:
+        details = said.output_tokens_details or ev.OutputTokensDetails()
+        usage = Usage(
+            said.input_tokens,
+            said.output_tokens,
+            None,
+            said.cache_read_input_tokens,
+            details.thinking_tokens,
+        )
+        state.usage = last_known(state.usage, usage)
+
+
+def _message_stop(state: State, event: ev.MessageStopEvent) -> Verdict:
+    state.status = "completed"
+    return _COMPLETE
+
+
+def _ping(state: State, event: Any) -> Verdict:
+    return NOTHING
+
+
+def _error(state: State, event: ev.MessageErrorEvent) -> Verdict:
+    return Verdict(NOTHING.level, error=error_from_payload(event.json()))
+
+
+_TABLE: dict[type[Any], Callable[[State, Any], Verdict]] = {
+    ev.MessageStartEvent: _message_start,
+    ev.ContentBlockStartEvent: _block_start,
+    ev.ContentBlockDeltaEvent: _block_delta,
+    ev.ContentBlockStopEvent: _block_stop,
+    ev.MessageDeltaEvent: _message_delta,
+    ev.MessageStopEvent: _message_stop,
+    ev.PingEvent: _ping,
+    ev.MessageErrorEvent: _error,
+    UnknownEvent: _ping,
+}
+_CLASSES: dict[str, type[Event]] = {cls.type: cls for cls in ev.EVENTS}
+_ESSENTIAL = frozenset({"delta", "content_block"})
+
+
+class MessagesDialect:
+    """The Messages API as a dialect."""
+
+    name = "messages"
+    default_base_url = "https://api.anthropic.com"
+    default_model: str | None = "claude-haiku-4-5"
+    text_index: int | None = None
+
+    def __init__(self, profile: Profile = DEFAULT) -> None:
+        self._profile = profile
+
+    def with_profile(self, profile: Profile) -> MessagesDialect:
+        return MessagesDialect(profile)
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Event]:
+        # a union made at run time: X | Y cannot spell it
+        return msgspec.json.Decoder(Union[ev.EVENTS])  # noqa: UP007
+
+    def request(self, call: Call, base_url: str) -> WireRequest:
+        if call.background:
+            raise ConfigurationError("the Messages API has no background responses")
+        system, messages = _split_system(call)
+        thinking, effort, budget = _thinking(call.thinking)
+        body = {
+            "model": call.model,
+            "max_tokens": call.max_output_tokens or DEFAULT_MAX_TOKENS + budget,
+            "messages": messages,
+            "system": system,
+            "stream": True,
+            "temperature": call.temperature,
+            "top_p": call.top_p,
+            "stop_sequences": [call.stop] if isinstance(call.stop, str) else call.stop,
+            "tools": [_tool(tool) for tool in call.tools] if call.tools else None,
+            "tool_choice": _tool_choice(call.tool_choice),
+            "thinking": thinking,
+            "output_config": effort,
+        }
+        headers = {
+            "content-type": "application/json",
+            "accept": "text/event-stream",
+            "anthropic-version": API_VERSION,
+        }
+        url = f"{base_url.removesuffix('/v1')}/v1/messages"
+        return WireRequest("POST", url, headers, encode_body(body, call.extra_body))
+
+    def auth(self, api_key: str) -> dict[str, str]:
+        return {"x-api-key": api_key}
+
+    def decode(self, name: str, data: bytes) -> AnyEvent:
+        try:
+            event: AnyEvent = self._decoder.decode(data)
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            event = lenient(name, data, _CLASSES, _ESSENTIAL)
+        event.raw = data
+        return event
+
+    def apply(self, state: State, event: AnyEvent) -> Verdict:
+        return _TABLE[type(event)](state, event)
+
+    def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
+        return None
+
+    def done(self, state: State) -> Verdict:
+        # This API ends with an event of its own; gateways append the marker all the same.
+        return NOTHING
+
+    def calls(self, state: State) -> Iterator[CallState]:
+        return item_calls(state, _TOOL_TYPES)
+
+    def turn(self, state: State) -> tuple[Any, ...]:
+        blocks = [item.wire() for item in state.in_order() if item.wire is not None]
+        return ({"role": "assistant", "content": blocks},) if blocks else ()
+
+    def whole_answer(self, payload: Any, raw: bytes) -> AnyEvent | None:
+        if not isinstance(payload, dict) or not isinstance(payload.get("content"), list):
+            return None
+        envelope = msgspec.json.encode({"type": "message_start", "message": payload})
+        return self.decode("message", envelope)
+
+
+# ---- asking ------------------------------------------------------------------------------------
+
+
+def _split_system(call: Call) -> tuple[Any, list[Any]]:
+    """Instructions and system turns go into a field of their own here."""
+    if isinstance(call.prompt, str):
+        return call.instructions, [{"role": "user", "content": call.prompt}]
+    system: list[Any] = [call.instructions] if call.instructions else []
+    messages = []
+    for turn in call.prompt:
+        if turn.get("role") in ("system", "developer"):
+            system.append(turn.get("content"))
+        else:
+            messages.append(turn)
+    if all(isinstance(part, str) for part in system):
+        return "\n\n".join(system) or None, messages
+    blocks: list[Any] = []
+    for part in system:
+        blocks += [{"type": "text", "text": part}] if isinstance(part, str) else part
+    return blocks, messages
+
+
+def _thinking(thinking: Any) -> tuple[Any, Any, int]:
+    """`thinking=` as this API's options, and the tokens of its budget: True is adaptive, a number
+    the budget in tokens, a text the effort, a dict the option itself."""
+    if thinking is None or thinking is False:
+        return None, None, 0
+    if thinking is True:
+        return {"type": "adaptive"}, None, 0
+    if isinstance(thinking, int):
+        if thinking < 1024:
+            raise ConfigurationError(f"thinking={thinking}: the budget is at least 1024 tokens")
+        return {"type": "enabled", "budget_tokens": thinking}, None, thinking
+    if isinstance(thinking, str):
+        return {"type": "adaptive"}, {"effort": thinking}, 0
+    if isinstance(thinking, dict):
+        budget = thinking.get("budget_tokens")
+        return thinking, None, budget if isinstance(budget, int) else 0
+    raise ConfigurationError(
+        f"thinking={thinking!r}: the Messages API takes True, a budget in tokens, an effort such "
+        "as 'low' or 'high', or a dict for its 'thinking' option"
+    )
+
+
+def _tool(tool: Any) -> Any:
+    known = function_tool(tool)
+    if known is None:
+        return tool
+    schema = known.pop("parameters", None) or {"type": "object", "properties": {}}
+    known.pop("strict", None)  # an option of the other two APIs
+    return {**known, "input_schema": schema}
+
+
+_CHOICES = {"auto": "auto", "required": "any", "any": "any", "none": "none"}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if isinstance(choice, str):
+        return {"type": _CHOICES.get(choice, choice)}
+    name = chosen_tool(choice)
+    if name is None or (isinstance(choice, dict) and choice.get("type") == "tool"):
+        return choice
+    return {"type": "tool", "name": name}
+
+
+MESSAGES = MessagesDialect()
