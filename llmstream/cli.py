@@ -55,10 +55,12 @@ class _Ended(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    keys = arguments[:1] == ["keys"]  # the prompt "keys" can be given on standard input
+    options = _keys_parser().parse_args(arguments[1:]) if keys else _parser().parse_args(arguments)
     _die_with(signal.SIGINT, signal.SIGTERM)
     try:
-        return _run(options)
+        return _keys(options) if keys else _run(options)
     except _Ended as ended:
         _quietly(sys.stdout)
         return 128 + ended.number
@@ -98,12 +100,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="llmstream",
         description="Stream the answer of a large language model to stdout.",
         epilog="Standard input is appended to the prompt, or is the prompt. The service comes from "
-        "LLMSTREAM_{API,BASE_URL,API_KEY,MODEL}, or OPENAI_API_KEY and OPENAI_BASE_URL.",
+        "LLMSTREAM_{API,BASE_URL,API_KEY,MODEL}, or OPENAI_API_KEY and OPENAI_BASE_URL, or "
+        "ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL, or the keyring (`llmstream keys --help`).",
     )
     add = parser.add_argument
     add("prompt", nargs="?", help="the prompt; '-' or none: standard input")
     add("--model", help="the model's name")
-    add("--api", choices=["responses"], help="the API that the service speaks")
+    add("--api", choices=["responses", "messages", "chat"], help="the API that the service speaks")
     add("--base-url", help="the service's address, like https://api.openai.com/v1")
     add("--instructions", help="the system prompt")
     add("--max-tokens", type=int, metavar="N", help="at most N tokens of answer")
@@ -116,6 +119,47 @@ def _parser() -> argparse.ArgumentParser:
 
     add("--version", action="version", version=f"llmstream {__version__}")
     return parser
+
+
+def _keys_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llmstream keys",
+        description="Keys on the operating system's keyring. 'openai' and 'anthropic' are looked "
+        "up when the environment has no key.",
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="the names that have a key")
+    store = actions.add_parser("set", help="store a key, read from the terminal or standard input")
+    store.add_argument("name")
+    actions.add_parser("remove", help="forget a key").add_argument("name")
+    return parser
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from . import keys
+    from .errors import ConfigurationError
+
+    try:
+        if options.action == "list":
+            sys.stdout.write("".join(f"{name}\n" for name in keys.names()))
+        elif options.action == "set":
+            keys.store(options.name, _read_key(options.name))
+        else:
+            keys.remove(options.name)
+        sys.stdout.flush()
+    except ConfigurationError as error:
+        _complain(type(error).__name__, error)
+        return _exit_code(error)
+    return 0
+
+
+def _read_key(name: str) -> str:
+    # Never an argument: those are seen by every user of the machine.
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().strip()
+    from getpass import getpass
+
+    return getpass(f"key for {name}: ").strip()
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -20,8 +20,15 @@ from ._core.retry import RetryPolicy
 from ._core.session import MAX_EVENT_BYTES
 from ._version import __version__
 from .clock import SYSTEM_CLOCK, Clock
-from .config import WAYS_OUT, Settings, from_environment, vendor_settings
+from .config import (
+    WAYS_OUT,
+    Settings,
+    from_environment,
+    keyring_settings,
+    vendor_settings,
+)
 from .errors import ConfigurationError, ConnectionFailed, LLMStreamError
+from .secret import Secret
 from .stream import Batches, Stream
 from .transport import RequestsTransport, Transport
 from .watchdog import shared_watchdog
@@ -64,7 +71,7 @@ class Client:
         api: str = "responses",
         *,
         base_url: str | None = None,
-        api_key: str | None = None,
+        api_key: str | Secret | None = None,
         model: str | None = None,
         timeouts: Timeouts | None = None,
         retry: RetryPolicy | None = None,
@@ -105,7 +112,8 @@ class Client:
     @classmethod
     def from_env(cls, **overrides: Any) -> Client:
         """A client with the environment's settings: LLMSTREAM_{API,BASE_URL,API_KEY,MODEL}, else
-        OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL.
+        OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL, else a
+        key on the operating system's keyring.
 
         `overrides` are arguments of Client and win. Raises ConfigurationError with the ways out
         where nothing is set.
@@ -224,14 +232,13 @@ class Client:
     def _auth(self) -> dict[str, str]:
         if not self._secret:
             return {}
-        if self._profile.auth == "api-key":
-            return {"api-key": self._secret}
-        return self._dialect.auth(self._secret)
+        key = self._secret.reveal()
+        return {"api-key": key} if self._profile.auth == "api-key" else self._dialect.auth(key)
 
     def _redact(self, error: LLMStreamError) -> None:
         """Some servers quote the key in their error."""
-        if self._secret and self._secret in error.message:
-            error.args = (error.message.replace(self._secret, "***"), *error.args[1:])
+        if self._secret:
+            error.args = (self._secret.redact(error.message), *error.args[1:])
 
     def close(self) -> None:
         """End running streams with Cancelled and close idle connections. Idempotent."""
@@ -316,19 +323,27 @@ def _dialect(api: str) -> Dialect:
     return found
 
 
-def _settings(api: str, base_url: str | None, api_key: str | None) -> Settings:
+def _settings(api: str, base_url: str | None, api_key: str | Secret | None) -> Settings:
     if base_url is not None and not base_url.startswith(("http://", "https://")):
         raise ConfigurationError(f"base_url={base_url!r}: give it like 'https://api.openai.com/v1'")
-    if api_key is not None and (not api_key.strip() or api_key != api_key.strip()):
-        raise ConfigurationError("api_key is empty or has white space around it")
+    secret = _checked_key(api_key)
     if base_url is not None:
-        return Settings(api, base_url, api_key)
+        return Settings(api, base_url, secret)
     found = vendor_settings(api)
-    if api_key is not None:
-        return Settings(api, found.base_url if found else None, api_key)
+    if secret is not None:
+        return Settings(api, found.base_url if found else None, secret)
+    found = found or keyring_settings(api)
     if found is None:
         raise ConfigurationError(f"no API key: {WAYS_OUT}")
     return found
+
+
+def _checked_key(api_key: str | Secret | None) -> Secret | None:
+    if api_key is None or isinstance(api_key, Secret):
+        return api_key
+    if not api_key or api_key != api_key.strip():
+        raise ConfigurationError("api_key is empty or has white space around it")
+    return Secret(api_key)
 
 
 def _policy(name: str) -> str:

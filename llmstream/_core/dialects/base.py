@@ -208,7 +208,9 @@ def _fitted(hint: Any, value: Any) -> Any:
         return _build(hint, value) if isinstance(value, dict) else None
     if typing.get_origin(hint) is list:
         (inner,) = typing.get_args(hint)
-        return [_fitted(inner, v) for v in value] if isinstance(value, list) else None
+        if not isinstance(value, list):
+            return None
+        return [fitted for v in value if (fitted := _fitted(inner, v)) is not None]
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError:
