@@ -31,7 +31,7 @@ from .errors import ConfigurationError, ConnectionFailed, LLMStreamError
 from .secret import Secret
 from .stream import Batches, Stream
 from .transport import RequestsTransport, Transport
-from .watchdog import shared_watchdog
+from .watchdog import Stopped, shared_watchdog
 
 __all__ = ["Client", "stream"]
 
@@ -133,17 +133,27 @@ class Client:
         )
 
     @classmethod
-    def local(cls, model_file: str | os.PathLike[str] | None = None, **overrides: Any) -> Client:
+    def local(
+        cls,
+        model_file: str | os.PathLike[str] | None = None,
+        *,
+        api: str = "chat",
+        **overrides: Any,
+    ) -> Client:
         """A client of a real model in this process: llama.cpp's own HTTP server on loopback, with
         SmolLM2-135M-Instruct (fetched once, 98 MB) or the GGUF file given.
 
-        Needs the extra `local`. One server per process and file; it ends with the process.
-        Raises ConfigurationError where it cannot be had.
+        It serves all three APIs; the default is "chat", because on "responses" llama.cpp does not
+        say when an answer was cut by a limit (measured). Needs the extra `local`. One server per
+        process and file; it ends with the process. Raises ConfigurationError where it cannot be
+        had.
         """
         from .local import shared_server
 
         server = shared_server(model_file)
-        return cls(**{"base_url": server.base_url, "model": server.model, **overrides})
+        base_url = server.url if api == "messages" else server.base_url
+        given = {"base_url": base_url, "model": server.model, "profile": "llama.cpp"}
+        return cls(api, **{**given, **overrides})
 
     def stream(
         self,
@@ -287,6 +297,8 @@ class _Run:
                 return
             except LLMStreamError as exc:
                 error = exc
+            except Stopped:
+                error = stream._stopped()
             client._redact(error)
             if isinstance(error, ConnectionFailed) and error.reused and not resent:
                 # A server closes idle connections when it likes. Not a byte came back, so it is
@@ -301,7 +313,7 @@ class _Run:
                 continue
             failures += 1
             delay = self._next_delay(stream, error, failures)
-            if delay is None:
+            if delay is None or not stream._guard.revive():
                 raise error
             stream._record(error, delay)
             stream._guard.sleep(delay)

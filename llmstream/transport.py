@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import ipaddress
 import os
 import socket
 import ssl
@@ -19,6 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from queue import Full, LifoQueue
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -366,7 +368,7 @@ class RequestsTransport:
             timeout=None,
             verify=settings["verify"] if settings["verify"] is not None else True,
             cert=settings["cert"],
-            proxies=settings["proxies"],
+            proxies={} if _is_loopback(prepared.url or "") else settings["proxies"],
         )
         exchange = _HTTPExchange(response, _current.response, guard)
         if guard.eof:
@@ -387,6 +389,18 @@ class RequestsTransport:
     def close(self) -> None:
         if self._pid == os.getpid():
             self._adapter.close()
+
+
+def _is_loopback(url: str) -> bool:
+    """A server on this very machine is never asked for through a proxy, which could not reach it,
+    and would see the prompt (the rule of Go's ProxyFromEnvironment)."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class _HTTPExchange:

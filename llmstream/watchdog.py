@@ -179,6 +179,16 @@ class Guard:
         if own is not None:
             own.close()
 
+    def revive(self) -> bool:
+        """A clock ended the attempt, not the call: go on with the next attempt; whether that is
+        possible (not after a cancel, nor past the hard deadline)."""
+        with self._lock:
+            reason = self.stop_reason
+            if reason is not None and (reason.cancelled or reason.clock == "total"):
+                return False
+            self.stop_reason = None
+            return True
+
     def over(self) -> None:
         """The call has ended: nothing can stop it any more. Idempotent."""
         with self._lock:
@@ -193,7 +203,9 @@ class Guard:
     def stop(self, reason: Stop) -> bool:
         """End the call; whether this was what ended it. Returns at once, never raises."""
         with self._lock:
-            if self._over or self.stop_reason is not None:
+            before = self.stop_reason
+            # A cancel also overrules a clock, which the reader might answer with a new attempt.
+            if self._over or (before is not None and (before.cancelled or not reason.cancelled)):
                 return False
             self.stop_reason = reason
             if self._sock is not None:

@@ -1,8 +1,9 @@
 """What a service would say: an `Answer`, and how each API puts it on the wire.
 
-An API is one row of `ENCODERS` (its name and a function from an `Answer` to events) and one row
-of `PATHS` (where its requests go). An encoder in a file of its own needs nothing from here at run
-time (import `Answer` for type checking only), so this module can import it for its row.
+An API is one row of `ENCODERS` (its name and a function from an `Answer` to events), one of `PATHS`
+(where its requests go) and one of `ERRORS` (how it says no by HTTP status). An encoder in a file of
+its own needs nothing from here at run time (import `Answer` for type checking only), so this module
+can import it for its row.
 Everything here is a pure function of its arguments: the same answer gives the same bytes.
 """
 
@@ -12,9 +13,22 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-__all__ = ["ENCODERS", "PATHS", "Answer", "ToolCallSpec", "api_of_path", "sse_block"]
+from .answers_chat import encode_chat
+from .answers_messages import encode_messages, messages_error
+
+__all__ = [
+    "ENCODERS",
+    "ERRORS",
+    "PATHS",
+    "Answer",
+    "ToolCallSpec",
+    "api_of_path",
+    "base_path",
+    "error_document",
+    "sse_block",
+]
 
 FINISHES = ("stop", "tool_calls", "length", "content_filter")
 
@@ -48,16 +62,19 @@ class Answer:
         text: what the model says. A `str` is split into word-like deltas whose join is exact; a
             list is sent as the deltas that it holds.
         thinking: the model's (summarised) reasoning, likewise. Comes before the text.
-        refusal: a refusal, likewise. A part of its own after the text.
+        refusal: a refusal, likewise. A part of its own after the text. Messages has no such
+            part: there a refusal in words is text, in a block of its own.
         tool_calls: `(name, arguments)` or `(name, arguments, call_id)`, `arguments` being JSON
             text. Call ids default to `call_test_0`, `call_test_1`, ...
-        finish: why the answer ends: "stop", "tool_calls", "length" or "content_filter". Taken
-            literally: where an API names tool calls in its ending, ask for "tool_calls".
+        finish: why the answer ends: "stop", "tool_calls", "length" or "content_filter". "stop"
+            in an answer with tool calls ends as the service ends such an answer ("tool_use",
+            "tool_calls"). Messages ends a filtered answer with the stop reason "refusal".
         usage: tokens as `(input, output)`, `(input, output, cached)` or `(input, output, cached,
-            reasoning)`; missing ones are 0. `None`: the service reports no usage.
+            reasoning)`; missing ones are 0. `None`: the service reports no usage. Sent in the
+            API's fields as they are (Messages counts cached tokens beside the input, not in it).
         error: `{"code", "type", "message"}`, any of them. The answer then fails inside the
             stream after the content given here: the last item stays open, an error event
-            follows, and no ending.
+            follows, and no ending. Messages has no codes: a code alone is the error's type.
         response_id: the answer's identity.
         model: the model's name in the answer.
 
@@ -123,13 +140,7 @@ class Answer:
 
         Raises `ValueError` for an API that has no row in `ENCODERS`.
         """
-        try:
-            encode = ENCODERS[api]
-        except KeyError:
-            known = ", ".join(sorted(ENCODERS))
-            raise ValueError(
-                f"there is no encoder for the API {api!r}; there are: {known}"
-            ) from None
+        encode = _row_of(ENCODERS, api, "encoder")
         return [sse_block(event, payload) for event, payload in encode(self)]
 
 
@@ -417,20 +428,75 @@ def encode_responses(answer: Answer) -> list[Event]:
     return stream.events
 
 
+# --- errors with an HTTP status -----------------------------------------------------------------
+
+
+def _openai_error(
+    status: int,
+    *,
+    type: str | None = None,
+    code: str | None = None,
+    message: str = "a scripted error",
+    param: str | None = None,
+    request_id: str | None = None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+    return body, {} if request_id is None else {"x-request-id": request_id}
+
+
+def error_document(
+    api: str, status: int, **fields: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The JSON body of an API's HTTP error, and the header that carries the request's id.
+
+    `fields`: type, code, message, param, request_id. Raises `ValueError` for an API that has no
+    row in `ERRORS`.
+    """
+    return _row_of(ERRORS, api, "form of errors")(status, **fields)
+
+
 # --- the tables ---------------------------------------------------------------------------------
 
 # the API's name -> its encoder
 ENCODERS: dict[str, Callable[[Answer], list[Event]]] = {
     "responses": encode_responses,
+    "messages": encode_messages,
+    "chat": encode_chat,
 }
 
 # the end of a request's path -> the API that is spoken there
 PATHS: dict[str, str] = {
     "/responses": "responses",
+    "/v1/messages": "messages",
+    "/chat/completions": "chat",
 }
+
+# the API's name -> how it writes an error that has an HTTP status
+ERRORS: dict[str, Callable[..., tuple[dict[str, Any], dict[str, str]]]] = {
+    "responses": _openai_error,
+    "messages": messages_error,
+    "chat": _openai_error,
+}
+
+_Row = TypeVar("_Row")
+
+
+def _row_of(table: Mapping[str, _Row], api: str, what: str) -> _Row:
+    try:
+        return table[api]
+    except KeyError:
+        known = ", ".join(sorted(table))
+        raise ValueError(f"there is no {what} for the API {api!r}; there are: {known}") from None
 
 
 def api_of_path(target: str) -> str | None:
     """The API spoken at a request target such as `/v1/responses?x=1`; None when there is none."""
     path = target.partition("?")[0].rstrip("/")
     return next((api for suffix, api in PATHS.items() if path.endswith(suffix)), None)
+
+
+def base_path(api: str) -> str:
+    """The path of the `base_url` that clients of an API take: "/v1", or "" where the version
+    belongs to the API's own path (Messages). Raises `ValueError` for an API without a row."""
+    path = _row_of({name: path for path, name in PATHS.items()}, api, "path")
+    return "" if path.startswith("/v1/") else "/v1"

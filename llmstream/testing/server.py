@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from .answers import Answer, api_of_path
+from .answers import Answer, api_of_path, base_path
 from .script import (
     LAST_CHUNK,
     Cut,
@@ -609,6 +609,14 @@ class LLMServer:
     def base_url(self) -> str:
         """`url` with "/v1", the form that Responses and Chat clients take."""
         return f"{self.url}/v1"
+
+    def base_url_for(self, api: str) -> str:
+        """The `base_url` that clients of an API take: `url` for "messages", whose own path begins
+        with /v1, and `base_url` for "responses" and "chat".
+
+        Raises `ValueError` for an API that has no row in `answers.PATHS`.
+        """
+        return self.url + base_path(api)
 
     def script(self, *replies: Entry) -> None:
         """Appends replies; each request takes the next, whatever its path.

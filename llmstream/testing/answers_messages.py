@@ -1,0 +1,183 @@
+"""An `Answer` as the Anthropic Messages API streams it.
+
+Source: the API reference "Streaming Messages", and recordings of the live service. Pure functions:
+the same answer gives the same events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .answers import Answer, Event, ToolCallSpec
+
+__all__ = ["SIGNATURE", "encode_messages", "messages_error"]
+
+SIGNATURE = "c2lnbmVkIGJ5IHRoZSB0ZXN0IGJlbmNo"  # of every thinking block
+
+# A content filter's verdict is called "refusal" here: "when streaming classifiers intervene".
+_STOP_REASONS = {
+    "stop": "end_turn",
+    "tool_calls": "tool_use",
+    "length": "max_tokens",
+    "content_filter": "refusal",
+}
+# HTTP status -> the type of the error, by the API reference "Errors"
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+class _Block(NamedTuple):
+    """One content block: how it is announced, and the deltas that fill it."""
+
+    start: dict[str, Any]
+    deltas: list[dict[str, Any]]
+
+
+def encode_messages(answer: Answer) -> list[Event]:
+    """The answer as the events of `POST /v1/messages` with `stream: true`.
+
+    A refusal in words is text here, in a block of its own; "content_filter" ends with the stop
+    reason "refusal", and "stop" with tool calls with "tool_use". An answer that fails before it
+    says anything is the error event alone, as an overloaded service sends it.
+    """
+    return [(payload["type"], payload) for payload in _payloads(answer)]
+
+
+def _payloads(answer: Answer) -> Iterator[dict[str, Any]]:
+    blocks = list(_blocks(answer))
+    if answer.error is not None and not blocks:
+        yield _error(answer.error)
+        return
+    yield _message_start(answer)
+    for index, block in enumerate(blocks):
+        yield {"type": "content_block_start", "index": index, "content_block": block.start}
+        if not index:
+            yield {"type": "ping"}
+        for delta in block.deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        if not (answer.error is not None and block is blocks[-1]):
+            yield {"type": "content_block_stop", "index": index}
+    if answer.error is not None:
+        yield _error(answer.error)
+        return
+    yield _message_delta(answer)
+    yield {"type": "message_stop"}
+
+
+def _blocks(answer: Answer) -> Iterator[_Block]:
+    if answer.thinking_deltas:
+        deltas = [{"type": "thinking_delta", "thinking": d} for d in answer.thinking_deltas]
+        signed = {"type": "signature_delta", "signature": SIGNATURE}
+        # Half a block has no signature yet.
+        cut = answer.error is not None and not _says_more(answer)
+        start = {"type": "thinking", "thinking": "", "signature": ""}
+        yield _Block(start, deltas if cut else [*deltas, signed])
+    for said in (answer.text_deltas, answer.refusal_deltas):
+        if said:
+            yield _Block(
+                {"type": "text", "text": ""}, [{"type": "text_delta", "text": d} for d in said]
+            )
+    for call in answer.calls:
+        yield _tool_use(call)
+
+
+def _says_more(answer: Answer) -> bool:
+    return bool(answer.text_deltas or answer.refusal_deltas or answer.tool_calls)
+
+
+def _tool_use(call: ToolCallSpec) -> _Block:
+    """The live service begins with an empty delta, and leaves it at that for no arguments."""
+    start = {"type": "tool_use", "id": call.call_id, "name": call.name, "input": {}}
+    pieces = [] if call.arguments == "{}" else call.deltas
+    return _Block(start, [{"type": "input_json_delta", "partial_json": p} for p in ["", *pieces]])
+
+
+def _message_start(answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "model": answer.model,
+        "id": answer.response_id,
+        "type": "message",
+        "role": "assistant",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+    counts = answer.token_counts
+    if counts is not None:
+        created = {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0}
+        message["usage"] = {
+            **_input_usage(counts),
+            "cache_creation": created,
+            "output_tokens": min(1, counts[1]),
+            "service_tier": "standard",
+        }
+    return {"type": "message_start", "message": message}
+
+
+def _message_delta(answer: Answer) -> dict[str, Any]:
+    called = answer.finish == "stop" and answer.tool_calls
+    reason = _STOP_REASONS["tool_calls" if called else answer.finish]
+    ended: dict[str, Any] = {
+        "type": "message_delta",
+        "delta": {"stop_reason": reason, "stop_sequence": None},
+    }
+    counts = answer.token_counts
+    if counts is not None:
+        ended["usage"] = {
+            **_input_usage(counts),
+            "output_tokens": counts[1],
+            "output_tokens_details": {"thinking_tokens": counts[3]},
+        }
+    return ended
+
+
+def _input_usage(counts: tuple[int, int, int, int]) -> dict[str, int]:
+    return {
+        "input_tokens": counts[0],
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": counts[2],
+    }
+
+
+def _error(said: Mapping[str, Any]) -> dict[str, Any]:
+    """This API's errors have no code: a code that stands alone is taken for the type."""
+    error = {
+        "details": None,
+        "type": said.get("type") or said.get("code") or "api_error",
+        "message": said.get("message", "a scripted error"),
+    }
+    return {"type": "error", "error": error, "request_id": "req_test"}
+
+
+def messages_error(
+    status: int,
+    *,
+    type: str | None = None,
+    code: str | None = None,
+    message: str = "a scripted error",
+    param: str | None = None,
+    request_id: str | None = None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The JSON body of an HTTP error, and the header that carries the request's id.
+
+    `type` defaults to what the API says for the status. `code` (in the type's place) and `param`
+    have no field of their own here: the latter is left out.
+    """
+    kind = type or code or _ERROR_TYPES.get(status) or "api_error"
+    body = {
+        "type": "error",
+        "error": {"type": kind, "message": message},
+        "request_id": request_id,
+    }
+    return body, {} if request_id is None else {"request-id": request_id}
