@@ -46,13 +46,20 @@ class ContentState:
         """The service has said what the whole of it is."""
         return self._whole is not None
 
+    def add(self, delta: str) -> None:
+        """A further piece."""
+        if self._whole is not None:  # after its end, from a server that numbers no parts
+            self.deltas = [self._whole]
+            self._whole = None
+        self.deltas.append(delta)
+
     def finish(self, whole: str) -> str:
         """Take the service's word for the whole and let the deltas go; returns the part of it that
         no delta had brought ("" where they had brought all, or something else)."""
         if self._whole is not None:
             return ""
         had = "".join(self.deltas)
-        self._whole = whole
+        self._whole = had if had.endswith(whole) else whole
         self.deltas = []
         return whole[len(had) :] if whole.startswith(had) else ""
 
@@ -84,7 +91,7 @@ class ItemState:
         self.status: str | None = None
         self.name: str | None = None
         self.call_id: str | None = None
-        self.content: dict[Hashable, ContentState] = {}
+        self.content: dict[Any, ContentState] = {}  # by the dialect's own key
         self.closed = False  # the service said that it is whole
         self.wire: Callable[[], Any] | None = None  # the whole item as decoded JSON
         self.extra: dict[str, Any] = {}  # what a dialect has to remember to make it

@@ -197,7 +197,7 @@ class ChatDialect:
         said.append(("refusal", delta.refusal))
         for kind, text in said:
             if text:
-                item.part(kind, kind).deltas.append(text)
+                item.part(kind, kind).add(text)
                 # Every choice is heard, but only the first is the answer's text.
                 chunks += (
                     state.say(kind, text, 0) if item.index == 0 else [Chunk(kind, text, item.index)]

@@ -87,7 +87,7 @@ def _begin(
     text = getattr(block, field) if field else None
     if not text:
         return ()
-    item.part(kind, kind).deltas.append(text)
+    item.part(kind, kind).add(text)
     return state.say(kind, text, item.index)
 
 
@@ -105,7 +105,7 @@ def _close(state: State, item: ItemState) -> tuple[Chunk, ...]:
     item.closed = True
     early = item.extra.get("input")
     if early is not None and _INPUT not in item.content:
-        item.part(_INPUT, "tool_call").deltas.append(early)
+        item.part(_INPUT, "tool_call").add(early)
         if item.type in _TOOL_TYPES:
             chunks = state.say("tool_call", early, item.index)
     for part in item.content.values():
@@ -157,7 +157,7 @@ def _seen(kind: str) -> Handle:
         text = getattr(delta, kind)
         if not text:
             return PROGRESS
-        item.part(kind, kind).deltas.append(text)
+        item.part(kind, kind).add(text)
         event.chunks = state.say(kind, text, item.index)
         return CONTENT
 
@@ -168,7 +168,7 @@ def _input(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelt
     text = delta.partial_json
     if not text:
         return PROGRESS
-    item.part(_INPUT, "tool_call").deltas.append(text)
+    item.part(_INPUT, "tool_call").add(text)
     if item.type in _TOOL_TYPES:
         event.chunks = state.say("tool_call", text, item.index)
     return CONTENT
@@ -176,7 +176,7 @@ def _input(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelt
 
 def _signature(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
     # Part of the block only once it stops (`wire` is made then): half a signature is worthless.
-    item.part("signature", "signature").deltas.append(delta.signature or "")
+    item.part("signature", "signature").add(delta.signature or "")
     return PROGRESS
 
 
@@ -189,7 +189,7 @@ def _citation(state: State, event: Any, item: ItemState, delta: ev.ContentBlockD
 def _compaction(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
     if delta.encrypted_content is not None:
         item.extra["encrypted_content"] = delta.encrypted_content
-    item.part("content", "compaction").deltas.append(delta.content or "")
+    item.part("content", "compaction").add(delta.content or "")
     return CONTENT
 
 

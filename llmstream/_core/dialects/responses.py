@@ -8,7 +8,7 @@ final `output` may be empty, and an error is flat in the reference but nested on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any, Union
 
@@ -49,9 +49,20 @@ _ARGUMENTS = "arguments"  # the key of a call's only part
 
 # ---- deltas ------------------------------------------------------------------------------------
 
+# The halves of an item, each a sequence of parts: what it is to the reader, and the event field
+# that numbers the parts.
+_HALVES = {
+    "text": ("text", "content_index"),
+    "refusal": ("refusal", "content_index"),
+    "summary": ("thinking", "summary_index"),
+    "reasoning": ("thinking", "content_index"),
+    "arguments": ("tool_call", ""),
+}
 
-def _delta(kind: str, key: Callable[[Any], Hashable], item_type: str | None = None) -> Apply:
+
+def _delta(half: str, item_type: str) -> Apply:
     """A piece of something that the caller sees."""
+    kind, numbered_by = _HALVES[half]
 
     def apply(state: State, event: Any) -> Verdict:
         delta = event.delta
@@ -60,79 +71,80 @@ def _delta(kind: str, key: Callable[[Any], Hashable], item_type: str | None = No
         item = state.item(event.output_index, event.item_id)
         if item.type is None:
             item.type = item_type  # its announcement is late, or never comes
-        item.part(key(event), kind).deltas.append(delta)
+        number = getattr(event, numbered_by) if numbered_by else 0
+        item.part((half, _number(item, half, number)), kind).add(delta)
         event.chunks = state.say(kind, delta, item.index)
         return CONTENT
 
     return apply
 
 
-def _whole(kind: str, key: Callable[[Any], Hashable], field: str) -> Apply:
+def _number(item: ItemState, half: str, number: int | None) -> int:
+    """The number of a part; the latest one begun where the server numbers none (llama.cpp)."""
+    if number is not None:
+        return number
+    latest: int = item.extra.get(half, 0)
+    return latest
+
+
+def _whole(half: str, field: str) -> Apply:
     """The whole of what deltas should have brought: what they did not bring is said now."""
+    _, numbered_by = _HALVES[half]
 
     def apply(state: State, event: Any) -> Verdict:
         item = state.item(event.output_index, event.item_id)
-        event.chunks = _finish_part(state, item, key(event), kind, getattr(event, field))
+        number = getattr(event, numbered_by) if numbered_by else 0
+        event.chunks = _finish_part(state, item, half, number, getattr(event, field))
         return CONTENT if event.chunks else PROGRESS
 
     return apply
 
 
 def _finish_part(
-    state: State, item: ItemState, key: Hashable, kind: str, whole: str | None
+    state: State, item: ItemState, half: str, number: int | None, whole: str | None
 ) -> tuple[Chunk, ...]:
-    late = item.part(key, kind).finish(whole) if isinstance(whole, str) else ""
+    if not isinstance(whole, str) or item.closed:
+        return ()
+    kind, _ = _HALVES[half]
+    late = item.part((half, _number(item, half, number)), kind).finish(whole)
     return state.say(kind, late, item.index) if late else ()
-
-
-def _text_key(event: Any) -> Hashable:
-    return ("text", event.content_index)
-
-
-def _refusal_key(event: Any) -> Hashable:
-    return ("refusal", event.content_index)
-
-
-def _summary_key(event: Any) -> Hashable:
-    return ("summary", event.summary_index)
-
-
-def _reasoning_key(event: Any) -> Hashable:
-    return ("reasoning", event.content_index)
-
-
-def _arguments_key(event: Any) -> Hashable:
-    return _ARGUMENTS
 
 
 # ---- items -------------------------------------------------------------------------------------
 
-# part type -> (what it is to the reader, the first half of its key)
+# part type -> the half of the item that it belongs to
 _PARTS = {
-    "output_text": ("text", "text"),
-    "text": ("text", "text"),
-    "refusal": ("refusal", "refusal"),
-    "summary_text": ("thinking", "summary"),
-    "reasoning_text": ("thinking", "reasoning"),
+    "output_text": "text",
+    "text": "text",
+    "refusal": "refusal",
+    "summary_text": "summary",
+    "reasoning_text": "reasoning",
 }
 
 
+def _part_added(state: State, event: Any) -> Verdict:
+    """A part begins: where the server numbers none, what follows belongs to it."""
+    summary = isinstance(event, ev.ResponseReasoningSummaryPartAddedEvent)
+    number = event.summary_index if summary else event.content_index
+    if number is None and event.part is not None:
+        half = "summary" if summary else _PARTS.get(event.part.type or "", "")
+        item = state.item(event.output_index, event.item_id)
+        item.extra[half] = item.extra.get(half, -1) + 1
+    return PROGRESS
+
+
 def _part_done(state: State, event: ev.ResponseContentPartDoneEvent) -> Verdict:
-    if event.part is None:
+    part = event.part
+    half = _PARTS.get(part.type or "") if part is not None else None
+    if part is None or half is None:
         return PROGRESS
     item = state.item(event.output_index, event.item_id)
-    event.chunks = tuple(_finish_content(state, item, event.content_index, event.part))
+    event.chunks = _finish_part(state, item, half, event.content_index, _text_of(part))
     return CONTENT if event.chunks else PROGRESS
 
 
-def _finish_content(
-    state: State, item: ItemState, index: int | None, part: ev.ContentPart
-) -> Iterator[Chunk]:
-    known = _PARTS.get(part.type or "")
-    if known is not None:
-        kind, key = known
-        whole = part.refusal if kind == "refusal" else part.text
-        yield from _finish_part(state, item, (key, index), kind, whole)
+def _text_of(part: ev.ContentPart) -> str:
+    return (part.refusal if part.type == "refusal" else part.text) or ""
 
 
 def _item_added(state: State, event: ev.ResponseOutputItemAddedEvent) -> Verdict:
@@ -154,6 +166,8 @@ def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Verdict:
     if said is None:
         return PROGRESS
     item = state.item(event.output_index, said.id)
+    if item.closed:
+        return PROGRESS
     event.chunks = tuple(_close_item(state, item, said))
     item.wire = partial(_item_of, event.raw)
     return CONTENT if event.chunks else PROGRESS
@@ -164,14 +178,35 @@ def _item_of(raw: bytes) -> Any:
 
 
 def _close_item(state: State, item: ItemState, said: ev.Item) -> Iterator[Chunk]:
+    """The item is whole: say what no delta had brought, and let the deltas go."""
     _describe(item, said)
+    for half, whole in _wholes(said):
+        kind, _ = _HALVES[half]
+        # Half by half, not part by part: what was streamed may be numbered otherwise, or not at
+        # all, and nothing may be said twice.
+        had = "".join(part.text for key, part in item.content.items() if key[0] == half)
+        late = whole[len(had) :] if whole.startswith(had) else ""
+        if late:
+            item.part((half, len(item.content)), kind).add(late)
+            yield from state.say(kind, late, item.index)
+    for part in item.content.values():
+        part.seal()
     item.closed = True
-    for parts in (said.summary, said.content):
-        for index, part in enumerate(parts or ()):
-            yield from _finish_content(state, item, index, part)
-    whole = said.input if said.type == "custom_tool_call" else said.arguments
+
+
+def _wholes(said: ev.Item) -> Iterator[tuple[str, str]]:
+    """The halves of a finished item, each with its whole text."""
+    texts: dict[str, list[str]] = {}
+    for part in [*(said.summary or ()), *(said.content or ())]:
+        half = _PARTS.get(part.type or "")
+        if half is not None:
+            texts.setdefault(half, []).append(_text_of(part))
+    for half, parts in texts.items():
+        yield half, "".join(parts)
     if said.type in _TOOL_TYPES:
-        yield from _finish_part(state, item, _ARGUMENTS, "tool_call", whole)
+        whole = said.input if said.type == "custom_tool_call" else said.arguments
+        if isinstance(whole, str):
+            yield "arguments", whole
 
 
 # ---- the response ------------------------------------------------------------------------------
@@ -281,7 +316,6 @@ def _content(state: State, event: Any) -> Verdict:
     return CONTENT
 
 
-_THINKING = "thinking"
 _TABLE: dict[type[Any], Apply] = {
     ev.ResponseCreatedEvent: _lifecycle,
     ev.ResponseQueuedEvent: _lifecycle,
@@ -291,23 +325,21 @@ _TABLE: dict[type[Any], Apply] = {
     ev.ResponseFailedEvent: _failed,
     ev.ResponseOutputItemAddedEvent: _item_added,
     ev.ResponseOutputItemDoneEvent: _item_done,
+    ev.ResponseContentPartAddedEvent: _part_added,
     ev.ResponseContentPartDoneEvent: _part_done,
-    ev.ResponseTextDeltaEvent: _delta("text", _text_key, "message"),
-    ev.ResponseTextDoneEvent: _whole("text", _text_key, "text"),
-    ev.ResponseRefusalDeltaEvent: _delta("refusal", _refusal_key, "message"),
-    ev.ResponseRefusalDoneEvent: _whole("refusal", _refusal_key, "refusal"),
-    ev.ResponseReasoningSummaryTextDeltaEvent: _delta(_THINKING, _summary_key, "reasoning"),
-    ev.ResponseReasoningSummaryTextDoneEvent: _whole(_THINKING, _summary_key, "text"),
-    ev.ResponseReasoningTextDeltaEvent: _delta(_THINKING, _reasoning_key, "reasoning"),
-    ev.ResponseReasoningTextDoneEvent: _whole(_THINKING, _reasoning_key, "text"),
-    ev.ResponseFunctionCallArgumentsDeltaEvent: _delta(
-        "tool_call", _arguments_key, "function_call"
-    ),
-    ev.ResponseFunctionCallArgumentsDoneEvent: _whole("tool_call", _arguments_key, "arguments"),
-    ev.ResponseCustomToolCallInputDeltaEvent: _delta(
-        "tool_call", _arguments_key, "custom_tool_call"
-    ),
-    ev.ResponseCustomToolCallInputDoneEvent: _whole("tool_call", _arguments_key, "input"),
+    ev.ResponseTextDeltaEvent: _delta("text", "message"),
+    ev.ResponseTextDoneEvent: _whole("text", "text"),
+    ev.ResponseRefusalDeltaEvent: _delta("refusal", "message"),
+    ev.ResponseRefusalDoneEvent: _whole("refusal", "refusal"),
+    ev.ResponseReasoningSummaryPartAddedEvent: _part_added,
+    ev.ResponseReasoningSummaryTextDeltaEvent: _delta("summary", "reasoning"),
+    ev.ResponseReasoningSummaryTextDoneEvent: _whole("summary", "text"),
+    ev.ResponseReasoningTextDeltaEvent: _delta("reasoning", "reasoning"),
+    ev.ResponseReasoningTextDoneEvent: _whole("reasoning", "text"),
+    ev.ResponseFunctionCallArgumentsDeltaEvent: _delta("arguments", "function_call"),
+    ev.ResponseFunctionCallArgumentsDoneEvent: _whole("arguments", "arguments"),
+    ev.ResponseCustomToolCallInputDeltaEvent: _delta("arguments", "custom_tool_call"),
+    ev.ResponseCustomToolCallInputDoneEvent: _whole("arguments", "input"),
     # what the service runs itself: content to the clocks, seen through events()
     ev.ResponseCodeInterpreterCallCodeDeltaEvent: _content,
     ev.ResponseImageGenCallPartialImageEvent: _content,
