@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from ..errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -135,7 +133,8 @@ def _of_status(status: int) -> type[ServiceError]:
 
 
 def _is_quota(words: Mapping[str, str | None]) -> bool:
-    return QuotaExceededError in (_WORDS.get(words["code"] or ""), _WORDS.get(words["type"] or ""))
+    known = (_WORDS.get((words[name] or "").lower()) for name in ("code", "type"))
+    return QuotaExceededError in known
 
 
 def _of_words(words: Mapping[str, str | None]) -> type[ServiceError]:
@@ -145,7 +144,7 @@ def _of_words(words: Mapping[str, str | None]) -> type[ServiceError]:
         known = _WORDS.get((word or "").lower())
         if known:
             return known
-        if word and word.isdecimal() and 400 <= int(word) <= 599:
+        if word and len(word) == 3 and word.isdecimal() and 400 <= int(word) <= 599:
             return _of_status(int(word))
     return ServerError
 
@@ -156,13 +155,13 @@ def _should_retry(headers: Mapping[str, str]) -> bool | None:
 
 def _label(words: Mapping[str, str | None]) -> str:
     label = words["code"] or words["type"]
-    return f" ({label})" if label else ""
+    return f" ({label[:100]})" if label else ""
 
 
 def _decoded(body: bytes) -> Any:
     try:
         return decode_json(body)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return body.decode("utf-8", "replace")
 
 
@@ -199,9 +198,13 @@ def _message(inner: Mapping[str, Any]) -> str | None:
     if isinstance(said, list):
         # FastAPI's validation errors: their "input" repeats the request, so only "msg" is taken.
         said = "; ".join(str(d.get("msg")) for d in said if isinstance(d, dict))
-    text = _text(said)
-    return text and (text if len(text) <= _MESSAGE_LIMIT else text[:_MESSAGE_LIMIT] + "...")
+    return _text(said)
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if isinstance(value, (str, int)) and value != "" else None
+    if not isinstance(value, (str, int)) or value == "":
+        return None
+    text = str(value) if isinstance(value, str) or abs(value) < 10**9 else "a huge number"
+    # Half a surrogate, which JSON can spell, could not be written anywhere.
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= _MESSAGE_LIMIT else text[:_MESSAGE_LIMIT] + "..."

@@ -116,6 +116,8 @@ class Clocks:
 
     def wait(self, now: float) -> float:
         """The library begins to wait for the network; returns `at`."""
+        if self._since is not None:
+            self.woke(now, received=False)
         self._since = now
         first = self.left if self.left < self._silence else self._silence
         at = now + first

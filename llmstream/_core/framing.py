@@ -40,6 +40,8 @@ class Framer:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The blocks that `data` ends, in order. Raises Overflow."""
+        if not data:
+            return []
         if self._at_start:
             data = self._strip_bom(data)
         if self._cr or b"\r" in data:

@@ -5,6 +5,7 @@ The randomness is an argument: the policy computes, the edge sleeps.
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import math
 import re
@@ -37,15 +38,17 @@ class RetryPolicy(Struct, frozen=True):
     retry_first_token: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
+        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
             raise ConfigurationError(
                 f"RetryPolicy(max_attempts={self.max_attempts!r}): the first attempt counts, "
                 "so give 1 for no retry"
             )
         for name in ("base", "cap", "jitter", "max_retry_after"):
-            if not getattr(self, name) >= 0:
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and value >= 0
+            if not number or (name == "jitter" and value == math.inf):
                 raise ConfigurationError(
-                    f"RetryPolicy({name}={getattr(self, name)!r}): give a number of 0 or more"
+                    f"RetryPolicy({name}={value!r}): give a number of 0 or more"
                 )
 
     def delay(self, n: int, random: float, floor: float = 0.0) -> float:
@@ -95,7 +98,8 @@ def parse_retry_after(headers: Mapping[str, str], message: str, now: float) -> f
     seconds = _number(value)
     if seconds is not None:
         return seconds
-    return _until(value, now) if value else _in_message(message)
+    until = _until(value, now) if value else None
+    return until if until is not None else _in_message(message)
 
 
 def _number(value: str | None) -> float | None:
@@ -108,7 +112,10 @@ def _number(value: str | None) -> float | None:
 
 def _until(value: str, now: float) -> float | None:
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+        date = email.utils.parsedate_to_datetime(value)
+        if date.tzinfo is None:  # an obsolete form, or "-0000": HTTP dates are in UTC
+            date = date.replace(tzinfo=datetime.timezone.utc)
+        return max(0.0, date.timestamp() - now)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
@@ -118,4 +125,5 @@ def _in_message(message: str) -> float | None:
     if not found or not (found["h"] or found["m"] or found["s"]):
         return None
     seconds = float(found["s"] or 0) / (1000.0 if found["ms"] else 1.0)
-    return int(found["h"] or 0) * 3600 + int(found["m"] or 0) * 60 + seconds
+    total = float(found["h"] or 0) * 3600 + float(found["m"] or 0) * 60 + seconds
+    return total if total < math.inf else None

@@ -6,6 +6,8 @@ the absence of bytes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from ..errors import (
@@ -100,10 +102,11 @@ class Session:
             return None
         try:
             event = self._dialect.decode(name, data)
+            verdict = self._dialect.apply(self.state, event)
         except (ValueError, RecursionError) as exc:
             self._fail(ProtocolError(f"an event of the stream cannot be read: {_reason(exc)}"))
             return None
-        self._judge(self._dialect.apply(self.state, event))
+        self._judge(verdict)
         self.events += 1
         return event
 
@@ -138,23 +141,23 @@ class Session:
 
     def receive_json(self, body: bytes) -> list[AnyEvent]:
         """A 200 that is one JSON body: a whole completion, or an error."""
-        self.ended = True
         try:
             payload = decode_json(body)
-            event = self._dialect.whole_answer(payload, body)
+            if _failure(payload):
+                self._fail(error_from_payload(payload))
+                return []
+            events = self._dialect.whole_answer(payload, body)
+            if not events:
+                return self.refuse(body, "JSON that is neither a completion nor an error")
+            for event in events:
+                self._judge(self._dialect.apply(self.state, event))
+            self._judge(self._dialect.done(self.state))
         except (ValueError, RecursionError):
             return self.refuse(body, "JSON that cannot be read")
-        if event is not None:
-            self._judge(self._dialect.apply(self.state, event))
-            self.complete = self.error is None
-            self.linger = 0.0
-            self.ended = True
-            self.events += 1
-            return [event]
-        if isinstance(payload, dict) and payload.get("error"):
-            self._fail(error_from_payload(payload))
-            return []
-        return self.refuse(body, "JSON that is neither a completion nor an error")
+        self.events += len(events)
+        self.linger = 0.0
+        self.receive_eof()
+        return list(events)
 
     def refuse(self, body: bytes, what: str) -> list[AnyEvent]:
         """A 200 that is no stream at all."""
@@ -166,6 +169,14 @@ class Session:
             )
         )
         return []
+
+
+def _failure(payload: Any) -> bool:
+    """A JSON body that says error, alone, beside an answer, or in a list (Gemini)."""
+    first = payload[0] if isinstance(payload, list) and payload else payload
+    if not isinstance(first, dict):
+        return False
+    return bool(first.get("error")) or first.get("type") == "error"
 
 
 def _reason(exc: Exception) -> str:

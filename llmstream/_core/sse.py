@@ -12,9 +12,8 @@ from sseclient import SSEClient
 
 __all__ = ["parse_block"]
 
-# The fields of the specification. llama.cpp and GPUStack also send an error as a bare field.
-_FIELDS = (b"event", b"data", b"id", b"retry")
-_ERROR_FIELD = b"error:"
+_ERROR_FIELD = b"error:"  # llama.cpp and GPUStack send an error as a bare field
+_BATCH = 64  # data lines at once: sseclient-py is quadratic in them
 
 
 def parse_block(block: bytes) -> tuple[str, bytes] | None:
@@ -41,9 +40,27 @@ def _value(block: bytes, start: int, end: int | None = None) -> bytes:
 def _parse_any(block: bytes) -> tuple[str, bytes] | None:
     if block.startswith(_ERROR_FIELD):
         return "error", _value(block, len(_ERROR_FIELD))
-    # Only known fields: sseclient writes the others, which may be answer text, to the debug log.
-    lines = [line for line in block.split(b"\n") if line.partition(b":")[0] in _FIELDS]
-    text = b"\n".join(lines).decode("utf-8", "replace")
-    for event in SSEClient(iter([text.encode() + b"\n\n"])).events():
-        return event.event, event.data.encode()
-    return None
+    # Only these two fields: sseclient writes an id, and fields that it does not know, which may be
+    # answer text, to the debug log.
+    names: list[bytes] = []
+    data: list[bytes] = []
+    for line in block.split(b"\n"):
+        field = line.partition(b":")[0]
+        if field == b"data":
+            data.append(line)
+        elif field == b"event":
+            names = [line]
+    parts = [
+        event
+        for start in range(0, len(data), _BATCH)
+        for event in _parsed_by_sseclient(names + data[start : start + _BATCH])
+    ]
+    if not parts:
+        return None
+    return parts[0][0], b"\n".join(text for _, text in parts)
+
+
+def _parsed_by_sseclient(lines: list[bytes]) -> list[tuple[str, bytes]]:
+    text = b"\n".join(lines).decode("utf-8", "replace").encode()
+    events = SSEClient(iter([text + b"\n\n"])).events()
+    return [(event.event, event.data.encode()) for event in events]

@@ -148,7 +148,12 @@ class State:
         where it sends neither. The index is trusted before the id: Copilot changes ids."""
         if index is not None:
             found = self.items.get(index)
-            return found if found is not None else self._add(index, id)
+            if found is None:
+                return self._add(index, id)
+            if not found.closed or id is None or id == found.id:
+                return found
+            # What was here is whole: another item that the server gave the same number.
+            return self._ids.get(id) or self._add(self._next_index(), id)
         if id is not None:
             known = self._ids.get(id)
             return known if known is not None else self._add(self._next_index(), id)
@@ -202,7 +207,8 @@ def item_calls(state: State, types: Mapping[str, str]) -> Iterator[CallState]:
     for item in state.in_order():
         kind = types.get(item.type or "")
         if kind is not None:
-            text = "".join(part.text for part in item.content.values() if part.type == "tool_call")
+            parts = list(item.content.values())  # another thread may be adding
+            text = "".join(part.text for part in parts if part.type == "tool_call")
             closed = item.closed and item.status != "incomplete"
             yield CallState(item.call_id or item.id, item.name or "", text, kind == "text", closed)
 

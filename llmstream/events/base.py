@@ -43,12 +43,17 @@ class Event(Struct, kw_only=True, tag_field="type"):
         return decode_json(self.raw)
 
     def __repr__(self) -> str:
-        shown = (
-            f"{name}={value!r}"
-            for name in self.__struct_fields__
-            if name not in ("chunks", "raw") and (value := getattr(self, name)) is not None
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return _shown(self)
+
+
+def _shown(event: Struct) -> str:
+    """The class and the fields that are set, without the raw JSON a second time."""
+    fields = (
+        f"{name}={value!r}"
+        for name in event.__struct_fields__
+        if name not in ("chunks", "raw") and (value := getattr(event, name)) is not None
+    )
+    return f"{type(event).__name__}({', '.join(fields)})"
 
 
 class UnknownEvent(Struct):
@@ -66,6 +71,9 @@ class UnknownEvent(Struct):
     def json(self) -> Any:
         """The same as `data`."""
         return self.data
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
 
 def bind_types(classes: tuple[type[Event], ...]) -> None:

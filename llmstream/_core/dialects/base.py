@@ -120,8 +120,8 @@ class Dialect(Protocol):
         """The answer as the messages (or input items) that go into the next prompt: what was
         closed, never half a block or a call that cannot be answered."""
 
-    def whole_answer(self, payload: Any, raw: bytes) -> AnyEvent | None:
-        """A 200 with a JSON body: the completion as one event, or None where it is none."""
+    def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
+        """A 200 with a JSON body: the completion as events, none where it is no completion."""
 
 
 def encode_body(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
@@ -174,8 +174,12 @@ def lenient(
     """
     payload = decode_json(data)
     if not isinstance(payload, dict):
+        if name == "error":
+            return classes[name](raw=data)
         return UnknownEvent(name, payload, raw=data)
     kind = payload.get("type")
+    if kind not in classes and (name == "error" or (kind is None and payload.get("error"))):
+        kind = "error"  # a gateway's: without a type, or with the failure's own in its place
     kind = kind if isinstance(kind, str) else name
     cls = classes.get(kind)
     if cls is None:

@@ -141,6 +141,7 @@ class ChatDialect:
             payload = decode_json(data)
             event = UnknownEvent(str(payload.get("type", name)), payload)
         event.raw = data
+        event.chunks = ()  # not for the wire to say
         return event
 
     def apply(self, state: State, event: AnyEvent) -> Verdict:
@@ -236,10 +237,9 @@ class ChatDialect:
         first = state.items.get(0)
         return () if first is None or first.wire is None else (_message(first, whole=True),)
 
-    def whole_answer(self, payload: Any, raw: bytes) -> AnyEvent | None:
-        if not isinstance(payload, dict) or not isinstance(payload.get("choices"), list):
-            return None
-        return self.decode("message", raw)
+    def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
+        choices = payload.get("choices") if isinstance(payload, dict) else None
+        return (self.decode("message", raw),) if choices and isinstance(choices, list) else ()
 
 
 def bearer(api_key: str) -> dict[str, str]:

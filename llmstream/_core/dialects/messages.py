@@ -42,6 +42,7 @@ __all__ = ["MESSAGES", "MessagesDialect"]
 API_VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4096  # the API demands a number
 
+_STOP = b'{"type":"message_stop"}'
 _COMPLETE = Verdict(PROGRESS.level, complete=True)
 # The item types that the caller has to run -> the kind of their arguments.
 _TOOL_TYPES = {"tool_use": "json"}
@@ -336,6 +337,7 @@ class MessagesDialect:
         except (msgspec.ValidationError, UnicodeDecodeError):
             event = lenient(name, data, _CLASSES, _ESSENTIAL)
         event.raw = data
+        event.chunks = ()  # not for the wire to say
         return event
 
     def apply(self, state: State, event: AnyEvent) -> Verdict:
@@ -355,11 +357,11 @@ class MessagesDialect:
         blocks = [item.wire() for item in state.in_order() if item.wire is not None]
         return ({"role": "assistant", "content": blocks},) if blocks else ()
 
-    def whole_answer(self, payload: Any, raw: bytes) -> AnyEvent | None:
+    def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         if not isinstance(payload, dict) or not isinstance(payload.get("content"), list):
-            return None
+            return ()
         envelope = msgspec.json.encode({"type": "message_start", "message": payload})
-        return self.decode("message", envelope)
+        return self.decode("message", envelope), self.decode("message", _STOP)
 
 
 # ---- asking ------------------------------------------------------------------------------------

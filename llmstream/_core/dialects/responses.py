@@ -438,16 +438,18 @@ class ResponsesDialect:
         except (msgspec.ValidationError, UnicodeDecodeError):
             event = lenient(name, data, _CLASSES, _ESSENTIAL)
         event.raw = data
+        event.chunks = ()  # not for the wire to say
         return event
 
     def apply(self, state: State, event: AnyEvent) -> Verdict:
         return _TABLE[type(event)](state, event)
 
-    def whole_answer(self, payload: Any, raw: bytes) -> AnyEvent | None:
+    def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         if not isinstance(payload, dict) or not isinstance(payload.get("output"), list):
-            return None
-        envelope = msgspec.json.encode({"type": "response.completed", "response": payload})
-        return self.decode("message", envelope)
+            return ()
+        status = payload.get("status", "completed")
+        envelope = msgspec.json.encode({"type": f"response.{status}", "response": payload})
+        return (self.decode("message", envelope),)
 
 
 def _tool(tool: Any) -> Any:
