@@ -35,6 +35,7 @@ __all__ = ["Stream"]
 
 _ERROR_BODY = 65536  # bytes of an error's body that are read
 _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
+_BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
 _DRAIN_SECONDS = 0.05  # for the end of the body behind the end of the answer
 
 Batches = Iterator[list[AnyEvent]]
@@ -338,10 +339,10 @@ class Stream:
         guard.phase = "first_token"
 
     def _body(self, exchange: Exchange, session: Session) -> Batches:
-        first = exchange.read()
+        first = _first_bytes(exchange)
         foreign = _foreign(exchange.headers.get("content-type", ""), first)
         if foreign == "JSON":
-            body = first + _read_up_to(exchange, self._max_event_bytes)
+            body = first + _read_all(exchange, self._max_event_bytes)
             yield self._noted(session, session.receive_json(body))
             return
         if foreign:
@@ -364,7 +365,9 @@ class Stream:
         if not session.linger:
             return exchange.read()
         # The answer, or its error, is known: whatever happens now is only the end.
-        self._guard.clocks.linger(session.linger)
+        clocks = self._guard.clocks
+        if clocks.phase_clock != "linger":  # again only after further content, not after pings
+            clocks.linger(session.linger)
         try:
             return exchange.read()
         except (Stopped, LLMStreamError):
@@ -516,12 +519,31 @@ def _read_up_to(exchange: Exchange, limit: int) -> bytes:
     return body
 
 
+def _read_all(exchange: Exchange, limit: int) -> bytes:
+    """The rest of a body, at most about `limit` bytes."""
+    pieces: list[bytes] = []
+    size = 0
+    while size < limit and (data := exchange.read()):
+        pieces.append(data)
+        size += len(data)
+    return b"".join(pieces)
+
+
+def _first_bytes(exchange: Exchange) -> bytes:
+    """The beginning of a body, up to something that can be seen: some servers send white space to
+    keep a connection alive before they know what they will answer."""
+    first = exchange.read()
+    while not first.strip(_BLANK) and len(first) < _SNIFF and (more := exchange.read()):
+        first += more
+    return first
+
+
 def _foreign(content_type: str, first: bytes) -> str:
     """What a success status brought instead of an event stream ("" where it is one).
 
     By the first byte, since labels are often wrong: no line of an event stream begins so.
     """
-    start = first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    start = first.lstrip(_BLANK)[:1]
     if start in (b"{", b"["):
         return "JSON"
     if start == b"<" or content_type.lower().startswith("text/html"):

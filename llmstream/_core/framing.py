@@ -7,13 +7,9 @@ is pending when the stream ends is discarded.
 
 from __future__ import annotations
 
-__all__ = ["Framer", "Overflow"]
+__all__ = ["Framer"]
 
 _BOM = b"\xef\xbb\xbf"
-
-
-class Overflow(ValueError):
-    """A block, or a line without end, outgrew the cap."""
 
 
 class Framer:
@@ -21,10 +17,11 @@ class Framer:
 
     A block is the bytes between two empty lines, its own lines joined by LF, without the empty
     line. Linear in the bytes received, however they are cut: pieces are only joined once the end
-    of their block has come. Holds at most `limit` bytes and one piece.
+    of their block has come. Holds at most `limit` bytes and one piece; once a block, or a line
+    without end, has outgrown it, `overflow` is true and nothing behind it is cut any more.
     """
 
-    __slots__ = ("_at_start", "_cr", "_limit", "_pieces", "_size")
+    __slots__ = ("_at_start", "_cr", "_limit", "_pieces", "_size", "overflow")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -32,6 +29,7 @@ class Framer:
         self._size = 0
         self._cr = False  # the last byte was CR: an LF right behind it belongs to it
         self._at_start = True
+        self.overflow = False
 
     @property
     def pending(self) -> int:
@@ -39,8 +37,8 @@ class Framer:
         return self._size
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The blocks that `data` ends, in order. Raises Overflow."""
-        if not data:
+        """The blocks that `data` ends, in order."""
+        if not data or self.overflow:
             return []
         if self._at_start:
             data = self._strip_bom(data)
@@ -56,17 +54,31 @@ class Framer:
             data = b"".join(pieces)
             pieces.clear()
         blocks = data.split(b"\n\n")
-        rest = blocks.pop()
+        # An odd number of newlines between two blocks leaves one in front of the second.
+        rest = blocks.pop().lstrip(b"\n")
         self._size = 0
+        found = [block.lstrip(b"\n") for block in blocks if block]
+        if len(data) > self._limit:
+            found = self._within(found)
         if rest:
             self._hold(rest)
-        return [block for block in map(_trim, blocks) if block]
+        return [block for block in found if block]
+
+    def _within(self, blocks: list[bytes]) -> list[bytes]:
+        """The blocks before the first that is too large."""
+        for index, block in enumerate(blocks):
+            if len(block) > self._limit:
+                self.overflow = True
+                return blocks[:index]
+        return blocks
 
     def _hold(self, piece: bytes) -> list[bytes]:
         self._size += len(piece)
-        if self._size > self._limit:
-            raise Overflow
         self._pieces.append(piece)
+        # The newline at the end of a line is not the block's.
+        if self._size > self._limit and self._size - (piece[-1] == 10) > self._limit:
+            self.overflow = True
+            self._pieces.clear()
         return []
 
     def _strip_bom(self, data: bytes) -> bytes:
@@ -88,8 +100,3 @@ class Framer:
                 return data
         self._cr = data[-1:] == b"\r"
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-
-def _trim(block: bytes) -> bytes:
-    # An odd number of newlines between two blocks leaves one in front of the second.
-    return block[1:] if block[:1] == b"\n" else block

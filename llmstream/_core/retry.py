@@ -10,6 +10,7 @@ import email.utils
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -38,7 +39,8 @@ class RetryPolicy(Struct, frozen=True):
     retry_first_token: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+        attempts: Any = self.max_attempts
+        if not isinstance(attempts, int) or attempts < 1:
             raise ConfigurationError(
                 f"RetryPolicy(max_attempts={self.max_attempts!r}): the first attempt counts, "
                 "so give 1 for no retry"

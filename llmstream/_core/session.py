@@ -6,6 +6,7 @@ the absence of bytes.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from ..errors import (
 from ..events.base import decode_json
 from .classify import error_from_payload
 from .dialects.base import AnyEvent, Dialect, Verdict
-from .framing import Framer, Overflow
+from .framing import Framer
 from .sse import parse_block
 from .state import State
 
@@ -70,25 +71,21 @@ class Session:
     def receive(self, data: bytes) -> list[AnyEvent]:
         """The events that `data` completes, in order; empty once the stream has ended."""
         events: list[AnyEvent] = []
-        for block in self._blocks(data):
+        blocks = [] if self.ended else self._framer.feed(data)
+        for block in blocks:
             event = self._event(block)
             if event is not None:
                 events.append(event)
             if self.ended:
-                break
-        return events
-
-    def _blocks(self, data: bytes) -> list[bytes]:
-        try:
-            return [] if self.ended else self._framer.feed(data)
-        except Overflow:
+                return events
+        if self._framer.overflow:
             self._fail(
                 EventTooLarge(
                     "an event grew beyond max_event_bytes without an end: raise the limit if "
                     "events of this size are expected"
                 )
             )
-            return []
+        return events
 
     def _event(self, block: bytes) -> AnyEvent | None:
         parsed = parse_block(block)
@@ -142,7 +139,7 @@ class Session:
     def receive_json(self, body: bytes) -> list[AnyEvent]:
         """A 200 that is one JSON body: a whole completion, or an error."""
         try:
-            payload = decode_json(body)
+            payload = decode_json(body.removeprefix(b"\xef\xbb\xbf"))
             if _failure(payload):
                 self._fail(error_from_payload(payload))
                 return []
@@ -180,7 +177,7 @@ def _failure(payload: Any) -> bool:
 
 
 def _reason(exc: Exception) -> str:
-    # msgspec's own messages name a place in the JSON, never its content.
-    if isinstance(exc, msgspec.DecodeError):
+    # Their own messages name a place in the JSON, never its content.
+    if isinstance(exc, (msgspec.DecodeError, json.JSONDecodeError)):
         return f"malformed JSON ({exc})"
     return str(exc) if not isinstance(exc, RecursionError) else "JSON nested too deeply"

@@ -72,6 +72,7 @@ class ItemState:
     """One output item. `type`, `status`, `name`, `call_id` are None until they are known."""
 
     __slots__ = (
+        "announced",
         "call_id",
         "closed",
         "content",
@@ -79,13 +80,16 @@ class ItemState:
         "id",
         "index",
         "name",
+        "number",
         "status",
         "type",
         "wire",
     )
 
-    def __init__(self, index: int, id: str | None = None) -> None:
+    def __init__(self, index: int, id: str | None = None, number: int | None = None) -> None:
         self.index = index
+        self.number = number  # the index as the server gives it, which need not be its own
+        self.announced = False
         self.id = id
         self.type: str | None = None
         self.status: str | None = None
@@ -144,26 +148,46 @@ class State:
     # -- writing
 
     def item(self, index: int | None, id: str | None) -> ItemState:
-        """The item at `index`; by its id where the server sends no index (llama.cpp); the last one
-        where it sends neither. The index is trusted before the id: Copilot changes ids."""
+        """The item that the server means by `index` and `id`, made where it is new.
+
+        An id that is known at this index comes first, then the index (Copilot changes ids), then
+        the id alone (llama.cpp sends no index), then the latest item.
+        """
         if index is not None:
             found = self.items.get(index)
+            if found is not None and (id is None or id == found.id):
+                return found
+            known = self._ids.get(id) if id is not None else None
+            if known is not None and known.number == index:
+                return known
             if found is None:
                 return self._add(index, id)
-            if not found.closed or id is None or id == found.id:
-                return found
             # What was here is whole: another item that the server gave the same number.
-            return self._ids.get(id) or self._add(self._next_index(), id)
+            return self._add(index, id) if found.closed else found
         if id is not None:
             known = self._ids.get(id)
-            return known if known is not None else self._add(self._next_index(), id)
+            return known if known is not None else self._add(None, id)
         return self.items[max(self.items)] if self.items else self._add(0, None)
 
-    def _next_index(self) -> int:
-        return max(self.items, default=-1) + 1
+    def announced(self, index: int | None, id: str | None) -> ItemState:
+        """The item that begins: not one that has begun already, under another id."""
+        item = self.item(index, id)
+        if item.announced and id is not None and id != item.id:
+            item = self._add(index, id)
+        item.announced = True
+        return item
 
-    def _add(self, index: int, id: str | None) -> ItemState:
-        item = self.items[index] = ItemState(index, id)
+    def identify(self, item: ItemState, id: str | None) -> None:
+        """The item has this id from now on; under an earlier one it is still found."""
+        if id is not None:
+            item.id = id
+            self._ids[id] = item
+
+    def _add(self, number: int | None, id: str | None) -> ItemState:
+        """A new item, at the place that the server names, if it is free."""
+        free = number is not None and number not in self.items
+        index = number if number is not None and free else max(self.items, default=-1) + 1
+        item = self.items[index] = ItemState(index, id, number)
         if id is not None:
             self._ids[id] = item
         return item

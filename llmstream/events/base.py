@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 import msgspec
@@ -17,11 +18,24 @@ _CHUNKS = "$chunks"
 
 
 def decode_json(data: bytes) -> Any:
-    """Decoded JSON; bytes that are not UTF-8 come out as U+FFFD. Raises msgspec.DecodeError."""
+    """Decoded JSON, as far as it can be had: bytes that are not UTF-8, and halves of surrogate
+    pairs (servers in JavaScript cut strings between them), come out as U+FFFD, and NaN is a
+    number. Raises ValueError, RecursionError."""
     try:
         return msgspec.json.decode(data)
-    except UnicodeDecodeError:
-        return msgspec.json.decode(data.decode("utf-8", "replace"))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _mended(json.loads(data.decode("utf-8", "replace")))
+
+
+def _mended(value: Any) -> Any:
+    """`value` without halves of surrogate pairs."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_mended(inner) for inner in value]
+    if isinstance(value, dict):
+        return {_mended(key): _mended(inner) for key, inner in value.items()}
+    return value
 
 
 class Event(Struct, kw_only=True, tag_field="type"):

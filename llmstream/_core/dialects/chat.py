@@ -135,7 +135,7 @@ class ChatDialect:
             return ev.ChatErrorEvent(error=inner, raw=data)
         try:
             event: AnyEvent = self._decoder.decode(data)
-        except (msgspec.ValidationError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError):
             event = lenient("message", data, _CLASSES, _ESSENTIAL)
         if isinstance(event, ev.ChatCompletionChunkEvent) and _says_nothing(event):
             payload = decode_json(data)

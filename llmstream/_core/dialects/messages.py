@@ -334,7 +334,7 @@ class MessagesDialect:
     def decode(self, name: str, data: bytes) -> AnyEvent:
         try:
             event: AnyEvent = self._decoder.decode(data)
-        except (msgspec.ValidationError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError):
             event = lenient(name, data, _CLASSES, _ESSENTIAL)
         event.raw = data
         event.chunks = ()  # not for the wire to say

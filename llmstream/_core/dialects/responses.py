@@ -8,7 +8,8 @@ final `output` may be empty, and an error is flat in the reference but nested on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any, Union
 
@@ -49,20 +50,21 @@ _ARGUMENTS = "arguments"  # the key of a call's only part
 
 # ---- deltas ------------------------------------------------------------------------------------
 
-# The halves of an item, each a sequence of parts: what it is to the reader, and the event field
-# that numbers the parts.
+# The halves of an item, each a sequence of parts: what it is to the reader, the event field that
+# numbers the parts, and the type of the item (of a call it is not known).
 _HALVES = {
-    "text": ("text", "content_index"),
-    "refusal": ("refusal", "content_index"),
-    "summary": ("thinking", "summary_index"),
-    "reasoning": ("thinking", "content_index"),
-    "arguments": ("tool_call", ""),
+    "text": ("text", "content_index", "message"),
+    "refusal": ("refusal", "content_index", "message"),
+    "summary": ("thinking", "summary_index", "reasoning"),
+    "reasoning": ("thinking", "content_index", "reasoning"),
+    "arguments": ("tool_call", "", None),
 }
 
 
-def _delta(half: str, item_type: str) -> Apply:
+def _delta(half: str, item_type: str | None = None) -> Apply:
     """A piece of something that the caller sees."""
-    kind, numbered_by = _HALVES[half]
+    kind, numbered_by, known_type = _HALVES[half]
+    item_type = item_type or known_type
 
     def apply(state: State, event: Any) -> Verdict:
         delta = event.delta
@@ -89,7 +91,7 @@ def _number(item: ItemState, half: str, number: int | None) -> int:
 
 def _whole(half: str, field: str) -> Apply:
     """The whole of what deltas should have brought: what they did not bring is said now."""
-    _, numbered_by = _HALVES[half]
+    _, numbered_by, _ = _HALVES[half]
 
     def apply(state: State, event: Any) -> Verdict:
         item = state.item(event.output_index, event.item_id)
@@ -105,7 +107,8 @@ def _finish_part(
 ) -> tuple[Chunk, ...]:
     if not isinstance(whole, str) or item.closed:
         return ()
-    kind, _ = _HALVES[half]
+    kind, _, item_type = _HALVES[half]
+    item.type = item.type or item_type
     late = item.part((half, _number(item, half, number)), kind).finish(whole)
     return state.say(kind, late, item.index) if late else ()
 
@@ -149,12 +152,12 @@ def _text_of(part: ev.ContentPart) -> str:
 
 def _item_added(state: State, event: ev.ResponseOutputItemAddedEvent) -> Verdict:
     if event.item is not None:
-        _describe(state.item(event.output_index, event.item.id), event.item)
+        _describe(state, state.announced(event.output_index, event.item.id), event.item)
     return PROGRESS
 
 
-def _describe(item: ItemState, said: ev.Item) -> None:
-    item.id = said.id if said.id is not None else item.id
+def _describe(state: State, item: ItemState, said: ev.Item) -> None:
+    state.identify(item, said.id)
     item.type = said.type or item.type
     item.status = said.status or item.status
     item.name = said.name or item.name
@@ -179,16 +182,19 @@ def _item_of(raw: bytes) -> Any:
 
 def _close_item(state: State, item: ItemState, said: ev.Item) -> Iterator[Chunk]:
     """The item is whole: say what no delta had brought, and let the deltas go."""
-    _describe(item, said)
+    _describe(state, item, said)
     for half, whole in _wholes(said):
-        kind, _ = _HALVES[half]
+        kind, _, _ = _HALVES[half]
         # Half by half, not part by part: what was streamed may be numbered otherwise, or not at
         # all, and nothing may be said twice.
         had = "".join(part.text for key, part in item.content.items() if key[0] == half)
-        late = whole[len(had) :] if whole.startswith(had) else ""
-        if late:
-            item.part((half, len(item.content)), kind).add(late)
-            yield from state.say(kind, late, item.index)
+        if not whole.startswith(had):
+            if half == "arguments":  # the service's last word is what is to be run
+                item.content = {}
+                item.part((half, 0), kind).add(whole)
+        elif len(whole) > len(had):
+            item.part((half, len(item.content)), kind).add(whole[len(had) :])
+            yield from state.say(kind, whole[len(had) :], item.index)
     for part in item.content.values():
         part.seal()
     item.closed = True
@@ -205,8 +211,8 @@ def _wholes(said: ev.Item) -> Iterator[tuple[str, str]]:
         yield half, "".join(parts)
     if said.type in _TOOL_TYPES:
         whole = said.input if said.type == "custom_tool_call" else said.arguments
-        if isinstance(whole, str):
-            yield "arguments", whole
+        if whole is not None:  # some gateways send the object itself
+            yield "arguments", whole if isinstance(whole, str) else json.dumps(whole)
 
 
 # ---- the response ------------------------------------------------------------------------------
@@ -261,33 +267,37 @@ def _finish(state: State, event: Any, response: ev.Response) -> str:
 def _reconcile(state: State, output: list[ev.Item], raw: bytes) -> Iterator[Chunk]:
     """The final output is the service's last word: what no event of an item's own had closed, or
     even announced, is taken from it."""
-    open_items = dict(state.items)
+    streamed = _matched(list(state.in_order()), output)
     for position, said in enumerate(output):
-        item = _match(open_items, position, said)
+        item = streamed.get(position)
         if item is None:
-            index = position if position not in state.items else None
-            item = state.item(index if index is not None else max(state.items) + 1, said.id)
-        else:
-            del open_items[item.index]
+            item = state.announced(None if position in state.items else position, said.id)
         if not item.closed:
             item.wire = partial(_output_of, raw, position)
             yield from _close_item(state, item, said)
 
 
+def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemState]:
+    """Which streamed item each one of the final output is: by id, then by place, then by kind."""
+    matched: dict[int, ItemState] = {}
+    same: tuple[Callable[[ItemState, int, ev.Item], bool], ...] = (
+        lambda item, _, said: said.id is not None and item.id == said.id,
+        lambda item, place, said: item.index == place and item.type in (None, said.type),
+        lambda item, _, said: item.type == said.type,
+    )
+    for is_same in same:
+        for position, said in enumerate(output):
+            if position not in matched:
+                found = next((item for item in items if is_same(item, position, said)), None)
+                if found is not None:
+                    matched[position] = found
+                    items.remove(found)
+    return matched
+
+
 def _output_of(raw: bytes, position: int) -> Any:
     payload = decode_json(raw)
     return payload.get("response", payload)["output"][position]
-
-
-def _match(items: Mapping[int, ItemState], position: int, said: ev.Item) -> ItemState | None:
-    """The streamed item that this one of the final output is: by id, by place, by kind."""
-    for item in items.values():
-        if said.id is not None and item.id == said.id:
-            return item
-    here = items.get(position)
-    if here is not None and here.type in (None, said.type):
-        return here
-    return next((item for item in items.values() if item.type == said.type), None)
 
 
 def _failed(state: State, event: Any) -> Verdict:
@@ -327,14 +337,14 @@ _TABLE: dict[type[Any], Apply] = {
     ev.ResponseOutputItemDoneEvent: _item_done,
     ev.ResponseContentPartAddedEvent: _part_added,
     ev.ResponseContentPartDoneEvent: _part_done,
-    ev.ResponseTextDeltaEvent: _delta("text", "message"),
+    ev.ResponseTextDeltaEvent: _delta("text"),
     ev.ResponseTextDoneEvent: _whole("text", "text"),
-    ev.ResponseRefusalDeltaEvent: _delta("refusal", "message"),
+    ev.ResponseRefusalDeltaEvent: _delta("refusal"),
     ev.ResponseRefusalDoneEvent: _whole("refusal", "refusal"),
     ev.ResponseReasoningSummaryPartAddedEvent: _part_added,
-    ev.ResponseReasoningSummaryTextDeltaEvent: _delta("summary", "reasoning"),
+    ev.ResponseReasoningSummaryTextDeltaEvent: _delta("summary"),
     ev.ResponseReasoningSummaryTextDoneEvent: _whole("summary", "text"),
-    ev.ResponseReasoningTextDeltaEvent: _delta("reasoning", "reasoning"),
+    ev.ResponseReasoningTextDeltaEvent: _delta("reasoning"),
     ev.ResponseReasoningTextDoneEvent: _whole("reasoning", "text"),
     ev.ResponseFunctionCallArgumentsDeltaEvent: _delta("arguments", "function_call"),
     ev.ResponseFunctionCallArgumentsDoneEvent: _whole("arguments", "arguments"),
@@ -435,7 +445,7 @@ class ResponsesDialect:
     def decode(self, name: str, data: bytes) -> AnyEvent:
         try:
             event: AnyEvent = self._decoder.decode(data)
-        except (msgspec.ValidationError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError):
             event = lenient(name, data, _CLASSES, _ESSENTIAL)
         event.raw = data
         event.chunks = ()  # not for the wire to say
@@ -447,7 +457,7 @@ class ResponsesDialect:
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         if not isinstance(payload, dict) or not isinstance(payload.get("output"), list):
             return ()
-        status = payload.get("status", "completed")
+        status = payload.get("status") or "completed"
         envelope = msgspec.json.encode({"type": f"response.{status}", "response": payload})
         return (self.decode("message", envelope),)
 
