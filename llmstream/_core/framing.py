@@ -79,6 +79,7 @@ class Framer:
         if self._size > self._limit and self._size - (piece[-1] == 10) > self._limit:
             self.overflow = True
             self._pieces.clear()
+            self._size = 0
         return []
 
     def _strip_bom(self, data: bytes) -> bytes:
