@@ -316,6 +316,7 @@ class _Run:
             if delay is None or not stream._guard.revive():
                 raise error
             stream._record(error, delay)
+            error.__traceback__ = None  # its frames hold the request, and it is kept
             stream._guard.sleep(delay)
 
     def _next_delay(self, stream: Stream, error: LLMStreamError, failures: int) -> float | None:

@@ -230,6 +230,15 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
+    def close_connections(self) -> None:
+        """Close what is idle now: urllib3 leaves it to the garbage collector, which may be held up
+        by any traceback."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
         if isinstance(manager, urllib3.ProxyManager) and type(manager) is urllib3.ProxyManager:
@@ -336,7 +345,7 @@ class RequestsTransport:
         self._verify = verify
         self._lock = threading.Lock()  # guards _adapter and _pid
         self._environment = requests.Session()  # only read: proxies and certificates
-        self._adapter = _Adapter(max_connections)
+        self._adapter: _Adapter = _Adapter(max_connections)
         self._pid = os.getpid()
 
     def open(self, request: WireRequest, guard: Guard) -> Exchange:
@@ -388,6 +397,7 @@ class RequestsTransport:
 
     def close(self) -> None:
         if self._pid == os.getpid():
+            self._adapter.close_connections()
             self._adapter.close()
 
 

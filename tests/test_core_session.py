@@ -429,6 +429,45 @@ REPEATS: dict[str, tuple[list[bytes], list[Any], str]] = {
         [message("hello", id="a")],
         "hello",
     ),
+    "part and text done behind the item's end, under other ids": (
+        [
+            text("hello", id="a"),
+            done(message("hello", id="b")),
+            text_done("hello", id="c"),
+            say(
+                "response.content_part.done",
+                **_at(0, 0, "d"),
+                part=message("hello")["content"][0],
+            ),
+        ],
+        [message("hello", id="e")],
+        "hello",
+    ),
+    "closed without its words": (
+        [text("hel"), done({"type": "message", "id": "m"})],
+        [message("hello")],
+        "hello",
+    ),
+    "closed with empty words": (
+        [text_done(""), done(message("", id="m"))],
+        [message("hello", id="m")],
+        "hello",
+    ),
+    "two messages, neither index nor id": (
+        [done(message("a", id=None), None), done(message("b", id=None), None)],
+        [],
+        "ab",
+    ),
+    "two messages begin, neither index nor id": (
+        [
+            added(message(id=None), None),
+            text("a", None, None),
+            added(message(id=None), None),
+            text("b", None, None),
+        ],
+        [message("a", id=None), message("b", id=None)],
+        "ab",
+    ),
     "mixed: the first has no id": (
         [
             text("hel", 0, 0, None),
@@ -596,6 +635,69 @@ CALLS: dict[str, tuple[list[bytes], list[tuple[str, str]], list[tuple[str, str]]
             completed(),
         ],
         [("f", PARIS)],
+        [],
+    ),
+    "closed with no arguments though they came": (
+        [added(function("")), args(PARIS), done(function("")), completed()],
+        [("f", PARIS)],
+        [],
+    ),
+    "half came, closed with none": (
+        [added(function("")), args('{"a":'), done(function("")), completed()],
+        [],
+        [("f", '{"a":')],
+    ),
+    "half came, the end has none": (
+        [added(function("")), args('{"a":'), completed(function(""))],
+        [],
+        [("f", '{"a":')],
+    ),
+    "half came, the arguments' end has none": (
+        [added(function("")), args('{"a":'), args_done(""), done(function("")), completed()],
+        [],
+        [("f", '{"a":')],
+    ),
+    "an empty object came, then the arguments": (
+        [added(function("")), args("{}"), done(function(PARIS)), completed()],
+        [("f", PARIS)],
+        [],
+    ),
+    "closed empty, the end has the arguments": (
+        [added(function("")), done(function("")), completed(function(PARIS))],
+        [("f", PARIS)],
+        [],
+    ),
+    "closed twice, under other ids": (
+        [
+            added(function("", "f", "1")),
+            args(PARIS, 0, "1"),
+            done(function(PARIS, "f", "2")),
+            done(function(PARIS, "f", "3")),
+            completed(function(PARIS, "f", "4")),
+        ],
+        [("f", PARIS)],
+        [],
+    ),
+    "two, neither index nor id": (
+        [
+            done(function(PARIS, "f", None), None),
+            done(function(OSLO, "g", None), None),
+            completed(),
+        ],
+        [("f", PARIS), ("g", OSLO)],
+        [],
+    ),
+    "two begin, neither index nor id": (
+        [
+            added(function("", "f", None), None),
+            args(PARIS, None),
+            done(function(PARIS, "f", None), None),
+            added(function("", "g", None), None),
+            args(OSLO, None),
+            done(function(OSLO, "g", None), None),
+            completed(),
+        ],
+        [("f", PARIS), ("g", OSLO)],
         [],
     ),
     "what the service runs itself": (
@@ -987,6 +1089,11 @@ def test_shuffled_recordings_never_raise(recording: Any, rng: random.Random) -> 
 # --- random answers -----------------------------------------------------------------------------
 
 
+# What names the item in an event: its id and its index, one of them, an id that changes with each
+# event and the index (Copilot), or nothing, where items follow each other (Codex).
+MODES = ("full", "ids only", "indices only", "rotating ids", "neither")
+
+
 class Answer:
     """A random answer whose every word is unique, as a random but truthful service sends it.
 
@@ -997,9 +1104,9 @@ class Answer:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.mode = rng.choice(("full", "ids only", "indices only", "rotating ids"))
+        self.mode = rng.choice(MODES)
         self.output = rng.choice(("full", "full", "empty", "missing"))
-        self.offset = rng.choice((0, 0, 1)) if self.mode != "ids only" else 0
+        self.offset = rng.choice((0, 0, 1)) if self.mode not in ("ids only", "neither") else 0
         self.no_part_index = rng.random() < 0.3
         self.numbers = iter(range(10**6))
         self.expected: dict[str, Counter[str]] = {"text": Counter(), "thinking": Counter()}
@@ -1011,14 +1118,16 @@ class Answer:
     def word(self) -> str:
         return f"<{next(self.numbers)}>"
 
-    def id(self, index: int) -> str:
+    def id(self, index: int) -> str | None:
+        if self.mode == "neither":
+            return None
         return f"x{next(self.numbers)}" if self.mode == "rotating ids" else f"i{index}"
 
     def at(self, index: int, part: int | None = None) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if self.mode != "ids only":
+        if self.mode not in ("ids only", "neither"):
             found["output_index"] = index + self.offset
-        if self.mode != "indices only":
+        if self.mode not in ("indices only", "neither"):
             found["item_id"] = self.id(index)
         if part is not None and not self.no_part_index:
             found["content_index"] = part
@@ -1042,10 +1151,10 @@ class Answer:
         words = [[self.word() for _ in range(rng.randint(1, 4))] for _ in range(parts)]
         content = [{"type": part_type, "text": "".join(each)} for each in words]
         final = {"type": kind, "status": "completed", "content": content}
-        closed = rng.random() < 0.6
+        closed = rng.random() < 0.6 or self.mode == "neither"
         told_whole = closed or self.output == "full"
         events: list[bytes] = []
-        if rng.random() < 0.7:
+        if rng.random() < 0.7 or self.mode == "neither":
             events.append(self.announce(index, {**final, "content": [], "status": "in_progress"}))
         late = False  # the rest comes with the item's end: then no later part has come before
         for number, each in enumerate(words):
@@ -1073,7 +1182,9 @@ class Answer:
                     )
                 )
         if closed:
-            events += [self.finish(index, final)] * rng.choice((1, 1, 2))
+            # Without a name the same item twice is two items.
+            times = 1 if self.mode == "neither" else rng.choice((1, 1, 2))
+            events += [self.finish(index, final)] * times
         return events, final
 
     # -- calls
@@ -1090,7 +1201,7 @@ class Answer:
             "call_id": f"call{index}",
             "arguments": arguments,
         }
-        closed = rng.random() < 0.6
+        closed = rng.random() < 0.6 or self.mode == "neither"
         events = [self.announce(index, {**final, "arguments": "", "status": "in_progress"})]
         heard = rng.randint(1, 3) if closed or self.output == "full" else 3
         events += [
@@ -1125,7 +1236,7 @@ class Answer:
         rng = self.rng
         queues = [list(events) for events, _ in self.items]
         mixed: list[bytes] = [OPENING]
-        together = rng.random() < 0.5
+        together = rng.random() < 0.5 and self.mode != "neither"
         while any(queues):
             waiting = [queue for queue in queues if queue]
             mixed.append((rng.choice(waiting) if together else waiting[0]).pop(0))

@@ -161,19 +161,20 @@ class State:
             if known is not None and known.number == index:
                 return known
             if found is None:
-                return self._add(index, id)
+                return self.add(index, id)
             # What was here is whole: another item that the server gave the same number.
-            return self._add(index, id) if found.closed else found
+            return self.add(index, id) if found.closed else found
         if id is not None:
             known = self._ids.get(id)
-            return known if known is not None else self._add(None, id)
-        return self.items[max(self.items)] if self.items else self._add(0, None)
+            return known if known is not None else self.add(None, id)
+        return self.items[max(self.items)] if self.items else self.add(0, None)
 
     def announced(self, index: int | None, id: str | None) -> ItemState:
         """The item that begins: not one that has begun already, under another id."""
         item = self.item(index, id)
-        if item.announced and id is not None and id != item.id:
-            item = self._add(index, id)
+        unnamed = index is None and id is None  # a server that names no items at all
+        if item.announced and ((id is not None and id != item.id) or unnamed):
+            item = self.add(index, id)
         item.announced = True
         return item
 
@@ -183,7 +184,7 @@ class State:
             item.id = id
             self._ids[id] = item
 
-    def _add(self, number: int | None, id: str | None) -> ItemState:
+    def add(self, number: int | None, id: str | None) -> ItemState:
         """A new item, at the place that the server names, if it is free."""
         free = number is not None and number not in self.items
         index = number if number is not None and free else max(self.items, default=-1) + 1

@@ -71,6 +71,8 @@ def _delta(half: str, item_type: str | None = None) -> Apply:
         if not delta:
             return PROGRESS
         item = state.item(event.output_index, event.item_id)
+        if item.closed and event.output_index is None and event.item_id is None:
+            item = state.announced(None, None)  # from a server that names no items at all
         if item.type is None:
             item.type = item_type  # its announcement is late, or never comes
         number = getattr(event, numbered_by) if numbered_by else 0
@@ -94,12 +96,20 @@ def _whole(half: str, field: str) -> Apply:
     _, numbered_by, _ = _HALVES[half]
 
     def apply(state: State, event: Any) -> Verdict:
-        item = state.item(event.output_index, event.item_id)
+        whole = getattr(event, field)
         number = getattr(event, numbered_by) if numbered_by else 0
-        event.chunks = _finish_part(state, item, half, number, getattr(event, field))
+        if not _is_old(state, event.output_index, half, whole):
+            item = state.item(event.output_index, event.item_id)
+            event.chunks = _finish_part(state, item, half, number, whole)
         return CONTENT if event.chunks else PROGRESS
 
     return apply
+
+
+def _is_old(state: State, index: int | None, half: str, whole: str | None) -> bool:
+    """Said behind the end of its item, perhaps under another id: nothing new."""
+    item = state.items.get(index) if index is not None else None
+    return item is not None and item.closed and (whole or "") in _said(item, half)
 
 
 def _finish_part(
@@ -141,8 +151,9 @@ def _part_done(state: State, event: ev.ResponseContentPartDoneEvent) -> Verdict:
     half = _PARTS.get(part.type or "") if part is not None else None
     if part is None or half is None:
         return PROGRESS
-    item = state.item(event.output_index, event.item_id)
-    event.chunks = _finish_part(state, item, half, event.content_index, _text_of(part))
+    if not _is_old(state, event.output_index, half, _text_of(part)):
+        item = state.item(event.output_index, event.item_id)
+        event.chunks = _finish_part(state, item, half, event.content_index, _text_of(part))
     return CONTENT if event.chunks else PROGRESS
 
 
@@ -168,12 +179,24 @@ def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Verdict:
     said = event.item
     if said is None:
         return PROGRESS
+    here = state.items.get(event.output_index) if event.output_index is not None else None
+    if here is not None and here.closed and _is_same_again(here, said):
+        return PROGRESS
     item = state.item(event.output_index, said.id)
     if item.closed:
-        return PROGRESS
+        if event.output_index is not None or _is_same_again(item, said):
+            return PROGRESS
+        item = state.add(None, said.id)  # from a server that does not tell its items apart
     event.chunks = tuple(_close_item(state, item, said))
     item.wire = partial(_item_of, event.raw)
     return CONTENT if event.chunks else PROGRESS
+
+
+def _is_same_again(item: ItemState, said: ev.Item) -> bool:
+    """The same item closed a second time, perhaps under another id."""
+    words = {half: _said(item, half) for half, _ in item.content}
+    same = (item.type, item.call_id, item.name) == (said.type, said.call_id, said.name)
+    return same and {h: w for h, w in words.items() if w} == {h: w for h, w in _wholes(said) if w}
 
 
 def _item_of(raw: bytes) -> Any:
@@ -183,11 +206,14 @@ def _item_of(raw: bytes) -> Any:
 def _close_item(state: State, item: ItemState, said: ev.Item) -> Iterator[Chunk]:
     """The item is whole: say what no delta had brought, and let the deltas go."""
     _describe(state, item, said)
-    for half, whole in _wholes(said):
+    wholes = [(half, whole) for half, whole in _wholes(said) if whole]
+    if not wholes:
+        item.extra["bare"] = True  # closed without its words: the end may still bring them
+    for half, whole in wholes:
         kind, _, _ = _HALVES[half]
         # Half by half, not part by part: what was streamed may be numbered otherwise, or not at
         # all, and nothing may be said twice.
-        had = "".join(part.text for key, part in item.content.items() if key[0] == half)
+        had = _said(item, half)
         if not whole.startswith(had):
             if half == "arguments":  # the service's last word is what is to be run
                 item.content = {}
@@ -272,27 +298,47 @@ def _reconcile(state: State, output: list[ev.Item], raw: bytes) -> Iterator[Chun
         item = streamed.get(position)
         if item is None:
             item = state.announced(None if position in state.items else position, said.id)
-        if not item.closed:
+        if not item.closed or "bare" in item.extra:
             item.wire = partial(_output_of, raw, position)
             yield from _close_item(state, item, said)
 
 
 def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemState]:
-    """Which streamed item each one of the final output is: by id, then by place, then by kind."""
+    """Which streamed item each one of the final output is: the one with its id; else one of its
+    kind, whose words it begins with before one that said nothing yet before one that said
+    something else, and each time the one at its own place first (some count places from 1)."""
     matched: dict[int, ItemState] = {}
-    same: tuple[Callable[[ItemState, int, ev.Item], bool], ...] = (
-        lambda item, _, said: said.id is not None and item.id == said.id,
-        lambda item, place, said: item.index == place and item.type in (None, said.type),
-        lambda item, _, said: item.type == said.type,
-    )
-    for is_same in same:
+    for rank in range(6, -1, -1):
         for position, said in enumerate(output):
-            if position not in matched:
-                found = next((item for item in items if is_same(item, position, said)), None)
-                if found is not None:
-                    matched[position] = found
-                    items.remove(found)
+            if position in matched:
+                continue
+            found = next((item for item in items if _likeness(item, position, said) >= rank), None)
+            if found is not None:
+                matched[position] = found
+                items.remove(found)
     return matched
+
+
+def _likeness(item: ItemState, place: int, said: ev.Item) -> int:
+    """How likely the streamed item is the one said to be at `place`, from 6; -1: it is not."""
+    if said.id is not None and item.id == said.id:
+        return 6
+    if item.type not in (None, said.type):
+        return -1
+    return 2 * _agreement(item, said) + (item.index == place)
+
+
+def _agreement(item: ItemState, said: ev.Item) -> int:
+    """2: the item's words so far are the beginning of what is said; 1: it has none; 0: others."""
+    wholes = dict(_wholes(said))
+    words = {half: _said(item, half) for half, _ in item.content}
+    if not any(words.values()):
+        return 1
+    return 2 if all(wholes.get(half, "").startswith(had) for half, had in words.items()) else 0
+
+
+def _said(item: ItemState, half: str) -> str:
+    return "".join(part.text for key, part in item.content.items() if key[0] == half)
 
 
 def _output_of(raw: bytes, position: int) -> Any:
