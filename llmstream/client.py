@@ -29,7 +29,7 @@ from .config import (
 )
 from .errors import ConfigurationError, ConnectionFailed, LLMStreamError
 from .secret import Secret
-from .stream import Batches, Stream
+from .stream import Batches, Pump, Stream
 from .transport import RequestsTransport, Transport
 from .watchdog import Stopped, shared_watchdog
 
@@ -102,7 +102,9 @@ class Client:
             max_connections=max_connections, verify=verify
         )
         self._clock = clock or SYSTEM_CLOCK
-        self._lock = threading.Lock()  # guards _streams and _closed
+        self._lock = (
+            threading.RLock()
+        )  # guards _streams and _closed; a signal handler may close the client
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._closed = False
 
@@ -201,7 +203,7 @@ class Client:
             background=background,
             extra_body=extra_body,
         )
-        stream = Stream(
+        pump = Pump(
             _Run(self, policy, self._dialect.request(call, self._base_url), headers),
             self._dialect,
             limits,
@@ -211,10 +213,12 @@ class Client:
             _checked_trace_id(trace_id),
             self._max_event_bytes,
         )
+        stream = Stream(pump)
         with self._lock:
-            if self._closed:
-                raise ConfigurationError("this client is closed: make a new one")
             self._streams.add(stream)
+            closed = self._closed
+        if closed:
+            raise ConfigurationError("this client is closed: make a new one")
         return stream
 
     def _model_for(self, model: str | None) -> str:
@@ -247,8 +251,14 @@ class Client:
 
     def _redact(self, error: LLMStreamError) -> None:
         """Some servers quote the key in their error."""
-        if self._secret:
-            error.args = (self._secret.redact(error.message), *error.args[1:])
+        if not self._secret:
+            return
+        redact = self._secret.redact
+        error.args = (redact(error.message), *error.args[1:])
+        for name in ("code", "type", "param", "request_id"):
+            value = getattr(error, name, None)
+            if isinstance(value, str):
+                setattr(error, name, redact(value))
 
     def close(self) -> None:
         """End running streams with Cancelled and close idle connections. Idempotent."""
@@ -286,43 +296,43 @@ class _Run:
         self._request = request
         self._headers = _checked_headers(headers)
 
-    def __call__(self, stream: Stream) -> Batches:
+    def __call__(self, pump: Pump) -> Batches:
         client = self._client
-        request = client._wire(self._request, self._headers, stream.trace_id)
+        request = client._wire(self._request, self._headers, pump.trace_id)
         failures = 0
         resent = False
         while True:
             try:
-                yield from stream._attempt_events(client._transport, request)
+                yield from pump.attempt_events(client._transport, request)
                 return
             except LLMStreamError as exc:
                 error = exc
             except Stopped:
-                error = stream._stopped()
+                error = pump.stopped()
             client._redact(error)
             if isinstance(error, ConnectionFailed) and error.reused and not resent:
                 # A server closes idle connections when it likes. Not a byte came back, so it is
                 # safe to send again, and costs no attempt.
                 resent = True
-                stream._record(error, 0.0, resent=True)
+                pump.record(error, 0.0, resent=True)
                 continue
             simpler = client._dialect.simpler(request, error)
             if simpler is not None:
                 request = simpler
-                stream._record(error, 0.0)
+                pump.record(error, 0.0)
                 continue
             failures += 1
-            delay = self._next_delay(stream, error, failures)
-            if delay is None or not stream._guard.revive():
+            delay = self._next_delay(pump, error, failures)
+            if delay is None or not pump.guard.revive():
                 raise error
-            stream._record(error, delay)
+            pump.record(error, delay)
             error.__traceback__ = None  # its frames hold the request, and it is kept
-            stream._guard.sleep(delay)
+            pump.guard.sleep(delay)
 
-    def _next_delay(self, stream: Stream, error: LLMStreamError, failures: int) -> float | None:
-        if stream._has_content:
+    def _next_delay(self, pump: Pump, error: LLMStreamError, failures: int) -> float | None:
+        if pump.has_content:
             return None
-        remaining = stream._guard.clocks.remaining(self._client._clock.monotonic())
+        remaining = pump.guard.clocks.remaining(self._client._clock.monotonic())
         return self._policy.next_delay(error, failures, random.random(), remaining)
 
 

@@ -6,6 +6,8 @@ from typing import NoReturn
 
 __all__ = ["Secret"]
 
+_RECOGNISED = 8  # characters of a key that give it away ("sk-proj-" and the like do no harm)
+
 
 class Secret:
     """A key. Only `reveal()` gives it; text, repr, format and logs show "***", and it cannot be
@@ -21,8 +23,16 @@ class Secret:
         return self._value
 
     def redact(self, text: str) -> str:
-        """`text` with the key blotted out."""
-        return text.replace(self._value, "***")
+        """`text` with the key blotted out, also where only its beginning is left of it."""
+        value, start = self._value, 0
+        beginning = value[:_RECOGNISED]
+        while (at := text.find(beginning, start)) >= 0:
+            length = len(beginning)
+            while text[at + length : at + length + 1] == value[length : length + 1] != "":
+                length += 1
+            text = f"{text[:at]}***{text[at + length :]}"
+            start = at + 3
+        return text
 
     def __repr__(self) -> str:
         return "***"

@@ -1,11 +1,12 @@
-"""Stream: one call, pulled through its session in the caller's thread."""
+"""Stream, the caller's handle of one call, and the pump that pulls the call through its session in
+the caller's thread."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 
 import msgspec
@@ -31,14 +32,15 @@ from .result import Attempt, Chunk, Result, Timings, Usage
 from .transport import Exchange, Transport
 from .watchdog import Guard, Scheduler, Stop, Stopped
 
-__all__ = ["Stream"]
+__all__ = ["Batches", "Pump", "Stream"]
 
 _ERROR_BODY = 65536  # bytes of an error's body that are read
+_LINGER = 2.0  # seconds for the body of an error, or a page, to come
 _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
 _DRAIN_SECONDS = 0.05  # for the end of the body behind the end of the answer
 
-Batches = Iterator[list[AnyEvent]]
+Batches = Generator[list[AnyEvent], None, None]
 
 
 class Stream:
@@ -47,48 +49,18 @@ class Stream:
     Iterate it for the answer's text, or `chunks()`, or `events()`: one of the three, once, in one
     thread. `result()` reads the rest. Everything else may be called from any thread at any time.
     Used as a context manager, the call starts on entry and everything is freed on exit; leaving
-    early is not an error.
+    early is not an error. A stream that is dropped is freed.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Stream], Batches],
-        dialect: Dialect,
-        timeouts: Timeouts,
-        clock: Clock,
-        scheduler: Scheduler,
-        trace_id: str | None = None,
-        max_event_bytes: int = MAX_EVENT_BYTES,
-    ) -> None:
-        self.trace_id = trace_id or os.urandom(16).hex()
-        self._run = run
-        self._dialect = dialect
-        self._timeouts = timeouts
-        self._clock = clock
-        self._max_event_bytes = max_event_bytes
-        self._guard = Guard(Clocks(timeouts, clock.monotonic()), clock, scheduler)
-        self._session = Session(dialect, max_event_bytes)
-        self._turn = threading.Lock()  # held by the one thread that pulls
-        self._batches: Batches | None = None  # None: not started
-        self._view: Iterator[str] | None = None  # made by next(stream), not yet handed out
+    def __init__(self, pump: Pump) -> None:
+        # The pump knows nothing of this handle: so dropping the last reference to it frees all.
+        self._pump = pump
+        self.trace_id = pump.trace_id
         self._claimed = ""
-        self._over = False
-        self._error: LLMStreamError | None = None
-        # What the current attempt knows; read by snapshots in other threads.
-        self._begun = 0.0
-        self._ended: float | None = None
-        self._attempt_begun = 0.0
-        self._first_token: float | None = None
-        self._last_event: float | None = None
-        self._last_token: float | None = None
-        self._status: int | None = None
-        self._request_id: str | None = None
-        self._attempts: tuple[Attempt, ...] = ()
-        self._attempt_open = False
+        self._view: Iterator[str] | None = None  # made by next(stream), not yet handed out
 
     def __repr__(self) -> str:
-        state = "not started" if self._batches is None else "ended" if self._over else "running"
-        return f"<Stream {state} trace_id={self.trace_id}>"
+        return f"<Stream {self._pump.progress} trace_id={self.trace_id}>"
 
     # -- the three views
 
@@ -126,7 +98,7 @@ class Stream:
         self._claimed = view
 
     def _text_view(self) -> Iterator[str]:
-        index = self._dialect.text_index
+        index = self._pump.dialect.text_index
         for event in self._event_view():
             for chunk in event.chunks:
                 if chunk.type == "text" and (index is None or chunk.index == index):
@@ -137,10 +109,11 @@ class Stream:
             yield from event.chunks
 
     def _event_view(self) -> Iterator[AnyEvent]:
-        while (batch := self._pull()) is not None:
+        pump = self._pump
+        while (batch := pump.pull()) is not None:
             for event in batch:
-                if self._cancelled:
-                    break  # nothing is delivered after a cancel; _pull raises it
+                if pump.cancelled:
+                    break  # nothing is delivered after a cancel; pull raises it
                 yield event
 
     # -- reading to the end
@@ -148,71 +121,61 @@ class Stream:
     def result(self) -> Result:
         """Read the rest and return the whole answer. Raises what ended the stream otherwise;
         may be called again."""
-        while self._pull() is not None:
+        while self._pump.pull() is not None:
             pass
-        return self._snapshot()
+        return self._pump.snapshot()
 
     # -- what has arrived so far
 
     @property
     def text(self) -> str:
         """The answer's text so far."""
-        return self._session.state.text
+        return self._pump.session.state.text
 
     @property
     def thinking(self) -> str:
         """The model's thinking so far, as far as the service shows it."""
-        return self._session.state.thinking
+        return self._pump.session.state.thinking
 
     @property
     def usage(self) -> Usage:
         """What the service has reported as used so far; most report at the end."""
-        return self._session.state.usage
+        return self._pump.session.state.usage
 
     @property
     def state(self) -> State:
         """Response, items and content as they stand."""
-        return self._session.state
+        return self._pump.session.state
 
     @property
     def response_id(self) -> str | None:
         """The service's id of the response."""
-        return self._session.state.response_id
+        return self._pump.session.state.response_id
 
     @property
     def request_id(self) -> str | None:
         """The service's id of the latest request, for its support."""
-        return self._request_id
+        return self._pump.request_id
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """The requests so far, the running one included."""
-        running = (self._attempt(None, 0.0),) if self._attempt_open else ()
-        return self._attempts + running
+        return self._pump.attempts
 
     # -- ending it
 
     def cancel(self, reason: str | None = None) -> None:
         """End the call now, in whatever phase it is. The reader gets Cancelled, and nothing more
         is delivered. Returns at once; idempotent; no effect once the stream has ended."""
-        self._guard.stop(Stop(cancelled=True, reason=reason))
+        self._pump.guard.stop(Stop(cancelled=True, reason=reason))
 
     def close(self) -> None:
         """End the call if it still runs, and free everything it holds. Idempotent."""
-        if self._over:
-            return
-        self._guard.stop(Stop(cancelled=True, reason="closed before the end"))
-        # A reader in another thread wakes up and frees everything itself; it holds the turn.
-        if self._turn.acquire(blocking=False):
-            try:
-                if not self._over:
-                    self._end(None if self._session.complete else self._stopped())
-            finally:
-                self._turn.release()
+        self._pump.close()
 
     def __enter__(self) -> Stream:
-        if self._batches is None:
-            self._pull()
+        if not self._pump.started:
+            self._pump.pull()
         return self
 
     def __exit__(
@@ -228,9 +191,85 @@ class Stream:
         with contextlib.suppress(Exception):
             self.close()
 
-    # -- the pump
 
-    def _pull(self) -> list[AnyEvent] | None:
+class Pump:
+    """The call behind a Stream: pulls its bytes through the session, attempt by attempt.
+
+    `run` is the client's retry loop: given the pump, a generator of batches of events. Only the
+    thread that holds the turn touches what is not said to be for any thread.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Pump], Batches],
+        dialect: Dialect,
+        timeouts: Timeouts,
+        clock: Clock,
+        scheduler: Scheduler,
+        trace_id: str | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
+        self.trace_id = trace_id or os.urandom(16).hex()
+        self.dialect = dialect
+        self.guard = Guard(Clocks(timeouts, clock.monotonic()), clock, scheduler)
+        self.session = Session(dialect, max_event_bytes)
+        self.request_id: str | None = None
+        self._run = run
+        self._timeouts = timeouts
+        self._clock = clock
+        self._max_event_bytes = max_event_bytes
+        self._turn = threading.Lock()  # held by the one thread that pulls
+        self._batches: Batches | None = None  # None: not started
+        self._over = False
+        self._error: LLMStreamError | None = None
+        # What the current attempt knows; read by snapshots in other threads.
+        self._begun = 0.0
+        self._ended: float | None = None
+        self._attempt_begun = 0.0
+        self._first_token: float | None = None
+        self._last_event: float | None = None
+        self._last_token: float | None = None
+        self._status: int | None = None
+        self._attempts: tuple[Attempt, ...] = ()
+        self._attempt_open = False
+
+    # -- for any thread
+
+    @property
+    def started(self) -> bool:
+        return self._batches is not None
+
+    @property
+    def progress(self) -> str:
+        return "ended" if self._over else "running" if self.started else "not started"
+
+    @property
+    def cancelled(self) -> bool:
+        stop = self.guard.stop_reason
+        return stop is not None and stop.cancelled
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The requests so far, the running one included."""
+        running = (self._attempt(None, 0.0),) if self._attempt_open else ()
+        return self._attempts + running
+
+    def close(self) -> None:
+        """End the call if it still runs, and free everything it holds. Idempotent."""
+        if self._over:
+            return
+        self.guard.stop(Stop(cancelled=True, reason="closed before the end"))
+        # A reader in another thread wakes up and frees everything itself; it holds the turn.
+        if self._turn.acquire(blocking=False):
+            try:
+                if not self._over:
+                    self._end(None if self.session.complete else self.stopped())
+            finally:
+                self._turn.release()
+
+    # -- pulling
+
+    def pull(self) -> list[AnyEvent] | None:
         """The next events (perhaps none), or None at the end. Raises what ended the stream."""
         if not self._turn.acquire(blocking=False):
             raise ConfigurationError(
@@ -246,7 +285,7 @@ class Stream:
             self._raise_again()
             return None
         try:
-            if self._cancelled:
+            if self.cancelled:
                 raise Stopped
             if self._batches is None:
                 self._start()
@@ -256,20 +295,15 @@ class Stream:
             self._end(None)
             return None
         except Stopped:
-            error: LLMStreamError = self._stopped()
+            error: LLMStreamError = self.stopped()
         except LLMStreamError as exc:
             error = exc
         except BaseException:  # Ctrl-C above all: free the stream, and let it through
-            self._guard.stop(Stop(cancelled=True, reason="interrupted"))
-            self._end(self._stopped())
+            self.guard.stop(Stop(cancelled=True, reason="interrupted"))
+            self._end(self.stopped())
             raise
         self._end(error)
         raise error
-
-    @property
-    def _cancelled(self) -> bool:
-        stop = self._guard.stop_reason
-        return stop is not None and stop.cancelled
 
     def _raise_again(self) -> None:
         if self._error is not None:
@@ -277,37 +311,38 @@ class Stream:
 
     def _start(self) -> None:
         self._begun = self._clock.monotonic()
-        self._guard.clocks = Clocks(self._timeouts, self._begun)
+        self.guard.clocks = Clocks(self._timeouts, self._begun)
         self._batches = self._run(self)
 
     def _end(self, error: LLMStreamError | None) -> None:
         """Free everything, then let it be known how it ended."""
         if self._batches is not None:
             self._ended = self._clock.monotonic()
-            self._batches.close()  # type: ignore[attr-defined]  # a generator
+            self._batches.close()
         else:
-            self._batches = iter(())
-        self._guard.over()
+            self._batches = _none()
+        self.guard.over()
         if self._attempt_open:
-            self._record(error, 0.0)
+            self.record(error, 0.0)
         if error is not None:
             error.attempts = self._attempts
             error.trace_id = self.trace_id
-            error.request_id = error.request_id or self._request_id
-            error.partial = self._snapshot()
+            error.request_id = error.request_id or self.request_id
+            error.partial = self.snapshot()
         self._error = error
         self._over = True
 
     # -- one attempt; called by the client's retry loop
 
-    def _attempt_events(self, transport: Transport, request: WireRequest) -> Batches:
+    def attempt_events(self, transport: Transport, request: WireRequest) -> Batches:
         """Send the request once and yield what comes, batch by batch; an empty batch when the
         service has accepted it. Raises Stopped and what ended the attempt."""
-        guard = self._guard
-        self._session = session = Session(self._dialect, self._max_event_bytes, request.choices)
+        guard = self.guard
+        self.session = session = Session(self.dialect, self._max_event_bytes, request.choices)
         self._attempt_begun = self._clock.monotonic()
         self._first_token = self._last_event = self._last_token = None
         self._status = None
+        self.request_id = None
         self._attempt_open = True
         guard.begin()
         exchange = transport.open(request, guard)
@@ -327,14 +362,14 @@ class Stream:
                 exchange.close()
 
     def _opened(self, exchange: Exchange) -> None:
-        guard = self._guard
+        guard = self.guard
         if guard.phase != "headers":  # a transport double that does not tell
             guard.asking("headers")
         guard.woke(0)
         self._status = exchange.status
-        self._request_id = request_id_of(exchange.headers)
+        self.request_id = request_id_of(exchange.headers)
         if not _is_success(exchange.status):
-            body = _read_up_to(exchange, _ERROR_BODY)
+            body = self._read_some(exchange, _ERROR_BODY)
             raise error_from_status(exchange.status, body, exchange.headers, self._clock.time())
         guard.phase = "first_token"
 
@@ -346,7 +381,7 @@ class Stream:
             yield self._noted(session, session.receive_json(body))
             return
         if foreign:
-            session.refuse(first + _read_up_to(exchange, _SNIFF - len(first)), foreign)
+            session.refuse(first + self._read_some(exchange, _SNIFF - len(first)), foreign)
             return
         data = first
         while True:
@@ -365,7 +400,7 @@ class Stream:
         if not session.linger:
             return exchange.read()
         # The answer, or its error, is known: whatever happens now is only the end.
-        clocks = self._guard.clocks
+        clocks = self.guard.clocks
         if clocks.phase_clock != "linger":  # again only after further content, not after pings
             clocks.linger(session.linger)
         try:
@@ -373,12 +408,27 @@ class Stream:
         except (Stopped, LLMStreamError):
             return b""
 
+    def _read_some(self, exchange: Exchange, limit: int) -> bytes:
+        """A body for an error's message: what of it comes soon, at most about `limit` bytes."""
+        body = b""
+        self.guard.clocks.linger(_LINGER)
+        try:
+            while len(body) < limit and (data := exchange.read()):
+                body += data
+        except LLMStreamError:
+            pass  # the status, or what came, is reason enough
+        except Stopped:
+            stop = self.guard.stop_reason
+            if stop is not None and stop.clock != "linger":
+                raise
+        return body
+
     def _noted(self, session: Session, events: list[AnyEvent]) -> list[AnyEvent]:
         """Tell the clocks what came."""
         level = session.level
         if not events:
             return events
-        guard = self._guard
+        guard = self.guard
         now = guard.last_byte
         if now is None:
             now = self._clock.monotonic()
@@ -396,7 +446,7 @@ class Stream:
         return events
 
     @property
-    def _has_content(self) -> bool:
+    def has_content(self) -> bool:
         """Whether content has come in this attempt: then it is not retried."""
         return self._first_token is not None
 
@@ -405,32 +455,32 @@ class Stream:
     def _attempt(self, error: LLMStreamError | None, delay: float) -> Attempt:
         now = self._ended if self._ended is not None else self._clock.monotonic()
         first = self._first_token
-        guard = self._guard
+        guard = self.guard
         return Attempt(
             number=len(self._attempts) + 1,
             started=self._attempt_begun - self._begun,
-            phase="done" if self._session.complete and error is None else guard.phase,
+            phase="done" if self.session.complete and error is None else guard.phase,
             error=error,
             delay=delay,
-            usage=self._session.state.usage,
+            usage=self.session.state.usage,
             status=self._status,
-            request_id=self._request_id,
+            request_id=self.request_id,
             first_token_ms=None if first is None else (first - self._attempt_begun) * 1000.0,
             duration_ms=(now - self._attempt_begun) * 1000.0,
             bytes=guard.bytes,
         )
 
-    def _record(self, error: LLMStreamError | None, delay: float, *, resent: bool = False) -> None:
+    def record(self, error: LLMStreamError | None, delay: float, *, resent: bool = False) -> None:
         attempt = self._attempt(error, delay)
         if resent:
             attempt = msgspec.structs.replace(attempt, resent=True)
         self._attempts = (*self._attempts, attempt)
         self._attempt_open = False
 
-    def _snapshot(self) -> Result:
-        state = self._session.state
+    def snapshot(self) -> Result:
+        state = self.session.state
         cut = state.finish == "length"
-        calls, broken = sort_calls(self._dialect.calls(state), cut, _is_json)
+        calls, broken = sort_calls(self.dialect.calls(state), cut, _is_json)
         attempts = self.attempts
         first = self._first_token
         end = self._ended if self._ended is not None else self._clock.monotonic()
@@ -443,10 +493,10 @@ class Stream:
             finish=state.finish,
             usage=state.usage,
             items=tuple(item.wire() for item in state.in_order() if item.wire is not None),
-            turn=self._dialect.turn(state),
+            turn=self.dialect.turn(state),
             model=state.model,
             response_id=state.response_id,
-            request_id=self._request_id,
+            request_id=self.request_id,
             trace_id=self.trace_id,
             attempts=attempts,
             timings=Timings(
@@ -456,11 +506,11 @@ class Stream:
             ),
         )
 
-    def _stopped(self) -> LLMStreamError:
+    def stopped(self) -> LLMStreamError:
         """The error of a guard that was stopped."""
-        stop = self._guard.stop_reason or Stop(cancelled=True)
+        stop = self.guard.stop_reason or Stop(cancelled=True)
         started = self._attempt_open or self._attempts
-        where = f"in phase {self._guard.phase!r}" if started else "before it began"
+        where = f"in phase {self.guard.phase!r}" if started else "before it began"
         if stop.cancelled:
             why = f": {stop.reason}" if stop.reason else ""
             return Cancelled(f"the call was cancelled {where}{why}", reason=stop.reason)
@@ -475,7 +525,7 @@ class Stream:
     def _since(self) -> str:
         now = self._clock.monotonic()
         moments = (
-            ("byte", self._guard.last_byte),
+            ("byte", self.guard.last_byte),
             ("event", self._last_event),
             ("token", self._last_token),
         )
@@ -504,19 +554,13 @@ _CLOCKS: dict[str, tuple[type[StreamTimeout], str, str]] = {
 }
 
 
+def _none() -> Batches:
+    """What a call that was never made brings."""
+    yield from ()
+
+
 def _is_success(status: int) -> bool:
     return 200 <= status < 300
-
-
-def _read_up_to(exchange: Exchange, limit: int) -> bytes:
-    """A body for an error's message: as much of it as comes, at most about `limit` bytes."""
-    body = b""
-    try:
-        while len(body) < limit and (data := exchange.read()):
-            body += data
-    except LLMStreamError:
-        pass  # the status, or what came, is reason enough
-    return body
 
 
 def _read_all(exchange: Exchange, limit: int) -> bytes:

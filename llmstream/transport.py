@@ -44,6 +44,7 @@ __all__ = ["Exchange", "RequestsTransport", "Transport"]
 _READ = 65536  # bytes asked for at once
 # The reader's buffer. Small, because every open stream has one; 16 KiB is a full TLS record.
 _BUFFER = 16384
+_INTERIM = 20  # interim (1xx) answers passed over before the answer
 _DRAIN = 65536  # bytes read after the end of an answer to keep its connection
 
 
@@ -145,6 +146,17 @@ class _Response(http.client.HTTPResponse):
         super().__init__(_TappedSocket(sock, guard), *args, **kwargs)  # type: ignore[arg-type]
         _current.response = self
 
+    def begin(self) -> None:
+        super().begin()
+        # http.client passes over 100 (Continue) only; 102 and 103 are no answers either
+        # (RFC 9110, 15.2). 101 would be one to a question that was not asked.
+        for _ in range(_INTERIM):
+            if not 101 < self.status < 200:
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
+        raise http.client.HTTPException("too many interim responses")
+
 
 class _GuardedConnection(HTTPConnection):
     """A connection whose socket the guard knows from before it connects."""
@@ -234,7 +246,7 @@ class _Adapter(HTTPAdapter):
         """Close what is idle now: urllib3 leaves it to the garbage collector, which may be held up
         by any traceback."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
-            for key in manager.pools.keys():
+            for key in list(manager.pools.keys()):
                 pool = manager.pools.get(key)
                 if pool is not None:
                     pool.close()
@@ -313,8 +325,8 @@ def _resolve(host: str, port: int, guard: Guard) -> list[Any]:
             found.append(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
         except OSError as exc:
             found.append(exc)
-        except UnicodeError:
-            found.append(socket.gaierror(socket.EAI_NONAME, "not a valid host name"))
+        except Exception as exc:  # above all UnicodeError; whatever it is, nobody may wait for it
+            found.append(socket.gaierror(socket.EAI_NONAME, f"not resolved ({type(exc).__name__})"))
         guard.nudge()
 
     try:
@@ -426,6 +438,7 @@ class _HTTPExchange:
         encoded = self.headers.get("content-encoding", "identity") not in ("", "identity")
         # urllib3 knows how to decode; we asked for identity, so it seldom has to.
         self._body = None if encoded else body
+        self._http = body
 
     def read(self) -> bytes:
         error: LLMStreamError | None = None
@@ -462,7 +475,11 @@ class _HTTPExchange:
             ended = False
         self._guard.detach()
         if ended:
-            self._raw.release_conn()
+            # First this, then the connection: another thread may take it at once.
+            with contextlib.suppress(*_FOREIGN):
+                if self._http is not None:
+                    self._http.close()
+                self._raw.release_conn()
         self.close()
 
     def close(self) -> None:
@@ -518,7 +535,7 @@ _CALLERS_MISTAKE: tuple[type[Exception], ...] = (
 
 def _translate(exc: Exception, guard: Guard, request: WireRequest | None) -> LLMStreamError:
     """A foreign exception as ours. The message is our own: theirs may show headers and URLs."""
-    if request is not None:
+    if request is not None and guard.bytes == 0:
         mistake = _callers_mistake(exc, request)
         if mistake is not None:
             return mistake

@@ -264,6 +264,8 @@ class Watchdog:
 
     def schedule(self, guard: Guard, at: float) -> None:
         with self._changed:
+            if guard.scheduled <= at:
+                return  # an earlier look is due, and will find out what is next
             self._drop(guard)
             entry = _Entry(guard)
             self._entries[id(guard)] = entry

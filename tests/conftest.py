@@ -7,7 +7,6 @@ nothing that works comes near.
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import socket
 import ssl
@@ -87,7 +86,6 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ours = name.startswith(("OPENAI_", "ANTHROPIC_", "LLMSTREAM_"))
         if ours or name.lower().endswith("_proxy") or name.endswith("_CA_BUNDLE"):
             monkeypatch.delenv(name)
-    gc.collect()  # what an earlier test left in a cycle is not this one's
     threads, sockets = other_threads(), open_sockets()
     yield
     eventually(lambda: not other_threads() - threads, "the threads of the test have ended")

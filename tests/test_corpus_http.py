@@ -97,7 +97,7 @@ class Bench:
         except LLMStreamError as exc:
             error = exc
             result = exc.partial
-        count = len(events) if by == "events" else stream._session.events
+        count = len(events) if by == "events" else stream._pump.session.events
         assert len(self.server.requests) == before + 1
         # A pooled connection may have been closed under the request: then it went out twice, free.
         assert [attempt.resent for attempt in stream.attempts].count(False) == 1
