@@ -53,8 +53,8 @@ class Stream:
     """
 
     def __init__(self, pump: Pump) -> None:
-        # The pump knows nothing of this handle: so dropping the last reference to it frees all.
         self._pump = pump
+        self._lease = _Lease(pump)
         self.trace_id = pump.trace_id
         self._claimed = ""
         self._view: Iterator[str] | None = None  # made by next(stream), not yet handed out
@@ -70,23 +70,23 @@ class Stream:
             self._claimed = "iteration"  # next(stream) came first: go on with it
             return self._view
         self._claim("iteration")
-        return self._text_view()
+        return _text(self._pump, self._lease)
 
     def __next__(self) -> str:
         if self._view is None:
             self._claim("next()")
-            self._view = self._text_view()
+            self._view = _text(self._pump, self._lease)
         return next(self._view)
 
     def chunks(self) -> Iterator[Chunk]:
         """Every piece of the answer: text, thinking, refusal and tool call arguments."""
         self._claim("chunks()")
-        return self._chunk_view()
+        return _chunks(self._pump, self._lease)
 
     def events(self) -> Iterator[AnyEvent]:
         """Every event of the wire, typed, in order."""
         self._claim("events()")
-        return self._event_view()
+        return _events(self._pump, self._lease)
 
     def _claim(self, view: str) -> None:
         if self._claimed:
@@ -96,25 +96,6 @@ class Stream:
                 "the rest with result()"
             )
         self._claimed = view
-
-    def _text_view(self) -> Iterator[str]:
-        index = self._pump.dialect.text_index
-        for event in self._event_view():
-            for chunk in event.chunks:
-                if chunk.type == "text" and (index is None or chunk.index == index):
-                    yield chunk.text
-
-    def _chunk_view(self) -> Iterator[Chunk]:
-        for event in self._event_view():
-            yield from event.chunks
-
-    def _event_view(self) -> Iterator[AnyEvent]:
-        pump = self._pump
-        while (batch := pump.pull()) is not None:
-            for event in batch:
-                if pump.cancelled:
-                    break  # nothing is delivered after a cancel; pull raises it
-                yield event
 
     # -- reading to the end
 
@@ -186,10 +167,41 @@ class Stream:
     ) -> None:
         self.close()
 
+
+class _Lease:
+    """Held by a stream and by its view: when the last of them is dropped, the call is freed. It
+    refers to neither, and the pump to none of the three, so that needs no garbage collector."""
+
+    __slots__ = ("_pump",)
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+
     def __del__(self) -> None:
         # At interpreter exit parts of this may be gone already.
         with contextlib.suppress(Exception):
-            self.close()
+            self._pump.close()
+
+
+def _events(pump: Pump, lease: _Lease) -> Iterator[AnyEvent]:
+    while (batch := pump.pull()) is not None:
+        for event in batch:
+            if pump.cancelled:
+                break  # nothing is delivered after a cancel; pull raises it
+            yield event
+
+
+def _chunks(pump: Pump, lease: _Lease) -> Iterator[Chunk]:
+    for event in _events(pump, lease):
+        yield from event.chunks
+
+
+def _text(pump: Pump, lease: _Lease) -> Iterator[str]:
+    index = pump.dialect.text_index
+    for event in _events(pump, lease):
+        for chunk in event.chunks:
+            if chunk.type == "text" and (index is None or chunk.index == index):
+                yield chunk.text
 
 
 class Pump:

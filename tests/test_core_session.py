@@ -10,6 +10,7 @@ import copy
 import json
 import pickle
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -1444,6 +1445,52 @@ def test_a_long_stream_costs_the_same_per_event() -> None:
         return work
 
     assert calls(1000) == 10 * calls(100)
+
+
+CROWD = 1000
+CROWDS: dict[str, list[bytes]] = {
+    "items of another kind at the end": [
+        *(added({"type": "reasoning", "id": f"a{n}"}, n) for n in range(CROWD)),
+        completed(*({"type": "message", "id": f"b{n}"} for n in range(CROWD))),
+    ],
+    "items of other ids at the end": [
+        *(text(f"{n} " * 9, n, 0, f"a{n}") for n in range(CROWD)),
+        completed(*(message(f"{n} " * 9, id=f"b{n}") for n in range(CROWD))),
+    ],
+    "items of other ids, places and words": [
+        *(text(f"{n} " * 9, n, 0, f"a{n}") for n in range(CROWD)),
+        completed(*(message("x", id=f"b{n}") for n in reversed(range(CROWD)))),
+    ],
+    "calls without indices": [
+        *(done(function(PARIS, f"f{n}", f"a{n}"), None) for n in range(CROWD)),
+        completed(*(function(PARIS, f"f{n}", f"b{n}") for n in range(CROWD))),
+    ],
+    "parts of one item": [
+        *(text("x", 0, n) for n in range(CROWD)),
+        done(message(*["x"] * CROWD)),
+        completed(message(*["x"] * CROWD)),
+    ],
+    "parts without numbers": [
+        *(piece for _ in range(CROWD) for piece in (text("x", 0, None), text_done("x", 0, None))),
+        completed(),
+    ],
+    "the same end again and again": [
+        text("x" * 1000),
+        *(text_done("x" * 1000) for _ in range(CROWD)),
+        *(done(message("x" * 1000)) for _ in range(CROWD)),
+        completed(message("x" * 1000)),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CROWDS)
+def test_a_crowd_is_no_hang(name: str) -> None:
+    """Thousands of items or parts in one answer take a fraction of a second: nothing is compared
+    with everything else. No clock and no cancel reaches a reader that is computing."""
+    begun = time.perf_counter()
+    _, session = replay([b"".join(CROWDS[name])])
+    assert time.perf_counter() - begun < 2.0
+    assert session.complete
 
 
 def test_an_error_keeps_the_text_before_it() -> None:
