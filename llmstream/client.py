@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -97,9 +98,9 @@ class Client:
         self._on_disconnect = _policy(on_disconnect)
         _not_yet(observers=tuple(observers) or None)
         self._headers = _checked_headers(headers)
-        self._max_event_bytes = max_event_bytes
+        self._max_event_bytes = _checked_count("max_event_bytes", max_event_bytes) or 0
         self._transport = transport or RequestsTransport(
-            max_connections=max_connections, verify=verify
+            max_connections=_checked_count("max_connections", max_connections) or 1, verify=verify
         )
         self._clock = clock or SYSTEM_CLOCK
         self._lock = (
@@ -109,7 +110,8 @@ class Client:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"Client({self._dialect.name!r}, base_url={self._base_url!r})"
+        scheme, _, rest = self._base_url.partition("?")[0].partition("://")
+        return f"Client({self._dialect.name!r}, base_url='{scheme}://{rest.rpartition('@')[2]}')"
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Client:
@@ -120,11 +122,16 @@ class Client:
         `overrides` are arguments of Client and win. Raises ConfigurationError with the ways out
         where nothing is set.
         """
-        if overrides.get("base_url") or overrides.get("api_key"):
+        if overrides.get("base_url"):
             return cls(**overrides)
         api = overrides.pop("api", None)
-        environ = {**os.environ, "LLMSTREAM_API": api} if api else None
-        found = from_environment(environ)
+        environ = {**os.environ, "LLMSTREAM_API": api} if isinstance(api, str) else None
+        try:
+            found = from_environment(environ)
+        except ConfigurationError:
+            if not overrides.get("api_key"):
+                raise
+            found = Settings(api or "responses")
         return cls(
             **{
                 "api": found.api,
@@ -204,7 +211,7 @@ class Client:
             extra_body=extra_body,
         )
         pump = Pump(
-            _Run(self, policy, self._dialect.request(call, self._base_url), headers),
+            _Run(self, policy, self._request(call), headers),
             self._dialect,
             limits,
             self._clock,
@@ -215,11 +222,19 @@ class Client:
         )
         stream = Stream(pump)
         with self._lock:
+            if self._closed:
+                raise ConfigurationError("this client is closed: make a new one")
             self._streams.add(stream)
-            closed = self._closed
-        if closed:
-            raise ConfigurationError("this client is closed: make a new one")
         return stream
+
+    def _request(self, call: Call) -> WireRequest:
+        try:
+            return self._dialect.request(call, self._base_url)
+        except (TypeError, ValueError, AttributeError) as exc:
+            raise ConfigurationError(
+                f"the call cannot be put into the words of this API ({type(exc).__name__}): check "
+                "the types of prompt, tools and options"
+            ) from exc
 
     def _model_for(self, model: str | None) -> str:
         chosen = (
@@ -339,16 +354,16 @@ class _Run:
 # ---- what the caller may give ------------------------------------------------------------------
 
 
-def _dialect(api: str) -> Dialect:
-    found = DIALECTS.get(api)
+def _dialect(api: Any) -> Dialect:
+    found = DIALECTS.get(api) if isinstance(api, str) else None
     if found is None:
         raise ConfigurationError(f"api={api!r} is not known: this version has {list(DIALECTS)}")
     return found
 
 
-def _settings(api: str, base_url: str | None, api_key: str | Secret | None) -> Settings:
-    if base_url is not None and not base_url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"base_url={base_url!r}: give it like 'https://api.openai.com/v1'")
+def _settings(api: str, base_url: Any, api_key: Any) -> Settings:
+    if base_url is not None and not _is_address(base_url):
+        raise ConfigurationError("base_url: give it like 'https://api.openai.com/v1'")
     secret = _checked_key(api_key)
     if base_url is not None:
         return Settings(api, base_url, secret)
@@ -361,11 +376,21 @@ def _settings(api: str, base_url: str | None, api_key: str | Secret | None) -> S
     return found
 
 
-def _checked_key(api_key: str | Secret | None) -> Secret | None:
+def _is_address(base_url: Any) -> bool:
+    if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
+        return False
+    try:
+        parts = urlsplit(base_url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _checked_key(api_key: Any) -> Secret | None:
     if api_key is None or isinstance(api_key, Secret):
         return api_key
-    if not api_key or api_key != api_key.strip():
-        raise ConfigurationError("api_key is empty or has white space around it")
+    if not isinstance(api_key, str) or not api_key or api_key != api_key.strip():
+        raise ConfigurationError("api_key is no text, empty, or has white space around it")
     return Secret(api_key)
 
 
@@ -389,8 +414,10 @@ def _of_type(kind: type[Any], name: str, value: Any) -> Any:
     return value
 
 
-def _checked_headers(headers: Mapping[Any, Any] | None) -> dict[str, str]:
+def _checked_headers(headers: Any) -> dict[str, str]:
     checked = {}
+    if headers is not None and not isinstance(headers, Mapping):
+        raise ConfigurationError("headers: give a dict of names and values")
     for name, value in (headers or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise ConfigurationError(f"headers: name and value of {name!r} have to be text")

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -40,6 +41,9 @@ _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
 _DRAIN_SECONDS = 0.05  # for the end of the body behind the end of the answer
 
+_TWO_READERS = "this stream is being read by another thread: a stream has one reader"
+
+T = TypeVar("T")
 Batches = Generator[list[AnyEvent], None, None]
 
 
@@ -70,23 +74,23 @@ class Stream:
             self._claimed = "iteration"  # next(stream) came first: go on with it
             return self._view
         self._claim("iteration")
-        return _text(self._pump, self._lease)
+        return _View(_text(self._pump, self._lease), self._pump)
 
     def __next__(self) -> str:
         if self._view is None:
             self._claim("next()")
-            self._view = _text(self._pump, self._lease)
+            self._view = _View(_text(self._pump, self._lease), self._pump)
         return next(self._view)
 
     def chunks(self) -> Iterator[Chunk]:
         """Every piece of the answer: text, thinking, refusal and tool call arguments."""
         self._claim("chunks()")
-        return _chunks(self._pump, self._lease)
+        return _View(_chunks(self._pump, self._lease), self._pump)
 
     def events(self) -> Iterator[AnyEvent]:
         """Every event of the wire, typed, in order."""
         self._claim("events()")
-        return _events(self._pump, self._lease)
+        return _View(_events(self._pump, self._lease), self._pump)
 
     def _claim(self, view: str) -> None:
         if self._claimed:
@@ -183,6 +187,29 @@ class _Lease:
             self._pump.close()
 
 
+class _View(Generic[T]):
+    """A view's iterator. A generator that has failed would end well the next time, and says
+    ValueError to a second thread: this one says again what happened, and who is at fault."""
+
+    __slots__ = ("_next", "_pump")
+
+    def __init__(self, generator: Iterator[T], pump: Pump) -> None:
+        self._next = generator.__next__
+        self._pump = pump
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            return self._next()
+        except StopIteration:
+            self._pump.raise_again()
+            raise
+        except ValueError:
+            raise ConfigurationError(_TWO_READERS) from None
+
+
 def _events(pump: Pump, lease: _Lease) -> Iterator[AnyEvent]:
     while (batch := pump.pull()) is not None:
         for event in batch:
@@ -197,11 +224,12 @@ def _chunks(pump: Pump, lease: _Lease) -> Iterator[Chunk]:
 
 
 def _text(pump: Pump, lease: _Lease) -> Iterator[str]:
-    index = pump.dialect.text_index
     for event in _events(pump, lease):
         for chunk in event.chunks:
-            if chunk.type == "text" and (index is None or chunk.index == index):
-                yield chunk.text
+            if chunk.type == "text":
+                only = pump.session.state.primary
+                if only is None or chunk.index == only:
+                    yield chunk.text
 
 
 class Pump:
@@ -284,9 +312,7 @@ class Pump:
     def pull(self) -> list[AnyEvent] | None:
         """The next events (perhaps none), or None at the end. Raises what ended the stream."""
         if not self._turn.acquire(blocking=False):
-            raise ConfigurationError(
-                "this stream is being read by another thread: a stream has one reader"
-            )
+            raise ConfigurationError(_TWO_READERS)
         try:
             return self._next_batch()
         finally:
@@ -294,7 +320,7 @@ class Pump:
 
     def _next_batch(self) -> list[AnyEvent] | None:
         if self._over:
-            self._raise_again()
+            self.raise_again()
             return None
         try:
             if self.cancelled:
@@ -317,7 +343,7 @@ class Pump:
         self._end(error)
         raise error
 
-    def _raise_again(self) -> None:
+    def raise_again(self) -> None:
         if self._error is not None:
             raise self._error
 
@@ -505,7 +531,7 @@ class Pump:
             finish=state.finish,
             usage=state.usage,
             items=tuple(item.wire() for item in state.in_order() if item.wire is not None),
-            turn=self.dialect.turn(state),
+            turn=self.dialect.turn(state, frozenset(c.id for c in calls if c.id)),
             model=state.model,
             response_id=state.response_id,
             request_id=self.request_id,

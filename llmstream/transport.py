@@ -539,7 +539,7 @@ def _translate(exc: Exception, guard: Guard, request: WireRequest | None) -> LLM
         mistake = _callers_mistake(exc, request)
         if mistake is not None:
             return mistake
-    if guard.bytes == 0:
+    if guard.bytes == 0 or guard.phase in ("connect", "tls"):
         return _not_connected(exc, guard)
     if _is_garbage(exc, guard):
         return ProtocolError(

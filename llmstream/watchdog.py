@@ -64,6 +64,7 @@ class Guard:
         "_lock",
         "_over",
         "_own",
+        "_pid",
         "_scheduler",
         "_sock",
         "_wake",
@@ -86,6 +87,7 @@ class Guard:
         self._sock: socket.socket | None = None
         self._own: socket.socket | None = None  # a duplicate that is ours to close
         self._over = False
+        self._pid = os.getpid()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._scheduler = scheduler
         self.scheduled = _NEVER  # when the scheduler will look next; written by the scheduler
@@ -208,7 +210,8 @@ class Guard:
             if self._over or (before is not None and (before.cancelled or not reason.cancelled)):
                 return False
             self.stop_reason = reason
-            if self._sock is not None:
+            # Not from a forked child: the connection is its parent's too.
+            if self._sock is not None and self._pid == os.getpid():
                 _shutdown(self._sock)
         self._wake.put(None)
         return True

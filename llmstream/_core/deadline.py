@@ -132,7 +132,7 @@ class Clocks:
         self._since = None
         self.at = self._total
         self.left -= now - since
-        if received:
+        if received and self.phase_clock != "connect":  # a proxy's words are not the service's
             self._silence = _seconds(self.timeouts.silence)
         else:
             self._silence -= now - since

@@ -49,7 +49,7 @@ _ROWS = (
     Profile(name="openai", hosts=("api.openai.com",), max_tokens="max_completion_tokens"),
     Profile(
         name="azure",
-        hosts=(".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"),
+        hosts=("openai.azure.com", "services.ai.azure.com", "cognitiveservices.azure.com"),
         max_tokens="max_completion_tokens",
         auth="api-key",
         path="/openai/v1",
@@ -85,7 +85,11 @@ def profile_for(name: str | None, base_url: str) -> Profile:
             raise ConfigurationError(f"profile={name!r} is not known: there is {list(PROFILES)}")
         return found
     host = urlsplit(base_url).hostname or ""
-    return next((p for p in _ROWS if p.hosts and host.endswith(p.hosts)), DEFAULT)
+    return next((p for p in PROFILES.values() if _is_at(p, host)), DEFAULT)
+
+
+def _is_at(profile: Profile, host: str) -> bool:
+    return any(host == known or host.endswith("." + known) for known in profile.hosts)
 
 
 def endpoint(profile: Profile, base_url: str, path: str) -> str:

@@ -98,6 +98,8 @@ class Session:
         if not data:
             return None
         try:
+            if name == "error":
+                data = _as_json(data)
             event = self._dialect.decode(name, data)
             verdict = self._dialect.apply(self.state, event)
         except (ValueError, RecursionError) as exc:
@@ -166,6 +168,15 @@ class Session:
             )
         )
         return []
+
+
+def _as_json(data: bytes) -> bytes:
+    """An error is one even where a server writes plain text."""
+    try:
+        decode_json(data)
+    except ValueError:
+        return json.dumps(data.decode("utf-8", "replace")).encode()
+    return data
 
 
 def _failure(payload: Any) -> bool:

@@ -122,6 +122,7 @@ class State:
         self.finish: str | None = None
         self.usage = Usage()
         self.items: dict[int, ItemState] = {}
+        self.primary: int | None = None  # the only item whose text is the answer's; None: all
         self.expected = 1  # how many choices were asked for (Chat Completions)
         self._ids: dict[str, ItemState] = {}
         self._said: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
@@ -250,7 +251,7 @@ def sort_calls(
     broken: list[ToolCall] = []
     for call in calls:
         text = call.arguments
-        safe = call.closed and bool(text or call.custom or not cut)
+        safe = call.closed and bool(call.name) and bool(text or call.custom or not cut)
         if safe and not text and not call.custom:
             text = "{}"
         made = ToolCall(call.id, call.name, text, call.custom)

@@ -88,8 +88,6 @@ class Dialect(Protocol):
     name: str
     default_base_url: str
     default_model: str | None
-    text_index: int | None
-    """The `Chunk.index` whose text is the answer's; None: of all."""
 
     def with_profile(self, profile: Profile) -> Dialect:
         """The same API in the manner of one service."""
@@ -116,9 +114,10 @@ class Dialect(Protocol):
     def calls(self, state: State) -> Iterator[CallState]:
         """The calls that the caller is to run, in order, as far as they came."""
 
-    def turn(self, state: State) -> tuple[Any, ...]:
+    def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         """The answer as the messages (or input items) that go into the next prompt: what was
-        closed, never half a block or a call that cannot be answered."""
+        closed, never half a block, nor a call whose id is not `safe`, nor thinking that leads to
+        nothing."""
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         """A 200 with a JSON body: the completion as events, none where it is no completion."""
@@ -178,17 +177,15 @@ def lenient(
             return classes[name](raw=data)
         return UnknownEvent(name, payload, raw=data)
     kind = payload.get("type")
+    kind = kind if isinstance(kind, str) else None
     if kind not in classes and (name == "error" or (kind is None and payload.get("error"))):
         kind = "error"  # a gateway's: without a type, or with the failure's own in its place
-    kind = kind if isinstance(kind, str) else name
+    kind = name if kind is None else kind
     cls = classes.get(kind)
     if cls is None:
         number = payload.get("sequence_number")
         return UnknownEvent(kind, payload, number if isinstance(number, int) else None, raw=data)
-    for field in essential & set(cls.__struct_fields__):
-        if payload.get(field) is not None and _fitted(_hints(cls)[field], payload[field]) is None:
-            raise ValueError(f"the field {field!r} of a {kind!r} event is no {field}")
-    event = _build(cls, payload)
+    event = _build(cls, payload, essential)
     assert isinstance(event, Event)
     return event
 
@@ -197,24 +194,32 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _build(cls: type[Any], payload: Mapping[str, Any]) -> Any:
+def _build(cls: type[Any], payload: Mapping[str, Any], essential: frozenset[str]) -> Any:
     hints = _hints(cls)
-    names = zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True)
-    found = {name: _fitted(hints[name], payload[wire]) for name, wire in names if wire in payload}
-    return cls(**{name: value for name, value in found.items() if value is not None})
+    found: dict[str, Any] = {}
+    for name, wire in zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True):
+        value = payload.get(wire)
+        if value is None:
+            continue
+        fitted = _fitted(hints[name], value, essential)
+        if fitted is not None:
+            found[name] = fitted
+        elif wire in essential:
+            raise ValueError(f"a field {wire!r} of the event holds something else")
+    return cls(**found)
 
 
-def _fitted(hint: Any, value: Any) -> Any:
+def _fitted(hint: Any, value: Any, essential: frozenset[str]) -> Any:
     """`value` as `hint`, or None where it does not fit."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if isinstance(hint, type) and issubclass(hint, Struct):
-        return _build(hint, value) if isinstance(value, dict) else None
+        return _build(hint, value, essential) if isinstance(value, dict) else None
     if typing.get_origin(hint) is list:
         (inner,) = typing.get_args(hint)
         if not isinstance(value, list):
             return None
-        return [fitted for v in value if (fitted := _fitted(inner, v)) is not None]
+        return [fitted for v in value if (fitted := _fitted(inner, v, essential)) is not None]
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError:

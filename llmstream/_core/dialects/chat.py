@@ -49,7 +49,9 @@ _CLASSES: dict[str, type[Event]] = {
     "chat.completion.chunk": ev.ChatCompletionChunkEvent,
     "error": ev.ChatErrorEvent,
 }
-_ESSENTIAL = frozenset({"choices"})
+_ESSENTIAL = frozenset(
+    {"choices", "delta", "refusal", "reasoning_content", "reasoning", "tool_calls", "function"}
+)
 
 
 class _Assembly:
@@ -71,7 +73,6 @@ class ChatDialect:
     name = "chat"
     default_base_url = "https://api.openai.com/v1"
     default_model: str | None = None
-    text_index: int | None = 0  # the text of the answer is the first choice's
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
@@ -180,12 +181,14 @@ class ChatDialect:
         index = choice.index or 0
         item = state.item(index, None)
         item.type = "message"
-        delta = choice.delta or choice.message
+        if state.primary is None:  # of several choices the first is the answer
+            state.primary = index if state.expected == 1 else 0
+        delta = choice.delta if choice.delta is not None else choice.message
         level = 0
         if delta is not None:
             level = self._delta(state, item, delta, chunks)
         if choice.finish_reason:
-            _finish(state, item, choice.finish_reason)
+            _finish(state, item, choice.finish_reason)  # and still more may follow
             level = max(level, 1)
         return level
 
@@ -201,7 +204,9 @@ class ChatDialect:
                 item.part(kind, kind).add(text)
                 # Every choice is heard, but only the first is the answer's text.
                 chunks += (
-                    state.say(kind, text, 0) if item.index == 0 else [Chunk(kind, text, item.index)]
+                    state.say(kind, text, item.index)
+                    if item.index == state.primary
+                    else [Chunk(kind, text, item.index)]
                 )
                 level = 2
         for piece in _call_pieces(delta):
@@ -220,22 +225,26 @@ class ChatDialect:
         call.name = call.name or function.name or ""
         call.custom = call.custom or piece.type == "custom"
         text = function.arguments
-        if isinstance(text, (dict, list)):  # decoded already, from servers that know no better
-            text = msgspec.json.encode(text).decode()
-        if not isinstance(text, str):
+        if text is None:
             return ""
+        if not isinstance(text, str):  # decoded already, by servers that know no better
+            text = msgspec.json.encode(text).decode()
         call.deltas.append(text)
         return text
 
     def calls(self, state: State) -> Iterator[CallState]:
-        first = state.items.get(0)
+        first = state.items.get(state.primary or 0)
         for call in first.extra.get("calls", ()) if first is not None else ():
             closed = first is not None and first.closed
             yield CallState(call.id, call.name, "".join(call.deltas), call.custom, closed)
 
-    def turn(self, state: State) -> tuple[Any, ...]:
-        first = state.items.get(0)
-        return () if first is None or first.wire is None else (_message(first, whole=True),)
+    def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
+        first = state.items.get(state.primary or 0)
+        if first is None or not first.closed:
+            return ()
+        message = _message(first, safe)
+        said = message["content"] or message.get("refusal") or message.get("tool_calls")
+        return (message,) if said else ()
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         choices = payload.get("choices") if isinstance(payload, dict) else None
@@ -273,7 +282,9 @@ def _reasoning(delta: ev.ChoiceDelta, fields: tuple[str, ...]) -> str | None:
 def _content(content: Any) -> list[tuple[str, str | None]]:
     """Text, or a list of text and thinking parts (Mistral)."""
     if not isinstance(content, list):
-        return [("text", content if isinstance(content, str) else None)]
+        if content is not None and not isinstance(content, str):
+            raise ValueError("the content of a chunk is neither text nor a list of parts")
+        return [("text", content)]
     said: list[tuple[str, str | None]] = []
     for part in content:
         if isinstance(part, dict) and part.get("type") == "thinking":
@@ -322,7 +333,7 @@ def _called(
 
 
 def _finish(state: State, item: ItemState, reason: str) -> None:
-    if item.index == 0:
+    if item.index == state.primary:
         state.finish = _FINISH.get(reason, reason)
         state.status = "completed"
     item.status = reason
@@ -331,27 +342,19 @@ def _finish(state: State, item: ItemState, reason: str) -> None:
 
 def _close(item: ItemState) -> None:
     item.closed = True
-    item.wire = partial(_message, item, whole=False)
+    item.wire = partial(_message, item, None)
 
 
-def _message(item: ItemState, *, whole: bool) -> dict[str, Any]:
-    """The assistant's turn; with `whole`, without calls that cannot be answered."""
+def _message(item: ItemState, safe: frozenset[str] | None) -> dict[str, Any]:
+    """The assistant's turn; where `safe` is given, with the calls of these ids only."""
     parts = {key: part.text for key, part in item.content.items()}
     message: dict[str, Any] = {"role": "assistant", "content": parts.get("text")}
     if parts.get("refusal"):
         message["refusal"] = parts["refusal"]
-    calls = [c for c in item.extra.get("calls", ()) if not whole or c.custom or _is_whole(c)]
+    calls = [c for c in item.extra.get("calls", ()) if safe is None or c.id in safe]
     if calls:
         message["tool_calls"] = [_call_message(call) for call in calls]
     return message
-
-
-def _is_whole(call: _Assembly) -> bool:
-    try:
-        msgspec.json.decode("".join(call.deltas) or "{}")
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _call_message(call: _Assembly) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ...events import messages as ev
 from ...events.base import Event, UnknownEvent, decode_json
 from ...result import Chunk, Usage
 from ..classify import error_from_payload
-from ..profiles import DEFAULT, Profile
+from ..profiles import DEFAULT, Profile, endpoint
 from ..state import CallState, ItemState, State, item_calls, last_known
 from .base import (
     CONTENT,
@@ -69,8 +69,10 @@ def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Verdict:
     if block is None:
         return PROGRESS
     item = state.item(event.index, None)
-    if item.closed:
-        return PROGRESS
+    if "preset" in item.extra:
+        return PROGRESS  # it came whole with message_start
+    if item.type is not None:
+        item = state.add(event.index, None)  # from a server that does not count its blocks
     event.chunks = _begin(state, item, block, partial(_started_block, event.raw))
     return CONTENT if event.chunks else PROGRESS
 
@@ -97,7 +99,7 @@ def _started_block(raw: bytes) -> Any:
 
 
 def _block_stop(state: State, event: ev.ContentBlockStopEvent) -> Verdict:
-    event.chunks = _close(state, state.item(event.index, None))
+    event.chunks = _close(state, _block(state, event.index))
     return CONTENT if event.chunks else PROGRESS
 
 
@@ -124,6 +126,8 @@ def _whole_block(item: ItemState) -> Any:
             block["input"] = _parsed(part.text)
         elif part.text:
             block[str(key)] = part.text
+    if item.type in _TOOL_TYPES and not isinstance(block.get("input"), dict):
+        block["input"] = {}
     for key in ("citations", "encrypted_content"):
         if key in item.extra:
             block[key] = item.extra[key]
@@ -145,9 +149,18 @@ def _block_delta(state: State, event: ev.ContentBlockDeltaEvent) -> Verdict:
     if delta is None:
         return PROGRESS
     handle = _DELTAS.get(delta.type or "")
-    item = state.item(event.index, None)
-    # A delta behind its block's stop has no place; one of an unknown type stays an event.
-    return PROGRESS if handle is None or item.closed else handle(state, event, item, delta)
+    item = _block(state, event.index)
+    if handle is None or "preset" in item.extra:
+        return PROGRESS  # one of an unknown type stays an event
+    return handle(state, event, item, delta)
+
+
+def _block(state: State, index: int | None) -> ItemState:
+    """The block of that index: the latest one, where a server gave several the same."""
+    if index is None:
+        return state.item(None, None)
+    same = [item for item in state.items.values() if item.number == index]
+    return same[-1] if same else state.item(index, None)
 
 
 Handle = Callable[[State, Any, ItemState, ev.ContentBlockDelta], Verdict]
@@ -218,7 +231,10 @@ def _message_start(state: State, event: ev.MessageStartEvent) -> Verdict:
     _used(state, message.usage)
     chunks: list[Chunk] = []
     for index, block in enumerate(message.content or ()):
+        if index in state.items or (block.type == "text" and not block.text):
+            continue  # said before, or only an announcement
         item = state.item(index, None)
+        item.extra["preset"] = True
         chunks += _begin(state, item, block, partial(_preset_block, event.raw, index))
         chunks += _close(state, item)
     event.chunks = tuple(chunks)
@@ -279,7 +295,7 @@ _TABLE: dict[type[Any], Callable[[State, Any], Verdict]] = {
     UnknownEvent: _ping,
 }
 _CLASSES: dict[str, type[Event]] = {cls.type: cls for cls in ev.EVENTS}
-_ESSENTIAL = frozenset({"delta", "content_block"})
+_ESSENTIAL = frozenset({"delta", "content_block", "text", "thinking", "partial_json"})
 
 
 class MessagesDialect:
@@ -288,7 +304,6 @@ class MessagesDialect:
     name = "messages"
     default_base_url = "https://api.anthropic.com"
     default_model: str | None = "claude-haiku-4-5"
-    text_index: int | None = None
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
@@ -325,7 +340,9 @@ class MessagesDialect:
             "accept": "text/event-stream",
             "anthropic-version": API_VERSION,
         }
-        url = f"{base_url.removesuffix('/v1')}/v1/messages"
+        base, mark, query = base_url.partition("?")
+        base = base.rstrip("/").removesuffix("/v1")
+        url = endpoint(self._profile, f"{base}{mark}{query}", "/v1/messages")
         return WireRequest("POST", url, headers, encode_body(body, call.extra_body))
 
     def auth(self, api_key: str) -> dict[str, str]:
@@ -353,8 +370,17 @@ class MessagesDialect:
     def calls(self, state: State) -> Iterator[CallState]:
         return item_calls(state, _TOOL_TYPES)
 
-    def turn(self, state: State) -> tuple[Any, ...]:
-        blocks = [item.wire() for item in state.in_order() if item.wire is not None]
+    def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
+        items = [
+            item
+            for item in state.in_order()
+            if item.wire is not None
+            and (item.type not in _TOOL_TYPES or item.id in safe)
+            and (item.type != "text" or any(part.text for part in item.content.values()))
+        ]
+        while items and items[-1].type in ("thinking", "redacted_thinking"):
+            items.pop()  # refused without what it led to
+        blocks = [item.wire() for item in items if item.wire is not None]
         return ({"role": "assistant", "content": blocks},) if blocks else ()
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:

@@ -430,7 +430,6 @@ class ResponsesDialect:
     name = "responses"
     default_base_url = "https://api.openai.com/v1"
     default_model: str | None = "gpt-5.4-mini"
-    text_index: int | None = None
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
@@ -478,12 +477,18 @@ class ResponsesDialect:
     def calls(self, state: State) -> Iterator[CallState]:
         return item_calls(state, _TOOL_TYPES)
 
-    def turn(self, state: State) -> tuple[Any, ...]:
-        return tuple(
-            item.wire()
+    def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
+        items = [
+            item
             for item in state.in_order()
-            if item.wire is not None and item.closed and item.status != "incomplete"
-        )
+            if item.wire is not None
+            and item.closed
+            and item.status != "incomplete"
+            and (item.type not in _TOOL_TYPES or (item.call_id or item.id) in safe)
+        ]
+        while items and items[-1].type == "reasoning":  # refused without what it led to
+            items.pop()
+        return tuple(item.wire() for item in items if item.wire is not None)
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"}
