@@ -376,7 +376,12 @@ class RequestsTransport:
 
     def _open(self, request: WireRequest, guard: Guard) -> Exchange:
         prepared = requests.Request(
-            request.method, request.url, headers=request.headers, data=request.body or None
+            request.method,
+            request.url,
+            headers=request.headers,
+            data=request.body or None,
+            # A user and password in the URL must not replace a key.
+            auth=_as_it_is if "authorization" in request.headers else None,
         ).prepare()
         settings = self._environment.merge_environment_settings(
             prepared.url, {}, True, self._verify if self._verify is not True else None, None
@@ -411,6 +416,10 @@ class RequestsTransport:
         if self._pid == os.getpid():
             self._adapter.close_connections()
             self._adapter.close()
+
+
+def _as_it_is(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+    return prepared
 
 
 def _is_loopback(url: str) -> bool:

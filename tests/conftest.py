@@ -301,6 +301,11 @@ def phase_of(stream: Stream) -> str:
     return attempts[-1].phase if attempts[-1].error is None else "backoff"
 
 
+def socket_of(stream: Stream) -> socket.socket | None:
+    """The socket that a stream waits on just now."""
+    return stream._pump.guard._sock
+
+
 def until_blocked(thread: threading.Thread) -> None:
     """Waits until a thread is blocked in a system call, and not only about to be: Python runs a
     signal's handler between two bytecodes, so one that comes just before a blocking call waits

@@ -34,6 +34,7 @@ from conftest import (
     output_of,
     phase_of,
     python,
+    socket_of,
     until_blocked,
 )
 
@@ -103,7 +104,7 @@ def test_in_connect(client_for: Callable[..., Client], unanswering: Address) -> 
     """A cancel ends a call whose TCP connect hangs."""
     stream = client_for(unanswering).stream(PROMPT)
     reading = Reading(stream)
-    eventually(lambda: stream._pump.guard._sock is not None, "a socket is there")
+    eventually(lambda: socket_of(stream) is not None, "a socket is there")
     cancel_and_check(stream, reading)
     assert stream.attempts[0].phase == "connect"
 
@@ -272,9 +273,11 @@ def test_from_the_loop_body_in_one_event(
     server: LLMServer, client_for: Callable[..., Client], view: str
 ) -> None:
     """An event may bring several pieces of text: a cancel after the first holds back the rest."""
-    parts = [{"type": "output_text", "text": text} for text in ("one", "two", "three")]
-    item = {"type": "message", "id": "msg_1", "status": "completed", "content": parts}
-    whole = {"id": "r", "object": "response", "status": "completed", "output": [item]}
+    items = [
+        {"type": "message", "id": text, "content": [{"type": "output_text", "text": text}]}
+        for text in ("one", "two", "three")
+    ]
+    whole = {"id": "r", "object": "response", "status": "completed", "output": items}
     server.script(Reply.json(whole))
     stream = client_for(server).stream(PROMPT)
     got: list[Any] = []
@@ -448,6 +451,28 @@ def test_client_close_ends_running_streams(
     server.wait_all_closed()
 
 
+def test_client_close_ends_streams_that_nobody_named(
+    server: LLMServer, client_for: Callable[..., Client]
+) -> None:
+    """`for tok in client.stream(...)` keeps only the iterator: Client.close() ends it as well."""
+    server.default = Reply([*TWO_TOKENS, Silence()])
+    client = client_for(server)
+    views: list[Callable[[Stream], Iterator[Any]]] = [iter, Stream.chunks, Stream.events]
+    seen: list[Any] = []
+
+    def loop(view: Callable[[Stream], Iterator[Any]]) -> Callable[[Any], None]:
+        return lambda _: seen.extend(view(client.stream(PROMPT)))
+
+    unused = client.stream(PROMPT)
+    readings = [Reading(unused, loop(view)) for view in views]
+    server.wait_requests(3)
+    client.close()
+    try:
+        assert [type(reading.ended(within=SOON)) for reading in readings] == [Cancelled] * 3
+    finally:
+        server.close()  # or they would stay
+
+
 def test_a_client_as_a_context_manager(server: LLMServer) -> None:
     """Leaving `with Client(...)` closes it."""
     server.script(Reply([*TWO_TOKENS, Silence()]))
@@ -464,7 +489,7 @@ def test_client_close_in_the_middle_of_making_a_stream(server: LLMServer) -> Non
     # In a process of its own: a deadlock would spread.
     code = """
         import sys, threading
-        from llmstream import Client
+        from llmstream import Client, ConfigurationError
 
         client = Client(base_url=sys.argv[1])
 
@@ -474,7 +499,14 @@ def test_client_close_in_the_middle_of_making_a_stream(server: LLMServer) -> Non
                 client.close()  # what a handler does that runs just now
 
         client._streams = Interrupted()
-        calling = threading.Thread(target=client.stream, args=("Hi",), daemon=True)
+
+        def call():
+            try:
+                client.stream("Hi")
+            except ConfigurationError:
+                pass  # it is closed: that may be noticed, or not
+
+        calling = threading.Thread(target=call, daemon=True)
         calling.start()
         calling.join(10)
         print("deadlock" if calling.is_alive() else "fine")

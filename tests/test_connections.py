@@ -34,6 +34,7 @@ from conftest import (
     failure,
     output_of,
     read_request,
+    socket_of,
     watchdogs,
 )
 
@@ -197,6 +198,18 @@ def test_closing_a_client_closes_its_idle_connections(
     kept.append(failure(kept[-1]))
     assert server.open_connections == 1
     client.close()
+    server.wait_all_closed()
+
+
+def test_no_idle_connection_where_none_is_wanted(
+    server: LLMServer, client_for: Callable[..., Client]
+) -> None:
+    """max_connections=0 keeps none, or is refused: it is not "as many as you like"."""
+    try:
+        client = client_for(server, max_connections=0)
+    except ConfigurationError:
+        return
+    client.stream(PROMPT).result()
     server.wait_all_closed()
 
 
@@ -454,11 +467,11 @@ class Tunnel:
 @pytest.fixture
 def through(
     raw_server: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Tunnel], RawServer]:
-    """`through(tunnel)`: https goes through this proxy."""
+) -> Callable[..., RawServer]:
+    """`through(tunnel, context=None)`: https goes through this proxy."""
 
-    def start(tunnel: Tunnel) -> RawServer:
-        proxy = raw_server(tunnel)
+    def start(tunnel: Tunnel, context: ssl.SSLContext | None = None) -> RawServer:
+        proxy = raw_server(tunnel, context)
         monkeypatch.setenv("https_proxy", proxy.url)
         return proxy
 
@@ -470,16 +483,27 @@ def named(server: LLMServer) -> str:
     return f"https://localhost.:{server.url.rpartition(':')[2]}/v1"
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["http proxy", "https proxy"])
 def test_a_tunnel(
     tls_server: LLMServer,
     client_for: Callable[..., Client],
-    through: Callable[[Tunnel], RawServer],
+    through: Callable[..., RawServer],
+    monkeypatch: pytest.MonkeyPatch,
+    tls: bool,
 ) -> None:
     """HTTPS goes through CONNECT: the proxy sees neither key nor prompt, and a cancel and the
-    clocks work through it."""
+    clocks work through it, on a new connection and on a reused one; TLS inside TLS too."""
+    assert tls_server.ca_file is not None
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", tls_server.ca_file)
     tunnel = Tunnel(tls_server.url)
-    proxy = through(tunnel)
-    client = client_for(tls_server, base_url=named(tls_server), timeouts=clocks(8.0, idle=0.3))
+    proxy = through(tunnel, server_context("127.0.0.1") if tls else None)
+    client = client_for(
+        tls_server,
+        base_url=named(tls_server),
+        verify=True,
+        timeouts=clocks(8.0, idle=0.3),
+        retry=ONCE,
+    )
     assert client.stream(PROMPT).result().text == "Hello, world!"
     assert client.stream(PROMPT).result().text == "Hello, world!"
     assert proxy.accepted == 1
@@ -487,12 +511,15 @@ def test_a_tunnel(
     assert b"test-key" not in tunnel.heads[0]
     tls_server.script(Reply([*TWO_TOKENS, Silence()]))
     assert type(failure(client.stream(PROMPT))).__name__ == "IdleTimeout"
-    tls_server.script(Reply([*TWO_TOKENS, Silence()]))
-    stream = client.stream(PROMPT, timeouts=clocks(60.0))
-    reading = Reading(stream)
-    eventually(lambda: stream.text == "one two", "the stream is in the middle")
-    stream.cancel()
-    assert type(reading.ended()).__name__ == "Cancelled"
+    for _ in range(2):  # on a new connection, and on one that has served a call
+        tls_server.script(Reply([*TWO_TOKENS, Silence()]))
+        stream = client.stream(PROMPT, timeouts=clocks(60.0))
+        reading = Reading(stream)
+        eventually(lambda s=stream: s.text == "one two", "the stream is in the middle")
+        stream.cancel()
+        assert type(reading.ended()).__name__ == "Cancelled"
+        assert client.stream(PROMPT).result().text == "Hello, world!"
+    client.close()
     tls_server.wait_all_closed()
 
 
@@ -620,7 +647,7 @@ def test_tcp_options(any_server: LLMServer, client_for: Callable[..., Client]) -
     any_server.script(Reply([*TWO_TOKENS, Silence()]))
     stream = client_for(any_server).stream(PROMPT)
     next(stream)
-    sock = stream._pump.guard._sock
+    sock = socket_of(stream)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert sock.gettimeout() is None
@@ -684,6 +711,50 @@ def test_a_client_survives_a_fork(any_server: LLMServer, when: str) -> None:
     output = output_of(FORK, any_server.base_url, any_server.ca_file or "", when)
     assert output == "[0, 0, 0]\n"
     assert any_server.connections == 4  # nobody's were taken by another
+
+
+LOCKED = """
+    import os, sys, threading, time
+    from llmstream import Client
+
+    client = Client(base_url=sys.argv[1])
+    client.stream("before").result()
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        # A thread that is inside the client, its transport and its streams just now.
+        owners = (client, client._transport)
+        locks = [v for owner in owners for v in vars(owner).values() if hasattr(v, "acquire")]
+        for lock in locks:
+            lock.acquire()
+        held.set()
+        over.wait(0.3)
+        for lock in locks:
+            lock.release()
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        assert client.stream("child").result().text == "child"
+        client.close()
+        os._exit(0)
+    deadline = time.monotonic() + 10
+    while not (done := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if not done[0]:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    print("fine" if done == (pid, 0) else f"the child hangs, or failed: {done}")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_another_thread_is_inside(server: LLMServer) -> None:
+    """A lock that another thread holds at the moment of the fork is not held in the child for
+    ever: threads do not survive a fork, their locks do."""
+    server.default = server.echo
+    assert output_of(LOCKED, server.base_url).endswith("fine\n")
 
 
 RUNNING = """

@@ -36,6 +36,7 @@ TYPES = {"function_call": "json", "custom_tool_call": "text"}
         (["hel"], "hello", "lo", "hello"),
         (["hello"], "hel", "", "hel"),
         (["other"], "hello", "", "hello"),
+        (["no"], "hello", "", "hello"),
         (["hello"], "", "", "hello"),
         ([], "", "", ""),
         (["é"], "é!", "!", "é!"),

@@ -916,6 +916,27 @@ def test_an_interim_answer_does_not_shift_the_next(
     assert client.stream("second").result().text == "second"
 
 
+def test_content_behind_an_error_does_not_hold_it_up(
+    server: LLMServer, client_for: Callable[..., Client]
+) -> None:
+    """After an error event the stream ends, whatever the server goes on sending."""
+    server.script(Reply([in_stream(), *OPENING, Pings(0.02, data=DELTAS[0])]))
+    reading = Reading(client_for(server, retry=ONCE).stream(PROMPT), Stream.result)
+    assert type(reading.ended(within=8.0)) is ServerError
+
+
+def test_a_refusal_of_an_option_whose_body_stalls(server: LLMServer) -> None:
+    """Chat asks once more without an option that a 400 names, also when the body has no end."""
+    body = b'{"error": {"message": "unknown: stream_options", "param": "stream_options"}}'
+    server.script(
+        Reply([body, Silence()], status=400, content_type="application/json"), Answer("well")
+    )
+    with Client("chat", base_url=server.base_url, model="m", retry=ONCE) as client:
+        reading = bounded(client.stream(PROMPT), Stream.result)
+    assert reading.error is None or isinstance(reading.error, InvalidRequestError)
+    assert len(server.requests) <= 2
+
+
 @pytest.mark.parametrize(("api", "every"), [("responses", 0.01), ("responses", 0.1), ("chat", 0.1)])
 def test_pings_behind_the_end_do_not_hold_it_up(
     server: LLMServer, client_for: Callable[..., Client], api: str, every: float

@@ -7,6 +7,7 @@ import copy
 import json
 import pickle
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ from llmstream import (
     EventTooLarge,
     ProtocolError,
     Result,
+    RetryPolicy,
     Stream,
     StreamTruncated,
     ToolCall,
@@ -44,7 +46,7 @@ from llmstream import (
     Usage,
 )
 from llmstream.events import responses as ev
-from llmstream.testing import Answer, LLMServer, Pause, Pings, Reply, Send, Silence
+from llmstream.testing import Answer, Cut, LLMServer, Pause, Pings, Reply, Send, Silence
 from llmstream.testing.answers import sse_block
 
 TEXT = "one two three four"
@@ -603,6 +605,51 @@ def test_nothing_shows_the_key_or_the_prompt(
     assert found == []
     told = [text for text in shown[:9] + shown[-1:] if "marked-" in text]
     assert told == []
+
+
+SHOWN = {
+    "a status": (Reply.error(400),),
+    "a second status": (Reply.error(500), Reply.error(401)),
+    "a cut": (Reply([*TWO_TOKENS]),),
+    "no answer": (Reply(before=[Cut()]),),
+    "no HTTP": (Reply.raw(b"SSH-2.0\r\n"),),
+    "a page": (Reply.html(),),
+    "a clock": (Reply([Silence()]),),
+}
+
+
+@pytest.mark.parametrize("replies", SHOWN.values(), ids=SHOWN.keys())
+def test_no_traceback_shows_the_key_or_the_prompt(
+    server: LLMServer, client_for: Callable[..., Client], replies: tuple[Reply, ...]
+) -> None:
+    """Error reporters (Sentry, Django's page, rich) show the local variables of every frame: none
+    of ours holds the key or the prompt in sight, nor does anything that an error was raised from."""
+    server.script(*replies)
+    client = client_for(
+        server,
+        api_key="marked-key",
+        retry=RetryPolicy(max_attempts=len(replies), base=0.0, cap=0.0),
+        timeouts=clocks(10.0, first_token=0.2),
+    )
+    stream = client.stream("marked-prompt")
+    error = failure(stream, lambda stream: _read_in_a_frame_of_its_own(stream))
+    chain: list[BaseException | None] = [error, *(a.error for a in error.attempts)]
+    seen = 0
+    while chain:
+        link = chain.pop()
+        if link is None or seen > 50:
+            continue
+        chain += [link.__cause__, link.__context__]
+        seen += 1
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if "llmstream" in frame.f_code.co_filename:
+                shown = repr({name: repr(value) for name, value in frame.f_locals.items()})
+                assert "marked-key" not in shown, frame
+                assert "marked-prompt" not in shown, frame
+
+
+def _read_in_a_frame_of_its_own(stream: Stream) -> Any:
+    return stream.result()
 
 
 def test_a_url_with_a_password_is_not_shown(
