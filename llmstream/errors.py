@@ -232,22 +232,15 @@ class StreamTruncated(LLMStreamError):
 
 
 class ProtocolError(LLMStreamError):
-    """What came is not the protocol. An event that was garbled on the way may come whole the next
-    time, so it is retryable; what its two subclasses stand for is not."""
-
-    retryable = True
+    """What came is not the protocol. Retryable only where one event of a stream was garbled."""
 
 
 class NotAStreamError(ProtocolError):
     """A success status with a body that is no event stream: a proxy's page, or some other JSON."""
 
-    retryable = False
-
 
 class EventTooLarge(ProtocolError):
     """One event, or a line without end, outgrew `max_event_bytes`."""
-
-    retryable = False
 
 
 class Cancelled(LLMStreamError):

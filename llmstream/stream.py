@@ -471,15 +471,16 @@ class Pump:
         if now is None:
             now = self._clock.monotonic()
         self._last_event = now
-        if level:
-            session.level = 0
+        session.level = 0
+        if level > 1:
+            self._last_token = now
+            if self._first_token is None:
+                self._first_token = now
+                guard.phase = "body"
+        if session.error is None:  # else only the end is waited for, and not for long
             if level > 1:
-                self._last_token = now
-                if self._first_token is None:
-                    self._first_token = now
-                    guard.phase = "body"
                 guard.clocks.content()
-            else:
+            elif level:
                 guard.clocks.progress()
         return events
 

@@ -104,7 +104,8 @@ class Guard:
     # -- the reader's side
 
     def begin(self) -> None:
-        """A new attempt: the connect clock starts."""
+        """A new attempt: the connect clock starts. Raises Stopped."""
+        self.revive()
         self.phase = "connect"
         self.bytes = 0
         self.eof = self.reused = False

@@ -70,7 +70,8 @@ def cancel_and_check(stream: Stream, reading: Reading, reason: str = "no longer 
     assert error.reason == reason
     assert reason in str(error)
     assert not error.retryable
-    assert error.partial.text == "".join(reading.tokens)
+    # what had arrived is kept, though not all of it was handed out
+    assert error.partial.text.startswith("".join(reading.tokens))
     assert error.trace_id == stream.trace_id
     assert error.attempts == stream.attempts
     with pytest.raises(Cancelled) as again:

@@ -100,7 +100,7 @@ def read(*parts: bytes, choices: int = 1, profile: str | None = None) -> tuple[S
         finish=state.finish,
         usage=state.usage,
         items=tuple(item.wire() for item in state.in_order() if item.wire is not None),
-        turn=dialect.turn(state),
+        turn=dialect.turn(state, frozenset(call.id for call in calls if call.id)),
     )
 
 
@@ -416,8 +416,17 @@ def test_text_that_cannot_be_read_does_not_vanish(broken: bytes) -> None:
 @pytest.mark.parametrize("index", [1, -1, 5, 10**30])
 def test_a_lone_choice_is_the_answer_whatever_its_index(index: int) -> None:
     """One choice was asked for, one came: its text must not be nobody's."""
-    result = whole(said("Hi", index=index), said(finish="stop", index=index), DONE)
-    assert (result.text, result.finish) == ("Hi", "stop")
+    parts = [
+        said("Hi", index=index),
+        said(index=index, tool_calls=[piece("{}", name="f", index=0, id="a")]),
+        said(finish="tool_calls", index=index),
+        DONE,
+    ]
+    result = whole(*parts)
+    assert (result.text, result.finish) == ("Hi", "tool_calls")
+    assert calls_of(result) == [("a", "f", "{}")]
+    assert result.to_messages()[0]["content"] == "Hi"
+    assert list(play(*parts)[0]) == ["Hi"]
 
 
 def test_identity() -> None:
@@ -478,8 +487,6 @@ FULL = used(
         ([chunk(choices=[], usage=used(7, None)), FINISH], Usage(7, None, None)),
         ([chunk(choices=[], usage=used("7", 9.0, total_tokens=[])), FINISH], Usage(7, 9, 16)),
         ([chunk(choices=[], usage="much"), FINISH], Usage()),
-        ([said("a"), FINISH, chunk(choices=[], x_groq={"usage": used(7, 9)}), DONE],
-         Usage(7, 9, 16)),
         ([FINISH], Usage()),
     ],
 )  # fmt: skip

@@ -993,7 +993,7 @@ def _is_sound(events: Iterable[Any], session: Session) -> None:
     for item in session.state.in_order():
         if item.wire is not None:
             item.wire()
-    RESPONSES.turn(session.state)
+    RESPONSES.turn(session.state, frozenset())
 
 
 # --- random bytes -------------------------------------------------------------------------------

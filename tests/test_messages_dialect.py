@@ -104,7 +104,7 @@ def read(*parts: bytes) -> tuple[Session, Result]:
         finish=state.finish,
         usage=state.usage,
         items=tuple(item.wire() for item in state.in_order() if item.wire is not None),
-        turn=MESSAGES.turn(state),
+        turn=MESSAGES.turn(state, frozenset(call.id for call in calls if call.id)),
     )
 
 

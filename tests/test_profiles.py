@@ -408,7 +408,7 @@ class Toy:
     def calls(self, state: State) -> Iterator[CallState]:
         return iter(())
 
-    def turn(self, state: State) -> tuple[Any, ...]:
+    def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         return ({"i_said": state.text},)
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:

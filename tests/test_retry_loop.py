@@ -182,6 +182,7 @@ RETRIED = {
         length=999,
         content_type="application/json",
     ),
+    "an event that is garbled": inside([BLOCKS[0], sse_block(None, "{]")], ProtocolError),
     "silence": inside([BLOCKS[0], Silence()], SilenceTimeout, timeouts=clocks(8.0, silence=SHORT)),
     "an error body that was cut": Failing(
         Reply([b'{"error": {"mess', Cut()], status=503), OverloadedError, status=503
@@ -450,7 +451,6 @@ FINAL = {
     ),
     "a page": (Reply.html(), NotAStreamError),
     "no HTTP": (Reply.raw(b"SSH-2.0-OpenSSH_9.6\r\n"), ProtocolError),
-    "JSON that is not JSON": (Reply([sse_block(None, "{]")]), ProtocolError),
 }
 
 

@@ -623,7 +623,7 @@ def test_no_traceback_shows_the_key_or_the_prompt(
     server: LLMServer, client_for: Callable[..., Client], replies: tuple[Reply, ...]
 ) -> None:
     """Error reporters (Sentry, Django's page, rich) show the local variables of every frame: none
-    of ours holds the key or the prompt in sight, nor does anything that an error was raised from."""
+    of ours holds the key or the prompt in sight."""
     server.script(*replies)
     client = client_for(
         server,

@@ -5,6 +5,7 @@ What an API cannot say is in the tables of this file, beside what it says instea
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import AT_ONCE, ONCE, eventually, failure, open_sockets, other_threads
+from corpus import Recording, params, random_pieces, recorded, replay, told
 
 from llmstream import (
     Chunk,
@@ -768,6 +770,47 @@ def test_cut_at_every_byte_in_memory(api: str, name: str) -> None:
             assert session.state.text == whole.state.text
 
 
+SMALL = 6_000  # bytes: about half of the recordings
+# Responses has a file of its own for this, test_corpus.
+RECORDINGS = [recording for api in ("messages", "chat") for recording in recorded(api)]
+
+
+@pytest.mark.parametrize("recording", params(RECORDINGS))
+def test_a_recording_is_reported_exactly(recording: Recording) -> None:
+    """What real services sent, in one piece and in random pieces."""
+    whole, session = replay((recording.data,), recording.api)
+    assert told(session, recording.api) == recording.expect
+    events, session = replay(random_pieces(1)(recording.data), recording.api)
+    assert told(session, recording.api) == recording.expect
+    assert events == whole
+    assert [event.chunks for event in events] == [event.chunks for event in whole]
+
+
+@pytest.mark.parametrize("recording", params([r for r in RECORDINGS if r.size < SMALL]))
+def test_a_recording_cut_at_every_byte(recording: Recording) -> None:
+    """Until the block that completes it is complete, its end is a truncation; text, thinking and
+    calls are a beginning of the whole's. Behind that block nothing takes the success back but the
+    service's own error."""
+    api = recording.api
+    _, full = replay((recording.data,), api)
+    known = told(full, api)
+    session = Session(DIALECTS[api])
+    for offset in range(len(recording.data)):
+        ended = copy.copy(session)
+        ended.receive_eof()
+        if not (session.complete or session.error):
+            assert type(ended.error) is StreamTruncated, offset
+        elif session.complete:
+            assert ended.error is None, offset
+        for kind in ("text", "thinking", "refusal"):
+            assert known[kind].startswith(getattr(session.state, kind))
+        if session.receive(recording.data[offset : offset + 1]):
+            for call in told(session, api)["tool_calls"]:
+                assert call in known["tool_calls"]
+    session.receive_eof()
+    assert told(session, api) == known
+
+
 # way of ending -> (what is sent behind the bytes, framing, the error)
 ENDS: dict[str, tuple[list[Any], str, type[LLMStreamError]]] = {
     "last chunk": ([Cut(last_chunk=True)], "chunked", StreamTruncated),
@@ -1242,5 +1285,5 @@ def test_no_shape_of_an_event_brings_a_foreign_exception(api: str, which: str) -
         assert isinstance(state.text + state.thinking + state.refusal, str)
         assert all(call.arguments is not None for call in dialect.calls(state))
         json.dumps([item.wire() for item in state.in_order() if item.wire is not None])
-        json.dumps(dialect.turn(state))
+        json.dumps(dialect.turn(state, frozenset(c.id for c in dialect.calls(state) if c.id)))
         assert all(isinstance(chunk, Chunk) for event in events for chunk in event.chunks)

@@ -103,7 +103,9 @@ class Session:
             event = self._dialect.decode(name, data)
             verdict = self._dialect.apply(self.state, event)
         except (ValueError, RecursionError) as exc:
-            self._fail(ProtocolError(f"an event of the stream cannot be read: {_reason(exc)}"))
+            error = ProtocolError(f"an event of the stream cannot be read: {_reason(exc)}")
+            error.retryable = True  # garbled on the way, it may come whole the next time
+            self._fail(error)
             return None
         self._judge(verdict)
         self.events += 1

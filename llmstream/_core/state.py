@@ -125,6 +125,8 @@ class State:
         self.primary: int | None = None  # the only item whose text is the answer's; None: all
         self.expected = 1  # how many choices were asked for (Chat Completions)
         self._ids: dict[str, ItemState] = {}
+        self._next = 0  # the first index behind all items
+        self._latest: ItemState | None = None  # the item with the greatest index
         self._said: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
 
     # -- reading
@@ -168,7 +170,7 @@ class State:
         if id is not None:
             known = self._ids.get(id)
             return known if known is not None else self.add(None, id)
-        return self.items[max(self.items)] if self.items else self.add(0, None)
+        return self._latest if self._latest is not None else self.add(0, None)
 
     def announced(self, index: int | None, id: str | None) -> ItemState:
         """The item that begins: not one that has begun already, under another id."""
@@ -188,8 +190,11 @@ class State:
     def add(self, number: int | None, id: str | None) -> ItemState:
         """A new item, at the place that the server names, if it is free."""
         free = number is not None and number not in self.items
-        index = number if number is not None and free else max(self.items, default=-1) + 1
+        index = number if number is not None and free else self._next
+        self._next = max(self._next, index + 1)
         item = self.items[index] = ItemState(index, id, number)
+        if self._latest is None or index >= self._latest.index:
+            self._latest = item
         if id is not None:
             self._ids[id] = item
         return item

@@ -219,7 +219,8 @@ def _fitted(hint: Any, value: Any, essential: frozenset[str]) -> Any:
         (inner,) = typing.get_args(hint)
         if not isinstance(value, list):
             return None
-        return [fitted for v in value if (fitted := _fitted(inner, v, essential)) is not None]
+        found = [_fitted(inner, v, essential) for v in value if v is not None]
+        return None if None in found else found
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError:

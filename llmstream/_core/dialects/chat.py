@@ -140,7 +140,9 @@ class ChatDialect:
             event = lenient("message", data, _CLASSES, _ESSENTIAL)
         if isinstance(event, ev.ChatCompletionChunkEvent) and _says_nothing(event):
             payload = decode_json(data)
-            event = UnknownEvent(str(payload.get("type", name)), payload)
+            kind = str(payload.get("type", name))
+            flat = event.object == "error" or (kind == "error" and "message" in payload)
+            event = ev.ChatErrorEvent(error=payload) if flat else UnknownEvent(kind, payload)
         event.raw = data
         event.chunks = ()  # not for the wire to say
         return event
@@ -183,7 +185,9 @@ class ChatDialect:
         item.type = "message"
         if state.primary is None:  # of several choices the first is the answer
             state.primary = index if state.expected == 1 else 0
-        delta = choice.delta if choice.delta is not None else choice.message
+        delta = choice.delta
+        if delta is None and not item.content:  # the whole, from servers that do not stream
+            delta = choice.message
         level = 0
         if delta is not None:
             level = self._delta(state, item, delta, chunks)
@@ -260,6 +264,8 @@ def bearer(api_key: str) -> dict[str, str]:
 
 
 def _says_nothing(event: ev.ChatCompletionChunkEvent) -> bool:
+    if event.object == "error":  # vLLM's flat form
+        return True
     known = (event.choices, event.usage, event.error, event.object, event.id, event.x_groq)
     return all(value is None for value in known)
 
@@ -325,7 +331,13 @@ def _called(
             found = calls[-1]
     else:
         found = calls[-1] if calls and not (named and calls[-1].name) else None
-    other = found is not None and piece.id and found.id and piece.id != found.id
+    if found is None and not named and not piece.id and calls and calls[-1].at is None:
+        found = calls[-1]  # the index comes late
+        found.at = piece.index
+    name = piece.function.name if piece.function is not None else None
+    other = found is not None and (
+        piece.id != found.id if piece.id and found.id else bool(found.name) and name != found.name
+    )
     if found is None or (other and named):
         found = _Assembly(piece.index)
         calls.append(found)

@@ -376,7 +376,7 @@ class MessagesDialect:
             for item in state.in_order()
             if item.wire is not None
             and (item.type not in _TOOL_TYPES or item.id in safe)
-            and (item.type != "text" or any(part.text for part in item.content.values()))
+            and (item.type != "text" or any(part.text.strip() for part in item.content.values()))
         ]
         while items and items[-1].type in ("thinking", "redacted_thinking"):
             items.pop()  # refused without what it led to

@@ -307,22 +307,24 @@ def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemSta
     """Which streamed item each one of the final output is: the one with its id; else one of its
     kind, whose words it begins with before one that said nothing yet before one that said
     something else, and each time the one at its own place first (some count places from 1)."""
-    matched: dict[int, ItemState] = {}
-    for rank in range(6, -1, -1):
-        for position, said in enumerate(output):
-            if position in matched:
-                continue
-            found = next((item for item in items if _likeness(item, position, said) >= rank), None)
-            if found is not None:
-                matched[position] = found
-                items.remove(found)
+    by_id = {item.id: item for item in items if item.id is not None}
+    matched = {place: by_id.pop(said.id) for place, said in enumerate(output) if said.id in by_id}
+    known = {id(item) for item in matched.values()}
+    left = [item for item in items if id(item) not in known]
+    if len(left) * (len(output) - len(matched)) > _MANY:
+        return matched  # no service sends so many; and no end may take for ever
+    for rank in range(5, -1, -1):
+        for place, said in enumerate(output):
+            if place not in matched:
+                found = next((item for item in left if _likeness(item, place, said) >= rank), None)
+                if found is not None:
+                    matched[place] = found
+                    left.remove(found)
     return matched
 
 
 def _likeness(item: ItemState, place: int, said: ev.Item) -> int:
-    """How likely the streamed item is the one said to be at `place`, from 6; -1: it is not."""
-    if said.id is not None and item.id == said.id:
-        return 6
+    """How likely the streamed item is the one said to be at `place`, from 5; -1: it is not."""
     if item.type not in (None, said.type):
         return -1
     return 2 * _agreement(item, said) + (item.index == place)
@@ -421,6 +423,7 @@ def _unknown(state: State, event: UnknownEvent) -> Verdict:
 
 _TABLE[UnknownEvent] = _unknown
 _CLASSES: dict[str, type[Event]] = {cls.type: cls for cls in ev.EVENTS}
+_MANY = 2500  # pairs of items that are compared by their words
 _ESSENTIAL = frozenset({"delta", "item", "response"})
 
 
