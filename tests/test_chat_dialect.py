@@ -180,6 +180,33 @@ def test_what_does_not(parts: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
+    "strange",
+    [
+        [],
+        [chunk(choices=[], usage=used(1, 0))],
+        [data({"detail": "upstream failed"})],
+        [data({"message": "upstream failed", "code": 500})],
+        [data({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}})],
+        [data({"type": "response.output_text.delta", "delta": "Hi"})],
+    ],
+)
+def test_done_alone_is_no_answer(strange: list[bytes]) -> None:
+    """Not one choice came: a gateway's failure in its own words, or another API's stream. An empty
+    success would be a lie."""
+    session, _ = read(*strange, DONE)
+    assert isinstance(session.error, (StreamTruncated, ServerError)), session.error
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("model_length", "length"), ("eos", "eos"), ("function_call", "tool_calls")],
+)
+def test_other_words_for_the_finish(reason: str, finish: str) -> None:
+    """Mistral's word for the model's own limit is a limit; what is not known is passed on."""
+    assert whole(said("Hi"), said(finish=reason), DONE).finish == finish
+
+
+@pytest.mark.parametrize(
     ("behind", "framing"),
     [
         ([], "chunked"),
@@ -325,6 +352,25 @@ def test_an_error_without_words_that_are_known(broken: bytes) -> None:
     assert isinstance(session.error, ServerError), session.error
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"finish_reason": "error"}, "ServerError"),
+        ({"finish_reason": "error", "error": {"code": 429, "message": "m"}}, "RateLimitError"),
+        ({"finish_reason": None, "error": {"code": 502, "message": "m"}}, "ServerError"),
+        ({"finish_reason": "insufficient_system_resource"}, "OverloadedError"),
+    ],
+)
+def test_a_choice_that_failed(fields: dict[str, Any], name: str) -> None:
+    """OpenRouter and Mistral end a choice with "error", with or without an error in it; DeepSeek
+    says that it ran out of resources: the answer was cut, so it is no success."""
+    failed = chunk(choices=[{"index": 0, "delta": {"content": "."}, **fields}])
+    session, result = read(said("Hi"), failed, DONE)
+    assert type(session.error).__name__ == name
+    assert not session.complete
+    assert result.text == "Hi."
+
+
 @pytest.mark.parametrize("no_error", [None, {}, "", False, []])
 def test_an_error_that_says_nothing_is_none(no_error: Any) -> None:
     """Some servers have the field in every chunk."""
@@ -403,6 +449,7 @@ def test_a_chunk_that_says_nothing_changes_nothing(odd: bytes) -> None:
         chunk(choices=[{"index": 0, "delta": {"content": ["Hi"]}}]),
         chunk(choices=[{"index": 0, "delta": {"content": [{"type": "text", "text": 5}]}}]),
         chunk(choices=[{"index": 0, "delta": {"refusal": ["Hi"]}}]),
+        chunk(choices=[{"index": 0, "text": "Hi", "finish_reason": None}]),
     ],
     ids=lambda part: part.decode().strip()[:70],
 )
@@ -848,6 +895,19 @@ def test_a_message_beside_the_delta_is_not_said_twice() -> None:
         DONE,
     )
     assert result.text == "ab"
+
+
+def test_calls_of_a_message_behind_the_deltas_are_not_made_twice() -> None:
+    """The same for a call: its arguments would be there twice, and no JSON any more."""
+    again = {"tool_calls": [piece('{"x":1}', name="f", index=0, id="a")]}
+    result = whole(
+        called(piece("", name="f", index=0, id="a")),
+        called(piece('{"x":1}', index=0)),
+        chunk(choices=[{"index": 0, "message": again, "finish_reason": "tool_calls"}]),
+        DONE,
+    )
+    assert calls_of(result) == [A]
+    assert result.incomplete_tool_calls == ()
 
 
 def test_a_whole_message_in_one_chunk_of_a_stream() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
 import ssl
 import threading
@@ -449,19 +450,21 @@ class Tunnel:
         if not self.target:
             return
         with socket.create_connection(("127.0.0.1", self.target)) as onward:
-            back = threading.Thread(target=self.pump, args=(onward, sock), name="tunnel")
-            back.start()
-            self.pump(sock, onward)
-            back.join(PATIENCE)
+            self.relay(sock, onward)
 
     @staticmethod
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        for sock in (source, sink):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+    def relay(one: socket.socket, other: socket.socket) -> None:
+        """Both directions in this thread (a TLS socket is not for two) until either ends."""
+        while True:
+            waiting = getattr(one, "pending", lambda: 0)()
+            ready = [one] if waiting else select.select([one, other], [], [], PATIENCE)[0]
+            if not ready:
+                return
+            for source in ready:
+                data = source.recv(65536)
+                if not data:
+                    return
+                (other if source is one else one).sendall(data)
 
 
 @pytest.fixture

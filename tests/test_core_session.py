@@ -1485,11 +1485,11 @@ CROWDS: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize("name", CROWDS)
 def test_a_crowd_is_no_hang(name: str) -> None:
-    """Thousands of items or parts in one answer take a fraction of a second: nothing is compared
+    """Thousands of items or parts in one answer take a fraction of a second of computing: nothing is compared
     with everything else. No clock and no cancel reaches a reader that is computing."""
-    begun = time.perf_counter()
+    begun = time.thread_time()
     _, session = replay([b"".join(CROWDS[name])])
-    assert time.perf_counter() - begun < 2.0
+    assert time.thread_time() - begun < 2.0
     assert session.complete
 
 

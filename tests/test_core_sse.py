@@ -242,8 +242,8 @@ def test_an_event_of_many_lines_is_linear() -> None:
     quadratic in the lines, as sseclient-py is (it takes 4 s here, and an hour at the cap)."""
     line = b"x" * 100
     block = b"\n".join([b"data: " + line] * 40_000)
-    begun = time.perf_counter()
+    begun = time.thread_time()
     parsed = parse_block(block)
-    assert time.perf_counter() - begun < 1.0
+    assert time.thread_time() - begun < 1.0
     assert parsed is not None
     assert parsed[1] == b"\n".join([line] * 40_000)

@@ -375,7 +375,6 @@ class Toy:
     name = "toy"
     default_base_url = "https://toy.example"
     default_model: str | None = "toy-1"
-    text_index: int | None = None
 
     def with_profile(self, profile: Profile) -> Toy:
         return self

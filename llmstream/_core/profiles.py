@@ -26,7 +26,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     with stream_options. `calls`: what tells tool calls apart, "index" or, where the index is
     missing, "id". `reasoning`: the fields it may come in, the first that is filled counts.
     `max_tokens`, `thinking`: the names of the options. `auth`: the header of the key. `path`: what
-    a base_url without a path needs.
+    a base_url without a path needs. `typed_turns`: whether a turn in a Responses input has to say
+    that it is a message.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     thinking: str = "reasoning_effort"
     auth: str = "bearer"
     path: str = ""
+    typed_turns: bool = False
 
 
 DEFAULT = Profile(name="default")
@@ -62,7 +64,7 @@ _ROWS = (
     ),
     Profile(name="ollama", thinking="reasoning_effort", reasoning=("reasoning", *_REASONING)),
     Profile(name="vllm", thinking="chat_template_kwargs"),
-    Profile(name="llama.cpp", thinking="chat_template_kwargs"),
+    Profile(name="llama.cpp", thinking="chat_template_kwargs", typed_turns=True),
     # Neither sends [DONE] always, nor an index with every call; usage comes unasked.
     Profile(name="mistral", hosts=("api.mistral.ai",), calls="id", usage=False, thinking=""),
     Profile(name="gemini", hosts=("generativelanguage.googleapis.com",), calls="id", linger=1.0),

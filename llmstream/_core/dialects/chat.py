@@ -186,8 +186,8 @@ class ChatDialect:
         if state.primary is None:  # of several choices the first is the answer
             state.primary = index if state.expected == 1 else 0
         delta = choice.delta
-        if delta is None and not item.content:  # the whole, from servers that do not stream
-            delta = choice.message
+        if delta is None and choice.message is not None:
+            delta = _unsaid(item, choice.message)  # the whole, from servers that do not stream
         level = 0
         if delta is not None:
             level = self._delta(state, item, delta, chunks)
@@ -263,6 +263,15 @@ def bearer(api_key: str) -> dict[str, str]:
 # ---- reading a chunk ---------------------------------------------------------------------------
 
 
+def _unsaid(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:
+    """What of a whole message no delta has brought before."""
+    said = ("content", "refusal", "reasoning", "reasoning_content", "reasoning_details")
+    old = (said if item.content else ()) + (
+        ("tool_calls", "function_call") if item.extra.get("calls") else ()
+    )
+    return msgspec.structs.replace(message, **dict.fromkeys(old))
+
+
 def _says_nothing(event: ev.ChatCompletionChunkEvent) -> bool:
     if event.object == "error":  # vLLM's flat form
         return True
@@ -296,9 +305,11 @@ def _content(content: Any) -> list[tuple[str, str | None]]:
         if isinstance(part, dict) and part.get("type") == "thinking":
             inner = part.get("thinking")
             said += [("thinking", text) for _, text in _content(inner)]
-        elif isinstance(part, dict):
-            text = part.get("text")
-            said.append(("text", text if isinstance(text, str) else None))
+        else:
+            text = part.get("text") if isinstance(part, dict) else part
+            if isinstance(part, str) or not isinstance(text, (str, type(None))):
+                raise ValueError("a part of a chunk's content holds something else than text")
+            said.append(("text", text))
     return said
 
 

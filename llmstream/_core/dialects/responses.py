@@ -453,7 +453,7 @@ class ResponsesDialect:
             )
         body = {
             "model": call.model,
-            "input": call.prompt,
+            "input": _input(call.prompt, self._profile.typed_turns),
             "instructions": call.instructions,
             "stream": True,
             "stream_options": {"include_obfuscation": False},  # padding against traffic analysis
@@ -514,6 +514,16 @@ class ResponsesDialect:
         status = payload.get("status") or "completed"
         envelope = msgspec.json.encode({"type": f"response.{status}", "response": payload})
         return (self.decode("message", envelope),)
+
+
+def _input(prompt: str | list[Any], typed: bool) -> Any:
+    """The reference lets a turn go without a type; where it has to be `typed`, it gets one."""
+    if isinstance(prompt, str) or not typed:
+        return prompt
+    return [
+        {"type": "message", **turn} if "role" in turn and "type" not in turn else turn
+        for turn in prompt
+    ]
 
 
 def _tool(tool: Any) -> Any:
