@@ -678,7 +678,9 @@ def interrupt(base_url: str, phase: str, ca_file: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("phase", INTERRUPTED)
-def test_one_ctrl_c_is_enough(server: LLMServer, unanswering: Address, phase: str) -> None:
+def test_one_ctrl_c_is_enough(
+    server: LLMServer, request: pytest.FixtureRequest, phase: str
+) -> None:
     """One Ctrl-C ends a process in every phase: KeyboardInterrupt comes through, the stream is
     freed, nothing is printed besides."""
     reply = INTERRUPTED[phase]
@@ -690,7 +692,8 @@ def test_one_ctrl_c_is_enough(server: LLMServer, unanswering: Address, phase: st
     elif phase == "dns":
         output = interrupt("http://llm.invalid/v1", phase)
     else:
-        output = interrupt((unanswering if phase == "connect" else server).base_url, phase)
+        service = request.getfixturevalue("unanswering") if phase == "connect" else server
+        output = interrupt(service.base_url, phase)
     ended = "" if phase == "loop" else "ended\n"
     assert output == f"interrupted\n{ended}free\n"
 

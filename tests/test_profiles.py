@@ -316,6 +316,21 @@ def _client(profile: str, steps: list[Any]) -> tuple[Client, FakeClock]:
     return client, clock
 
 
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_turns_say_what_they_are_where_they_have_to(name: str) -> None:
+    """llama.cpp's Responses API wants a type on every turn; elsewhere the prompt is untouched."""
+    transport = FakeTransport(Answer("Hi"))
+    client = Client(
+        "responses", base_url="http://test", model="m", profile=name, transport=transport
+    )
+    turn = {"role": "user", "content": "Hi"}
+    output = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    client.stream([turn, output]).result()
+    typed = {"type": "message", **turn} if name == "llama.cpp" else turn
+    assert transport.requests[0].json()["input"] == [typed, output]
+    assert turn == {"role": "user", "content": "Hi"}
+
+
 # ---- a toy profile -----------------------------------------------------------------------------
 
 TOY_PROFILE = Profile(

@@ -359,13 +359,6 @@ def turns(server: LLMServer, api: str) -> Any:
     return sent(server)["input" if api == "responses" else "messages"]
 
 
-def as_sent(prompt: list[Any], api: str) -> list[Any]:
-    """The prompt as it goes out: Responses gives every turn its type (llama.cpp wants it)."""
-    if api != "responses":
-        return prompt
-    return [{"type": "message", **turn} if "role" in turn else turn for turn in prompt]
-
-
 def test_a_conversation_with_a_tool(server: LLMServer, ask: Ask, api: str) -> None:
     """The result's turn goes into the next prompt, in the API's own form, signatures kept."""
     call = ("weather", '{"city": "Köln"}', "c1")
@@ -375,7 +368,7 @@ def test_a_conversation_with_a_tool(server: LLMServer, ask: Ask, api: str) -> No
     assert first.to_messages() == ASSISTANT[api]
     prompt = [USER, *first.to_messages(), TOOL_RESULT[api]]
     second = client.stream(prompt).result()
-    assert turns(server, api) == as_sent([USER, *ASSISTANT[api], TOOL_RESULT[api]], api)
+    assert turns(server, api) == [USER, *ASSISTANT[api], TOOL_RESULT[api]]
     assert second.text == "It rains."
 
 
@@ -389,7 +382,7 @@ def test_a_long_conversation(server: LLMServer, ask: Ask, api: str) -> None:
         result = client.stream(prompt).result()
         assert result.text == said
         prompt += result.to_messages()
-    assert turns(server, api) == as_sent(prompt[:-1], api)
+    assert turns(server, api) == prompt[:-1]
     assert len(prompt) == 6
 
 
@@ -983,7 +976,7 @@ def test_a_system_turn_in_the_prompt(server: LLMServer, ask: Ask, api: str, role
         assert body["system"] == "Be kind.\n\nFrom the list."
         assert body["messages"] == [USER]
     else:
-        assert turns(server, api)[-2:] == as_sent(prompt, api)
+        assert turns(server, api)[-2:] == prompt
     assert prompt == [{"role": role, "content": "From the list."}, USER]
 
 
@@ -1162,7 +1155,7 @@ def test_parts_of_a_prompt_pass_untouched(server: LLMServer, ask: Ask, api: str)
     """Images, files and audio are the API's own affair, and any further key of a turn."""
     prompt = [{"role": "user", "content": PARTS[api], "name": "ada"}]
     ask().stream(prompt).result()
-    assert turns(server, api) == as_sent(prompt, api)
+    assert turns(server, api) == prompt
 
 
 # ---- odd arguments -----------------------------------------------------------------------------

@@ -252,7 +252,12 @@ class ChatDialect:
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         choices = payload.get("choices") if isinstance(payload, dict) else None
-        return (self.decode("message", raw),) if choices and isinstance(choices, list) else ()
+        if not isinstance(choices, list) or not any(
+            isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+            for choice in choices
+        ):
+            return ()
+        return (self.decode("message", raw),)
 
 
 def bearer(api_key: str) -> dict[str, str]:

@@ -384,7 +384,12 @@ class MessagesDialect:
         return ({"role": "assistant", "content": blocks},) if blocks else ()
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
-        if not isinstance(payload, dict) or not isinstance(payload.get("content"), list):
+        blocks = payload.get("content") if isinstance(payload, dict) else None
+        if not isinstance(blocks, list) or not all(
+            isinstance(block, dict) and isinstance(block.get("type"), str) for block in blocks
+        ):
+            return ()
+        if payload.get("type") != "message" and payload.get("role") != "assistant":
             return ()
         envelope = msgspec.json.encode({"type": "message_start", "message": payload})
         return self.decode("message", envelope), self.decode("message", _STOP)

@@ -509,7 +509,10 @@ class ResponsesDialect:
         return _TABLE[type(event)](state, event)
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
-        if not isinstance(payload, dict) or not isinstance(payload.get("output"), list):
+        output = payload.get("output") if isinstance(payload, dict) else None
+        if not isinstance(output, list) or not ({"object", "status", "id"} & payload.keys()):
+            return ()
+        if not all(isinstance(i, dict) and isinstance(i.get("type"), str) for i in output):
             return ()
         status = payload.get("status") or "completed"
         envelope = msgspec.json.encode({"type": f"response.{status}", "response": payload})
