@@ -32,7 +32,7 @@ from .errors import ConfigurationError, ConnectionFailed, LLMStreamError
 from .secret import Secret
 from .stream import Batches, Pump, Stream
 from .transport import RequestsTransport, Transport
-from .watchdog import Stopped, shared_watchdog
+from .watchdog import Stop, Stopped, shared_watchdog
 
 __all__ = ["Client", "stream"]
 
@@ -103,11 +103,11 @@ class Client:
             max_connections=_checked_count("max_connections", max_connections) or 1, verify=verify
         )
         self._clock = clock or SYSTEM_CLOCK
-        self._lock = (
-            threading.RLock()
-        )  # guards _streams and _closed; a signal handler may close the client
-        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        # Guards _streams and _closed. Reentrant: a signal handler may close the client.
+        self._lock = threading.RLock()
+        self._streams: weakref.WeakSet[Pump] = weakref.WeakSet()
         self._closed = False
+        _instances.add(self)
 
     def __repr__(self) -> str:
         scheme, _, rest = self._base_url.partition("?")[0].partition("://")
@@ -224,7 +224,7 @@ class Client:
         with self._lock:
             if self._closed:
                 raise ConfigurationError("this client is closed: make a new one")
-            self._streams.add(stream)
+            self._streams.add(pump)
         return stream
 
     def _request(self, call: Call) -> WireRequest:
@@ -280,8 +280,8 @@ class Client:
         with self._lock:
             self._closed = True
             running = list(self._streams)
-        for stream in running:
-            stream.cancel("the client was closed")
+        for pump in running:
+            pump.guard.stop(Stop(cancelled=True, reason="the client was closed"))
         self._transport.close()
 
     def __enter__(self) -> Client:
@@ -475,8 +475,14 @@ def stream(prompt: str | list[Any], **options: Any) -> Stream:
         return _default[2].stream(prompt, **options)
 
 
+_instances: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
 def _after_fork() -> None:
+    """A lock that another thread held is held for ever in the child."""
     global _default_lock
+    for client in list(_instances):
+        client._lock = threading.RLock()
     _default_lock = threading.Lock()
 
 

@@ -220,12 +220,17 @@ def _events(pump: Pump, lease: _Lease) -> Iterator[AnyEvent]:
 
 def _chunks(pump: Pump, lease: _Lease) -> Iterator[Chunk]:
     for event in _events(pump, lease):
-        yield from event.chunks
+        for chunk in event.chunks:
+            if pump.cancelled:
+                break
+            yield chunk
 
 
 def _text(pump: Pump, lease: _Lease) -> Iterator[str]:
     for event in _events(pump, lease):
         for chunk in event.chunks:
+            if pump.cancelled:
+                break
             if chunk.type == "text":
                 only = pump.session.state.primary
                 if only is None or chunk.index == only:
@@ -270,8 +275,7 @@ class Pump:
         self._last_event: float | None = None
         self._last_token: float | None = None
         self._status: int | None = None
-        self._attempts: tuple[Attempt, ...] = ()
-        self._attempt_open = False
+        self._history: tuple[tuple[Attempt, ...], bool] = ((), False)
 
     # -- for any thread
 
@@ -291,8 +295,8 @@ class Pump:
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """The requests so far, the running one included."""
-        running = (self._attempt(None, 0.0),) if self._attempt_open else ()
-        return self._attempts + running
+        done, is_open = self._history  # one read: another thread may be recording
+        return (*done, self._attempt(None, 0.0, len(done) + 1)) if is_open else done
 
     def close(self) -> None:
         """End the call if it still runs, and free everything it holds. Idempotent."""
@@ -381,7 +385,7 @@ class Pump:
         self._first_token = self._last_event = self._last_token = None
         self._status = None
         self.request_id = None
-        self._attempt_open = True
+        self._history = (self._attempts, True)
         guard.begin()
         exchange = transport.open(request, guard)
         try:
@@ -491,12 +495,14 @@ class Pump:
 
     # -- records
 
-    def _attempt(self, error: LLMStreamError | None, delay: float) -> Attempt:
+    def _attempt(
+        self, error: LLMStreamError | None, delay: float, number: int | None = None
+    ) -> Attempt:
         now = self._ended if self._ended is not None else self._clock.monotonic()
         first = self._first_token
         guard = self.guard
         return Attempt(
-            number=len(self._attempts) + 1,
+            number=number or len(self._attempts) + 1,
             started=self._attempt_begun - self._begun,
             phase="done" if self.session.complete and error is None else guard.phase,
             error=error,
@@ -513,8 +519,15 @@ class Pump:
         attempt = self._attempt(error, delay)
         if resent:
             attempt = msgspec.structs.replace(attempt, resent=True)
-        self._attempts = (*self._attempts, attempt)
-        self._attempt_open = False
+        self._history = ((*self._attempts, attempt), False)
+
+    @property
+    def _attempts(self) -> tuple[Attempt, ...]:
+        return self._history[0]
+
+    @property
+    def _attempt_open(self) -> bool:
+        return self._history[1]
 
     def snapshot(self) -> Result:
         state = self.session.state

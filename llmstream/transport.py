@@ -17,6 +17,7 @@ import os
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from queue import Full, LifoQueue
 from typing import Any, Protocol
@@ -187,7 +188,8 @@ class _GuardedConnection(HTTPConnection):
             self.connect()
         elif not self._fresh:
             guard.reused = True
-            guard.attach(self.sock)
+            # TLS inside the TLS of a proxy is no socket; the one below it is.
+            guard.attach(getattr(self.sock, "socket", self.sock))
         self._fresh = False
         guard.asking("send")
         super().request(*args, **kwargs)
@@ -343,6 +345,18 @@ def _resolve(host: str, port: int, guard: Guard) -> list[Any]:
 # ---- the transport -----------------------------------------------------------------------------
 
 
+_instances: weakref.WeakSet[RequestsTransport] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for transport in list(_instances):
+        transport._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class RequestsTransport:
     """Transport over requests and urllib3, with a pool of its own.
 
@@ -359,6 +373,7 @@ class RequestsTransport:
         self._environment = requests.Session()  # only read: proxies and certificates
         self._adapter: _Adapter = _Adapter(max_connections)
         self._pid = os.getpid()
+        _instances.add(self)
 
     def open(self, request: WireRequest, guard: Guard) -> Exchange:
         error: LLMStreamError | None = None

@@ -238,7 +238,7 @@ def test_output_that_cannot_be_written_is_one_sentence(llm_server: LLMServer) ->
         (["hi"], "no service is configured"),
         (["--local", "--base-url", "http://127.0.0.1:1/v1", "hi"], "exclude each other"),
         (["--model-file", "x.gguf", "hi"], "goes with --local"),
-        (["--base-url", "localhost:8080", "hi"], "base_url="),
+        (["--base-url", "localhost:8080", "hi"], "base_url"),
         (["--base-url", "http://127.0.0.1:1/v1", "--total", "-1", "hi"], "greater than 0"),
         (["--base-url", "http://127.0.0.1:1/v1", "--max-tokens", "0", "hi"], "greater than 0"),
     ],

@@ -1485,12 +1485,34 @@ CROWDS: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize("name", CROWDS)
 def test_a_crowd_is_no_hang(name: str) -> None:
-    """Thousands of items or parts in one answer take a fraction of a second of computing: nothing is compared
-    with everything else. No clock and no cancel reaches a reader that is computing."""
+    """Thousands of items or parts in one answer take a fraction of a second of computing: not
+    everything is compared with everything else. No clock and no cancel reaches a reader that is
+    computing."""
     begun = time.thread_time()
     _, session = replay([b"".join(CROWDS[name])])
     assert time.thread_time() - begun < 2.0
     assert session.complete
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("count", [10, 60, 300])
+def test_a_crowd_under_other_ids_is_said_once(count: int, offset: int, closed: bool) -> None:
+    """However many items there are, and though the final output calls all of them by other ids
+    (Copilot): each word once, each call once."""
+    pieces: list[bytes] = []
+    output: list[Any] = []
+    for n in range(count):
+        at = 2 * n + offset
+        arguments = json.dumps({"n": n})
+        pieces += [text(f"<{n}>", at, 0, f"m{n}"), args(arguments, at + 1, f"c{n}")]
+        output += [message(f"<{n}>", id=f"x{n}"), function(arguments, f"f{n}", f"y{n}")]
+        if closed:
+            pieces += [done(output[-2], at), done(output[-1], at + 1)]
+    output = [{**item, "id": f"z{n}"} for n, item in enumerate(output)]
+    _, session = replay([*pieces, completed(*output)])
+    assert session.state.text == "".join(f"<{n}>" for n in range(count))
+    assert [call.name for call in calls_of(session)[0]] == [f"f{n}" for n in range(count)]
 
 
 def test_an_error_keeps_the_text_before_it() -> None:

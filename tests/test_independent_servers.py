@@ -75,10 +75,6 @@ half_characters = pytest.mark.xfail(
     reason="the halves of a surrogate pair that a JavaScript server cut come out as two U+FFFD, in"
     " the arguments of a call as well, instead of as the character they are",
 )
-broken_event_is_final = pytest.mark.xfail(
-    raises=ProtocolError,
-    reason="a malformed event is no .retryable error, so nobody asks again",
-)
 
 
 # ---- the servers -------------------------------------------------------------------------------
@@ -462,7 +458,7 @@ def test_an_answer_that_breaks_off_is_no_answer(
         ("disconnect", StreamInterrupted),
         ("truncate", StreamTruncated),
         ("stall", SilenceTimeout),
-        pytest.param("malformed", ProtocolError, marks=broken_event_is_final),
+        ("malformed", ProtocolError),
     ],
 )
 def test_a_break_before_the_content_is_retried(
@@ -590,7 +586,6 @@ def test_llmock_finds_no_fault_with_the_client(mock: LLMock, api: str, connect: 
 
 
 @pytest.mark.parametrize("before_content", [True, False])
-@broken_event_is_final
 def test_llmock_finds_no_fault_after_a_broken_event(
     mock: LLMock, api: str, connect: Connect, before_content: bool
 ) -> None:
