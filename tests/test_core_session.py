@@ -620,6 +620,18 @@ CALLS: dict[str, tuple[list[bytes], list[tuple[str, str]], list[tuple[str, str]]
         [("f", PARIS), ("g", OSLO)],
         [],
     ),
+    "ids and places change, the call ids hold": (
+        [
+            added(function("", "f", "x1"), 1),
+            args('{"city"', 1, "x2"),
+            added(function("", "g", "x3"), 2),
+            args('{"city"', 2, "x4"),
+            done(function(OSLO, "g", "x5"), 2),
+            completed(function(PARIS, "f", "x6"), function(OSLO, "g", "x7")),
+        ],
+        [("f", PARIS), ("g", OSLO)],
+        [],
+    ),
     "the service calls it incomplete": (
         [done(function(PARIS, status="incomplete")), completed()],
         [],

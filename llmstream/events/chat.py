@@ -58,12 +58,15 @@ class ChoiceDelta(Struct, kw_only=True):
 
 
 class Choice(Struct, kw_only=True):
-    """One of the `n` answers. `message` stands in a completion that is not streamed."""
+    """One of the `n` answers. `message` stands in a completion that is not streamed, `error` in a
+    choice that failed (OpenRouter), `text` in the older API of plain completions."""
 
     index: int | None = None
     delta: ChoiceDelta | None = None
     message: ChoiceDelta | None = None
     finish_reason: str | None = None
+    error: Any = None
+    text: str | None = None
     logprobs: Any = None
     content_filter_results: Any = None
 

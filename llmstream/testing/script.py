@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from .answers import Answer
+from .answers import Answer, error_document
 
 __all__ = [
     "Cut",
@@ -214,14 +214,18 @@ class Reply:
         param: str | None = None,
         headers: Mapping[str, str | None] | None = None,
         request_id: str | None = None,
+        api: str = "responses",
     ) -> Reply:
-        """An error in OpenAI's shape: a JSON object with a Content-Length.
+        """An error in the shape of an API (OpenAI's unless `api` is "messages"): a JSON object with
+        a Content-Length.
 
-        `request_id` is sent as the header `x-request-id`.
+        `request_id` is sent in the API's own header, `x-request-id` or `request-id`. In Messages
+        the type defaults to what the status stands for. Raises `ValueError` for an unknown API.
         """
-        error = {"message": message, "type": type, "param": param, "code": code}
-        identity = {} if request_id is None else {"x-request-id": request_id}
-        return cls.json({"error": error}, status, headers={**identity, **(headers or {})})
+        body, identity = error_document(
+            api, status, type=type, code=code, message=message, param=param, request_id=request_id
+        )
+        return cls.json(body, status, headers={**identity, **(headers or {})})
 
     @classmethod
     def json(

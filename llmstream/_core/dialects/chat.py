@@ -42,8 +42,11 @@ _FINISH = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "length": "length",
+    "model_length": "length",  # Mistral: the model's own limit
     "content_filter": "content_filter",
 }
+# What a choice ends with that has failed -> the error's type. OpenRouter, Mistral; DeepSeek.
+_FAILED = {"error": "server_error", "insufficient_system_resource": "overloaded_error"}
 _CLASSES: dict[str, type[Event]] = {
     "message": ev.ChatCompletionChunkEvent,
     "chat.completion.chunk": ev.ChatCompletionChunkEvent,
@@ -161,6 +164,7 @@ class ChatDialect:
             level = max(level, self._choice(state, choice, chunks))
         event.chunks = tuple(chunks)
         failure = event.error or (event.x_groq.error if event.x_groq is not None else None)
+        failure = failure or next(filter(None, map(_failure, event.choices or ())), None)
         if failure:
             return Verdict(level, error=error_from_payload({"error": failure}))
         return self._verdict(state, level)
@@ -174,6 +178,8 @@ class ChatDialect:
 
     def done(self, state: State) -> Verdict:
         """[DONE] came. It completes the answer, whether or not there was a finish_reason."""
+        if not state.items:
+            return NOTHING  # not one choice: another API's stream, or a failure in strange words
         for item in state.items.values():
             _close(item)
         state.status = "completed"
@@ -188,6 +194,8 @@ class ChatDialect:
         delta = choice.delta
         if delta is None and choice.message is not None:
             delta = _unsaid(item, choice.message)  # the whole, from servers that do not stream
+        elif delta is None and choice.text:
+            raise ValueError("a choice of the older completions API, in a stream of the chat API")
         level = 0
         if delta is not None:
             level = self._delta(state, item, delta, chunks)
@@ -275,6 +283,14 @@ def _unsaid(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:
         ("tool_calls", "function_call") if item.extra.get("calls") else ()
     )
     return msgspec.structs.replace(message, **dict.fromkeys(old))
+
+
+def _failure(choice: ev.Choice) -> Any:
+    """The error of a choice that failed."""
+    reason = choice.finish_reason or ""
+    if choice.error or reason not in _FAILED:
+        return choice.error
+    return {"type": _FAILED[reason], "message": f"the choice ended with {reason!r}"}
 
 
 def _says_nothing(event: ev.ChatCompletionChunkEvent) -> bool:

@@ -312,7 +312,14 @@ def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemSta
     known = {id(item) for item in matched.values()}
     left = [item for item in items if id(item) not in known]
     if len(left) * (len(output) - len(matched)) > _MANY:
-        return matched  # no service sends so many; and no end may take for ever
+        # More than any service sends: in their order, kind by kind, so that it ends.
+        in_order: dict[str | None, list[ItemState]] = {}
+        for item in reversed(left):
+            in_order.setdefault(item.type, []).append(item)
+        for place, said in enumerate(output):
+            if place not in matched and in_order.get(said.type):
+                matched[place] = in_order[said.type].pop()
+        return matched
     for rank in range(5, -1, -1):
         for place, said in enumerate(output):
             if place not in matched:
