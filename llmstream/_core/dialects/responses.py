@@ -309,6 +309,10 @@ def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemSta
     something else, and each time the one at its own place first (some count places from 1)."""
     by_id = {item.id: item for item in items if item.id is not None}
     matched = {place: by_id.pop(said.id) for place, said in enumerate(output) if said.id in by_id}
+    by_call = {item.call_id: item for item in by_id.values() if item.call_id is not None}
+    for place, said in enumerate(output):
+        if place not in matched and said.call_id in by_call:
+            matched[place] = by_call.pop(said.call_id)
     known = {id(item) for item in matched.values()}
     left = [item for item in items if id(item) not in known]
     if len(left) * (len(output) - len(matched)) > _MANY:
