@@ -632,6 +632,18 @@ CALLS: dict[str, tuple[list[bytes], list[tuple[str, str]], list[tuple[str, str]]
         [("f", PARIS), ("g", OSLO)],
         [],
     ),
+    "no ids, places change, the call ids hold": (
+        [
+            added(function("", "f", None), 1),
+            args('{"city"', 1),
+            added(function("", "g", None), 2),
+            args('{"city"', 2),
+            done(function(OSLO, "g", None), 2),
+            completed(function(PARIS, "f", "x6"), function(OSLO, "g", "x7")),
+        ],
+        [("f", PARIS), ("g", OSLO)],
+        [],
+    ),
     "the service calls it incomplete": (
         [done(function(PARIS, status="incomplete")), completed()],
         [],
@@ -1506,12 +1518,15 @@ def test_a_crowd_is_no_hang(name: str) -> None:
     assert session.complete
 
 
+@pytest.mark.parametrize("front", [False, True])
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("count", [10, 60, 300])
-def test_a_crowd_under_other_ids_is_said_once(count: int, offset: int, closed: bool) -> None:
+def test_a_crowd_under_other_ids_is_said_once(
+    count: int, offset: int, closed: bool, front: bool
+) -> None:
     """However many items there are, and though the final output calls all of them by other ids
-    (Copilot): each word once, each call once."""
+    (Copilot) and has one more in front: each word once, each call once."""
     pieces: list[bytes] = []
     output: list[Any] = []
     for n in range(count):
@@ -1521,9 +1536,13 @@ def test_a_crowd_under_other_ids_is_said_once(count: int, offset: int, closed: b
         output += [message(f"<{n}>", id=f"x{n}"), function(arguments, f"f{n}", f"y{n}")]
         if closed:
             pieces += [done(output[-2], at), done(output[-1], at + 1)]
+    words = [f"<{n}>" for n in range(count)]
+    if front:
+        output.insert(0, message("<front>"))
+        words.append("<front>")
     output = [{**item, "id": f"z{n}"} for n, item in enumerate(output)]
     _, session = replay([*pieces, completed(*output)])
-    assert session.state.text == "".join(f"<{n}>" for n in range(count))
+    assert session.state.text == "".join(words)
     assert [call.name for call in calls_of(session)[0]] == [f"f{n}" for n in range(count)]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any, Union
 
 import msgspec
@@ -46,6 +47,7 @@ _LINGER_AFTER_ERROR = 0.25
 _TOOL_TYPES = {"function_call": "json", "custom_tool_call": "text"}
 _FINISH = {"max_output_tokens": "length", "content_filter": "content_filter"}
 _ARGUMENTS = "arguments"  # the key of a call's only part
+_NEAR = 64  # nameless items that are looked through for each one: the next ones, not thousands
 
 
 # ---- deltas ------------------------------------------------------------------------------------
@@ -304,45 +306,37 @@ def _reconcile(state: State, output: list[ev.Item], raw: bytes) -> Iterator[Chun
 
 
 def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemState]:
-    """Which streamed item each one of the final output is: the one with its id; else one of its
-    kind, whose words it begins with before one that said nothing yet before one that said
-    something else, and each time the one at its own place first (some count places from 1)."""
-    by_id = {item.id: item for item in items if item.id is not None}
-    matched = {place: by_id.pop(said.id) for place, said in enumerate(output) if said.id in by_id}
-    by_call = {item.call_id: item for item in by_id.values() if item.call_id is not None}
-    for place, said in enumerate(output):
-        if place not in matched and said.call_id in by_call:
-            matched[place] = by_call.pop(said.call_id)
-    known = {id(item) for item in matched.values()}
-    left = [item for item in items if id(item) not in known]
-    if len(left) * (len(output) - len(matched)) > _MANY:
-        # More than any service sends: in their order, kind by kind, so that it ends.
-        in_order: dict[str | None, list[ItemState]] = {}
-        for item in reversed(left):
-            in_order.setdefault(item.type, []).append(item)
+    """Which streamed item each one of the final output is: the one with its id or call id; else
+    one of its kind, whose words it begins with before one that said nothing yet before one that
+    said something else, and each time the one at its own place first (some count places from 1).
+    """
+    matched: dict[int, ItemState] = {}
+    left = {item.index: item for item in items}
+
+    def match(place: int, item: ItemState | None) -> None:
+        if item is not None and place not in matched and left.pop(item.index, None) is not None:
+            matched[place] = item
+
+    for name in ("id", "call_id"):
+        known = {key: item for item in items if (key := getattr(item, name)) is not None}
         for place, said in enumerate(output):
-            if place not in matched and in_order.get(said.type):
-                matched[place] = in_order[said.type].pop()
-        return matched
-    for rank in range(5, -1, -1):
+            match(place, known.get(getattr(said, name)))
+    for least in (2, 1, 0):
+        for place, said in enumerate(output):
+            here = left.get(place)
+            match(place, here if here is not None and _agreement(here, said) >= least else None)
         for place, said in enumerate(output):
             if place not in matched:
-                found = next((item for item in left if _likeness(item, place, said) >= rank), None)
-                if found is not None:
-                    matched[place] = found
-                    left.remove(found)
+                near = islice(left.values(), _NEAR)
+                match(place, next((item for item in near if _agreement(item, said) >= least), None))
     return matched
 
 
-def _likeness(item: ItemState, place: int, said: ev.Item) -> int:
-    """How likely the streamed item is the one said to be at `place`, from 5; -1: it is not."""
+def _agreement(item: ItemState, said: ev.Item) -> int:
+    """2: the item's words so far are the beginning of what is said; 1: it has none; 0: others;
+    -1: it is of another kind."""
     if item.type not in (None, said.type):
         return -1
-    return 2 * _agreement(item, said) + (item.index == place)
-
-
-def _agreement(item: ItemState, said: ev.Item) -> int:
-    """2: the item's words so far are the beginning of what is said; 1: it has none; 0: others."""
     wholes = dict(_wholes(said))
     words = {half: _said(item, half) for half, _ in item.content}
     if not any(words.values()):
@@ -434,7 +428,6 @@ def _unknown(state: State, event: UnknownEvent) -> Verdict:
 
 _TABLE[UnknownEvent] = _unknown
 _CLASSES: dict[str, type[Event]] = {cls.type: cls for cls in ev.EVENTS}
-_MANY = 2500  # pairs of items that are compared by their words
 _ESSENTIAL = frozenset({"delta", "item", "response"})
 
 
