@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, Union
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
 from ...errors import ConfigurationError, LLMStreamError, ServiceError
 from ...events.base import Event, UnknownEvent, decode_json
-from ..profiles import Profile
-from ..state import CallState, State
+from ..profiles import DEFAULT, Profile
+from ..state import CallState, State, item_calls
 
 __all__ = [
     "CONTENT",
     "NOTHING",
     "PROGRESS",
     "AnyEvent",
+    "Apply",
     "Call",
     "Dialect",
+    "Stored",
+    "TypedDialect",
     "Verdict",
     "WireRequest",
     "chosen_tool",
     "encode_body",
     "function_tool",
     "lenient",
+    "under",
 ]
 
 AnyEvent = Event | UnknownEvent
@@ -56,7 +62,7 @@ class WireRequest(Struct, frozen=True):
     method: str
     url: str
     headers: dict[str, str]
-    body: bytes
+    body: bytes = b""
     choices: int = 1
 
     def __repr__(self) -> str:
@@ -82,12 +88,43 @@ PROGRESS = Verdict(1)
 CONTENT = Verdict(2)
 
 
+class Stored(Struct, frozen=True):
+    """A response that the service keeps (in the background), and how to get back to it."""
+
+    url: str
+    headers: dict[str, str]
+
+    def resume(self, after: int | None) -> WireRequest:
+        """Its events again, from behind the sequence number `after`."""
+        cursor = "" if after is None else f"&starting_after={after}"
+        return self._request("GET", "", f"stream=true{cursor}")
+
+    def poll(self) -> WireRequest:
+        """As far as it is, as one JSON body."""
+        return self._request("GET", "", "")
+
+    def cancel(self) -> WireRequest:
+        """The end of it."""
+        return self._request("POST", "/cancel", "")
+
+    def _request(self, method: str, path: str, query: str) -> WireRequest:
+        base, _, kept = self.url.partition("?")
+        query = "&".join(part for part in (kept, query) if part)
+        return WireRequest(method, f"{base}{path}" + (f"?{query}" if query else ""), self.headers)
+
+
 class Dialect(Protocol):
-    """One API. It has no state of its own: what a stream has said is in the State passed in."""
+    """One API. It has no state of its own: what a stream has said is in the State passed in.
+
+    `text_part` is the type of a text part in a prompt; `default_max_tokens` the limit of the
+    answer where the caller sets none and the API wants one.
+    """
 
     name: str
     default_base_url: str
     default_model: str | None
+    text_part: str
+    default_max_tokens: int | None
 
     def with_profile(self, profile: Profile) -> Dialect:
         """The same API in the manner of one service."""
@@ -100,6 +137,9 @@ class Dialect(Protocol):
 
     def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
         """The request without the option that the server refused in `error`, or None."""
+
+    def stored(self, request: WireRequest, response_id: str) -> Stored | None:
+        """Where a background response that `request` began is kept; None for other requests."""
 
     def decode(self, name: str, data: bytes) -> AnyEvent:
         """One event of the wire, typed. `name` is the SSE event name ("message" where there was
@@ -121,6 +161,60 @@ class Dialect(Protocol):
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         """A 200 with a JSON body: the completion as events, none where it is no completion."""
+
+
+Apply = Callable[[State, Any], Verdict]
+
+
+class TypedDialect:
+    """What APIs have in common whose events each have a type of their own."""
+
+    events: ClassVar[tuple[type[Event], ...]]
+    table: ClassVar[Mapping[type[Any], Apply]]
+    # the fields of which none may be left out where it cannot be read
+    essential: ClassVar[frozenset[str]]
+    # the item types that the caller has to run -> the kind of their arguments
+    tool_types: ClassVar[Mapping[str, str]]
+
+    def __init__(self, profile: Profile = DEFAULT) -> None:
+        self._profile = profile
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Event]:
+        # a union made at run time: X | Y cannot spell it
+        return msgspec.json.Decoder(Union[self.events])  # noqa: UP007
+
+    @cached_property
+    def _classes(self) -> dict[str, type[Event]]:
+        return {cls.type: cls for cls in self.events}
+
+    def decode(self, name: str, data: bytes) -> AnyEvent:
+        try:
+            event: AnyEvent = self._decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            event = lenient(name, data, self._classes, self.essential)
+        event.raw = data
+        event.chunks = ()  # not for the wire to say
+        return event
+
+    def apply(self, state: State, event: AnyEvent) -> Verdict:
+        return self.table[type(event)](state, event)
+
+    def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
+        return None
+
+    def done(self, state: State) -> Verdict:
+        # These APIs end with an event of their own; gateways append the marker all the same.
+        return NOTHING
+
+    def calls(self, state: State) -> Iterator[CallState]:
+        return item_calls(state, self.tool_types)
+
+
+def under(url: str, part: str) -> str:
+    """The URL of something below `url`, whose query is kept."""
+    base, mark, query = url.partition("?")
+    return f"{base}/{quote(part, safe='')}{mark}{query}"
 
 
 def encode_body(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:

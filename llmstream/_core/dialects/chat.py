@@ -27,6 +27,7 @@ from .base import (
     PROGRESS,
     AnyEvent,
     Call,
+    Stored,
     Verdict,
     WireRequest,
     chosen_tool,
@@ -76,6 +77,8 @@ class ChatDialect:
     name = "chat"
     default_base_url = "https://api.openai.com/v1"
     default_model: str | None = None
+    text_part = "text"
+    default_max_tokens: int | None = None
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
@@ -125,6 +128,9 @@ class ChatDialect:
         if body.pop("stream_options", None) is None:
             return None
         return msgspec.structs.replace(request, body=msgspec.json.encode(body))
+
+    def stored(self, request: WireRequest, response_id: str) -> Stored | None:
+        return None
 
     # -- understanding
 

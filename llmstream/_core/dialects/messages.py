@@ -9,31 +9,32 @@ stopped, an `overloaded_error` as the first and only event.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
-from typing import Any, Union
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import msgspec
 
-from ...errors import ConfigurationError, LLMStreamError
+from ...errors import ConfigurationError
 from ...events import messages as ev
-from ...events.base import Event, UnknownEvent, decode_json
+from ...events.base import UnknownEvent, decode_json
 from ...result import Chunk, Usage
 from ..classify import error_from_payload
-from ..profiles import DEFAULT, Profile, endpoint
-from ..state import CallState, ItemState, State, item_calls, last_known
+from ..profiles import Profile, endpoint
+from ..state import ItemState, State, last_known
 from .base import (
     CONTENT,
     NOTHING,
     PROGRESS,
     AnyEvent,
     Call,
+    Stored,
+    TypedDialect,
     Verdict,
     WireRequest,
     chosen_tool,
     encode_body,
     function_tool,
-    lenient,
 )
 
 __all__ = ["MESSAGES", "MessagesDialect"]
@@ -294,27 +295,24 @@ _TABLE: dict[type[Any], Callable[[State, Any], Verdict]] = {
     ev.MessageErrorEvent: _error,
     UnknownEvent: _ping,
 }
-_CLASSES: dict[str, type[Event]] = {cls.type: cls for cls in ev.EVENTS}
-_ESSENTIAL = frozenset({"delta", "content_block", "text", "thinking", "partial_json"})
 
 
-class MessagesDialect:
+class MessagesDialect(TypedDialect):
     """The Messages API as a dialect."""
 
     name = "messages"
     default_base_url = "https://api.anthropic.com"
     default_model: str | None = "claude-haiku-4-5"
 
-    def __init__(self, profile: Profile = DEFAULT) -> None:
-        self._profile = profile
+    text_part = "text"
+    default_max_tokens: int | None = DEFAULT_MAX_TOKENS
+    events = ev.EVENTS
+    table = _TABLE
+    essential = frozenset({"delta", "content_block", "text", "thinking", "partial_json"})
+    tool_types = _TOOL_TYPES
 
     def with_profile(self, profile: Profile) -> MessagesDialect:
         return MessagesDialect(profile)
-
-    @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Event]:
-        # a union made at run time: X | Y cannot spell it
-        return msgspec.json.Decoder(Union[ev.EVENTS])  # noqa: UP007
 
     def request(self, call: Call, base_url: str) -> WireRequest:
         if call.background:
@@ -348,27 +346,8 @@ class MessagesDialect:
     def auth(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key}
 
-    def decode(self, name: str, data: bytes) -> AnyEvent:
-        try:
-            event: AnyEvent = self._decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            event = lenient(name, data, _CLASSES, _ESSENTIAL)
-        event.raw = data
-        event.chunks = ()  # not for the wire to say
-        return event
-
-    def apply(self, state: State, event: AnyEvent) -> Verdict:
-        return _TABLE[type(event)](state, event)
-
-    def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
+    def stored(self, request: WireRequest, response_id: str) -> Stored | None:
         return None
-
-    def done(self, state: State) -> Verdict:
-        # This API ends with an event of its own; gateways append the marker all the same.
-        return NOTHING
-
-    def calls(self, state: State) -> Iterator[CallState]:
-        return item_calls(state, _TOOL_TYPES)
 
     def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         items = [

@@ -9,37 +9,38 @@ final `output` may be empty, and an error is flat in the reference but nested on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
-from typing import Any, Union
+from typing import Any
 
 import msgspec
 
-from ...errors import ConfigurationError, LLMStreamError
+from ...errors import ConfigurationError
 from ...events import responses as ev
-from ...events.base import Event, UnknownEvent, decode_json
+from ...events.base import UnknownEvent, decode_json
 from ...result import Chunk, Usage
 from ..classify import error_from_payload
-from ..profiles import DEFAULT, Profile, endpoint
-from ..state import CallState, ItemState, State, item_calls, last_known
+from ..profiles import Profile, endpoint
+from ..state import ItemState, State, last_known
 from .base import (
     CONTENT,
     NOTHING,
     PROGRESS,
     AnyEvent,
+    Apply,
     Call,
+    Stored,
+    TypedDialect,
     Verdict,
     WireRequest,
     chosen_tool,
     encode_body,
     function_tool,
-    lenient,
+    under,
 )
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
-
-Apply = Callable[[State, Any], Verdict]
 
 # A response.failed usually follows an error event at once; it brings the id and the usage.
 _LINGER_AFTER_ERROR = 0.25
@@ -427,27 +428,24 @@ def _unknown(state: State, event: UnknownEvent) -> Verdict:
 
 
 _TABLE[UnknownEvent] = _unknown
-_CLASSES: dict[str, type[Event]] = {cls.type: cls for cls in ev.EVENTS}
-_ESSENTIAL = frozenset({"delta", "item", "response"})
 
 
-class ResponsesDialect:
+class ResponsesDialect(TypedDialect):
     """The Responses API as a dialect."""
 
     name = "responses"
     default_base_url = "https://api.openai.com/v1"
     default_model: str | None = "gpt-5.4-mini"
 
-    def __init__(self, profile: Profile = DEFAULT) -> None:
-        self._profile = profile
+    text_part = "input_text"
+    default_max_tokens: int | None = None
+    events = ev.EVENTS
+    table = _TABLE
+    essential = frozenset({"delta", "item", "response"})
+    tool_types = _TOOL_TYPES
 
     def with_profile(self, profile: Profile) -> ResponsesDialect:
         return ResponsesDialect(profile)
-
-    @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Event]:
-        # a union made at run time: X | Y cannot spell it
-        return msgspec.json.Decoder(Union[ev.EVENTS])  # noqa: UP007
 
     def request(self, call: Call, base_url: str) -> WireRequest:
         if call.stop is not None:
@@ -474,15 +472,11 @@ class ResponsesDialect:
         data = encode_body(body, call.extra_body)
         return WireRequest("POST", endpoint(self._profile, base_url, "/responses"), headers, data)
 
-    def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
-        return None
-
-    def done(self, state: State) -> Verdict:
-        # This API ends with an event of its own; gateways append the marker all the same.
-        return NOTHING
-
-    def calls(self, state: State) -> Iterator[CallState]:
-        return item_calls(state, _TOOL_TYPES)
+    def stored(self, request: WireRequest, response_id: str) -> Stored | None:
+        body = decode_json(request.body)
+        if not isinstance(body, dict) or body.get("background") is not True:
+            return None
+        return Stored(under(request.url, response_id), request.headers)
 
     def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         items = [
@@ -499,18 +493,6 @@ class ResponsesDialect:
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"}
-
-    def decode(self, name: str, data: bytes) -> AnyEvent:
-        try:
-            event: AnyEvent = self._decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            event = lenient(name, data, _CLASSES, _ESSENTIAL)
-        event.raw = data
-        event.chunks = ()  # not for the wire to say
-        return event
-
-    def apply(self, state: State, event: AnyEvent) -> Verdict:
-        return _TABLE[type(event)](state, event)
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         output = payload.get("output") if isinstance(payload, dict) else None
