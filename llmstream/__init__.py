@@ -29,6 +29,7 @@ from .errors import (
     IdleTimeout,
     InvalidRequestError,
     LLMStreamError,
+    LoopDetected,
     NotAStreamError,
     OverloadedError,
     PermissionDeniedError,
@@ -42,7 +43,7 @@ from .errors import (
     StreamTimeout,
     StreamTruncated,
 )
-from .events import Event, UnknownEvent
+from .events import Continued, Event, Restarted, UnknownEvent
 from .result import Attempt, Chunk, Result, Timings, ToolCall, Usage
 from .stream import Stream
 
@@ -55,6 +56,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectTimeout",
     "ConnectionFailed",
+    "Continued",
     "DeadlineExceeded",
     "Event",
     "EventTooLarge",
@@ -62,12 +64,14 @@ __all__ = [
     "IdleTimeout",
     "InvalidRequestError",
     "LLMStreamError",
+    "LoopDetected",
     "NotAStreamError",
     "OverloadedError",
     "PermissionDeniedError",
     "ProtocolError",
     "QuotaExceededError",
     "RateLimitError",
+    "Restarted",
     "Result",
     "RetryPolicy",
     "ServerError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ._core.deadline import Timeouts
+from ._core.deadline import Clocks, Timeouts
 from ._core.dialects import DIALECTS
 from ._core.dialects.base import Call, Dialect, WireRequest
 from ._core.profiles import profile_for
 from ._core.retry import RetryPolicy
-from ._core.session import MAX_EVENT_BYTES
+from ._core.session import MAX_EVENT_BYTES, Session
 from ._version import __version__
+from .budget import Budget, shared_budget
 from .clock import SYSTEM_CLOCK, Clock
 from .config import (
     WAYS_OUT,
@@ -28,15 +30,17 @@ from .config import (
     keyring_settings,
     vendor_settings,
 )
-from .errors import ConfigurationError, ConnectionFailed, LLMStreamError
+from .errors import ConfigurationError, ConnectionFailed, LLMStreamError, RateLimitError
+from .recovery import POLICIES, Asked, Recovery, Step
 from .secret import Secret
 from .stream import Batches, Pump, Stream
 from .transport import RequestsTransport, Transport
-from .watchdog import Stop, Stopped, shared_watchdog
+from .watchdog import Guard, Scheduler, Stop, Stopped, shared_watchdog
 
 __all__ = ["Client", "stream"]
 
-_POLICIES = ("raise",)
+_FAREWELL = 5.0  # seconds, at most, to tell a service that a response is not wanted any more
+_GREATEST_FACTOR = 3  # times max_attempts: requests of a call, however often it made progress
 
 
 class Client:
@@ -54,7 +58,11 @@ class Client:
             for messages; chat has none.
         timeouts: the five clocks, see Timeouts.
         retry: see RetryPolicy.
-        on_disconnect: what to do when the stream is cut after content came: "raise".
+        on_disconnect: what to do when the stream is cut after content came. "raise": the error,
+            with what had come. "restart": ask again from the start, and say so (a "restart" chunk,
+            a Restarted event; iterating for text is refused). "continue": ask to go on behind what
+            had come (plain text only). "resume": take up the same answer where it was cut (the
+            Responses API with background=True).
         profile: how the server does what others do differently ("openai", "azure", "openrouter",
             "ollama", "vllm", "llama.cpp", "mistral", ...); default: by the host's name, else
             lenient enough for all.
@@ -62,6 +70,8 @@ class Client:
         max_connections: idle connections kept; more may be open, nobody waits for one.
         verify: True, False, or the path of a CA file.
         max_event_bytes: the size in bytes at which an event is refused with EventTooLarge.
+        max_identical_chunks: so many chunks in a row that are all the same end the stream with
+            LoopDetected; default: no limit.
         transport, clock: doubles for tests, see `llmstream.testing`.
 
     Raises ConfigurationError for settings that cannot work.
@@ -83,6 +93,7 @@ class Client:
         observers: Sequence[Any] = (),
         verify: bool | str = True,
         max_event_bytes: int = MAX_EVENT_BYTES,
+        max_identical_chunks: int | None = None,
         transport: Transport | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -99,10 +110,13 @@ class Client:
         _not_yet(observers=tuple(observers) or None)
         self._headers = _checked_headers(headers)
         self._max_event_bytes = _checked_count("max_event_bytes", max_event_bytes) or 0
+        self._max_identical_chunks = _checked_count("max_identical_chunks", max_identical_chunks)
         self._transport = transport or RequestsTransport(
             max_connections=_checked_count("max_connections", max_connections) or 1, verify=verify
         )
         self._clock = clock or SYSTEM_CLOCK
+        # With a double of the network or of time, what is learned holds for this client only.
+        self._budget = Budget() if transport or clock else self._shared_budget()
         # Guards _streams and _closed. Reentrant: a signal handler may close the client.
         self._lock = threading.RLock()
         self._streams: weakref.WeakSet[Pump] = weakref.WeakSet()
@@ -193,9 +207,9 @@ class Client:
         everything this call leaves behind, and goes out as `X-Client-Request-Id`. `extra_body` is
         laid over the request's JSON. Raises ConfigurationError for what cannot be sent.
         """
-        _policy(on_disconnect or self._on_disconnect)
         limits = _of_type(Timeouts, "timeouts", timeouts) or self._timeouts
         policy = _of_type(RetryPolicy, "retry", retry) or self._retry
+        recovery = POLICIES[_policy(on_disconnect or self._on_disconnect)]
         call = Call(
             prompt=_checked_prompt(prompt),
             model=self._model_for(model),
@@ -210,15 +224,17 @@ class Client:
             background=background,
             extra_body=extra_body,
         )
+        request = self._request(call)
+        asked = Asked(call, self._dialect, self._base_url, request)
         pump = Pump(
-            _Run(self, policy, self._request(call), headers),
+            _Run(self, policy, recovery(asked), request, headers),
             self._dialect,
             limits,
             self._clock,
-            # A clock double calls the guards itself when its time moves.
-            getattr(self._clock, "scheduler", None) or shared_watchdog(),
+            self._scheduler(),
             _checked_trace_id(trace_id),
             self._max_event_bytes,
+            self._max_identical_chunks,
         )
         stream = Stream(pump)
         with self._lock:
@@ -226,6 +242,11 @@ class Client:
                 raise ConfigurationError("this client is closed: make a new one")
             self._streams.add(pump)
         return stream
+
+    def _scheduler(self) -> Scheduler:
+        # A clock double calls the guards itself when its time moves.
+        found: Scheduler | None = getattr(self._clock, "scheduler", None)
+        return found or shared_watchdog()
 
     def _request(self, call: Call) -> WireRequest:
         try:
@@ -257,6 +278,10 @@ class Client:
             **_checked_headers(headers),
         }
         return msgspec.structs.replace(request, headers=merged)
+
+    def _shared_budget(self) -> Budget:
+        host = urlsplit(self._base_url).netloc.rpartition("@")[2]
+        return shared_budget(host, self._secret.reveal() if self._secret else "")
 
     def _auth(self) -> dict[str, str]:
         if not self._secret:
@@ -303,52 +328,130 @@ class _Run:
         self,
         client: Client,
         policy: RetryPolicy,
+        recovery: Recovery,
         request: WireRequest,
         headers: Mapping[str, str] | None,
     ) -> None:
         self._client = client
         self._policy = policy
+        self._recovery = recovery
         self._request = request
         self._headers = _checked_headers(headers)
+        self.readable_as_text = recovery.readable_as_text
 
     def __call__(self, pump: Pump) -> Batches:
-        client = self._client
-        request = client._wire(self._request, self._headers, pump.trace_id)
-        failures = 0
+        client, recovery = self._client, self._recovery
+        step = Step(self._request)
+        attempts = failures = 0
         resent = False
         while True:
+            self._held(pump)
             try:
-                yield from pump.attempt_events(client._transport, request)
+                yield from pump.attempt_events(client._transport, self._wired(step, pump))
+                client._budget.refill(retried=attempts > 0)
                 return
             except LLMStreamError as exc:
                 error = exc
             except Stopped:
                 error = pump.stopped()
             client._redact(error)
+            self._learn(error)
             if isinstance(error, ConnectionFailed) and error.reused and not resent:
                 # A server closes idle connections when it likes. Not a byte came back, so it is
                 # safe to send again, and costs no attempt.
                 resent = True
                 pump.record(error, 0.0, resent=True)
                 continue
-            simpler = client._dialect.simpler(request, error)
+            simpler = client._dialect.simpler(self._request, error)
             if simpler is not None:
-                request = simpler
+                self._request = simpler
+                step = msgspec.structs.replace(step, request=simpler)
                 pump.record(error, 0.0)
                 continue
-            failures += 1
-            delay = self._next_delay(pump, error, failures)
-            if delay is None or not pump.guard.revive():
+            instead = recovery.instead(pump.session, error)
+            if instead is not None:
+                step = instead
+                pump.record(error, 0.0)
+                continue
+            # New content is progress: then the attempts count anew.
+            failures = 0 if pump.has_content else failures + 1
+            attempts += 1
+            delay = self._next_delay(pump, error, attempts, failures)
+            following = None if delay is None else recovery.next(pump.session, self._request)
+            if following is None or delay is None or not pump.guard.revive():
                 raise error
-            pump.record(error, delay)
-            error.__traceback__ = None  # its frames hold the request, and it is kept
+            if not client._budget.spend():
+                error.add("not asked again: the retry budget of this host and key is used up")
+                raise error
+            step = following
+            pump.give_up(error, delay)
+            self._abandon(pump, step)
             pump.guard.sleep(delay)
 
-    def _next_delay(self, pump: Pump, error: LLMStreamError, failures: int) -> float | None:
-        if pump.has_content:
+    def _next_delay(
+        self, pump: Pump, error: LLMStreamError, attempts: int, failures: int
+    ) -> float | None:
+        if attempts >= _GREATEST_FACTOR * self._policy.max_attempts:
             return None
         remaining = pump.guard.clocks.remaining(self._client._clock.monotonic())
         return self._policy.next_delay(error, failures, random.random(), remaining)
+
+    def _learn(self, error: LLMStreamError) -> None:
+        """One stream that is asked to wait speaks for all of its host and key."""
+        wait = error.retry_after if isinstance(error, RateLimitError) else None
+        if isinstance(error, RateLimitError) and wait and wait <= self._policy.max_retry_after:
+            self._client._budget.hold(error, self._client._clock.monotonic())
+
+    def _held(self, pump: Pump) -> None:
+        """Wait until the service may be asked again. Raises Stopped, RateLimitError."""
+        budget, clock = self._client._budget, self._client._clock
+        since = clock.monotonic()
+        left, whole = budget.held(since)
+        if not left:
+            return
+        # The jitter spreads those that wait for the same moment.
+        until = since + left + random.random() * self._policy.jitter * whole
+        while left:
+            now = clock.monotonic()
+            if left >= pump.guard.clocks.remaining(now):
+                raise budget.refusal(now)
+            pump.guard.sleep(max(left, until - now), "held")
+            left, _ = budget.held(clock.monotonic())
+        pump.held = clock.monotonic() - since
+
+    def _wired(self, step: Step, pump: Pump) -> Step:
+        request = self._client._wire(step.request, self._headers, pump.trace_id)
+        return msgspec.structs.replace(step, request=request)
+
+    # -- responses that the service goes on with
+
+    def leave(self, pump: Pump) -> None:
+        """The call was cancelled: so is the response, if it runs in the background."""
+        if not sys.is_finalizing():
+            self._cancel_upstream(pump.latest, pump)
+
+    def _abandon(self, pump: Pump, following: Step) -> None:
+        if following.how not in ("resume", "poll"):
+            self._cancel_upstream(pump.latest, pump)
+
+    def _cancel_upstream(self, session: Session, pump: Pump) -> None:
+        client, known = self._client, session.state.response_id
+        if known is None or session.complete or session.state.status in ("failed", "cancelled"):
+            return
+        stored = client._dialect.stored(self._request, known)
+        if stored is None:
+            return
+        limits = Timeouts(connect=_FAREWELL, first_token=_FAREWELL, total=_FAREWELL)
+        guard = Guard(Clocks(limits, client._clock.monotonic()), client._clock, client._scheduler())
+        request = client._wire(stored.cancel(), self._headers, pump.trace_id)
+        try:
+            guard.begin()
+            exchange = client._transport.open(request, guard)
+            exchange.finish()
+        except (Stopped, LLMStreamError):
+            pass  # it was worth a try
+        finally:
+            guard.over()
 
 
 # ---- what the caller may give ------------------------------------------------------------------
@@ -394,11 +497,9 @@ def _checked_key(api_key: Any) -> Secret | None:
     return Secret(api_key)
 
 
-def _policy(name: str) -> str:
-    if name not in _POLICIES:
-        raise ConfigurationError(
-            f"on_disconnect={name!r} is not available: this version has {list(_POLICIES)}"
-        )
+def _policy(name: Any) -> str:
+    if not isinstance(name, str) or name not in POLICIES:
+        raise ConfigurationError(f"on_disconnect={name!r} is not known: give one of {[*POLICIES]}")
     return name
 
 

@@ -21,7 +21,8 @@
     ├─ StreamTruncated             the body ended cleanly, the answer did not
     ├─ ProtocolError               what came is not the protocol
     │  ├─ NotAStreamError          a 200 that is no stream
-    │  └─ EventTooLarge            an event larger than `max_event_bytes`
+    │  ├─ EventTooLarge            an event larger than `max_event_bytes`
+    │  └─ LoopDetected             `max_identical_chunks` of the same text in a row
     └─ Cancelled                   by cancel()
 
 No other exception leaves the library for what happens on the network. All of these pickle. No
@@ -46,6 +47,7 @@ __all__ = [
     "IdleTimeout",
     "InvalidRequestError",
     "LLMStreamError",
+    "LoopDetected",
     "NotAStreamError",
     "OverloadedError",
     "PermissionDeniedError",
@@ -82,6 +84,10 @@ class LLMStreamError(Exception):
     def message(self) -> str:
         """The sentence alone."""
         return str(self.args[0])
+
+    def add(self, remark: str) -> None:
+        """Say more in the message."""
+        self.args = (f"{self.message}; {remark}", *self.args[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not through __init__: subclasses take more than the message. The attributes go as state,
@@ -241,6 +247,10 @@ class NotAStreamError(ProtocolError):
 
 class EventTooLarge(ProtocolError):
     """One event, or a line without end, outgrew `max_event_bytes`."""
+
+
+class LoopDetected(ProtocolError):
+    """The model said the same chunk `max_identical_chunks` times in a row: it is in a loop."""
 
 
 class Cancelled(LLMStreamError):

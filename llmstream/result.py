@@ -81,7 +81,9 @@ class Attempt(Struct, frozen=True):
     `number` counts from 1. `started` is in seconds since the start of the call. `phase` is where
     it ended: "connect", "tls", "send", "headers", "first_token", "body" or "done". `error` is
     what ended it, None for the one that succeeded. `delay` is the wait in seconds that followed
-    it before the next attempt (0.0 for the last). `usage` is what the service reported for this
+    it before the next attempt (0.0 for the last), `held` the one before it, because the service had
+    asked this host's and key's callers to wait. `error.partial` has what an attempt that was given
+    up had brought. `usage` is what the service reported for this
     attempt, `status` its HTTP status, `resent` marks a request that went out again at no cost
     because a reused connection had gone stale, `bytes` what was received of headers and body.
     """
@@ -98,11 +100,12 @@ class Attempt(Struct, frozen=True):
     first_token_ms: float | None = None
     duration_ms: float = 0.0
     bytes: int = 0
+    held: float = 0.0
 
 
 class Timings(Struct, frozen=True):
-    """Milliseconds since the start of the call. `first_token_ms` is None while no content came;
-    `attempts` says when each attempt began.
+    """Milliseconds since the start of the call. `first_token_ms` is the first content of all (None
+    while none came); `attempts` says when each attempt began.
     """
 
     first_token_ms: float | None = None

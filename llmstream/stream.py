@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -29,16 +29,19 @@ from .errors import (
     SilenceTimeout,
     StreamTimeout,
 )
-from .result import Attempt, Chunk, Result, Timings, Usage
+from .events.base import marked
+from .recovery import Step
+from .result import Attempt, Chunk, Result, Timings, ToolCall, Usage
 from .transport import Exchange, Transport
 from .watchdog import Guard, Scheduler, Stop, Stopped
 
-__all__ = ["Batches", "Pump", "Stream"]
+__all__ = ["Batches", "Pump", "Run", "Stream"]
 
 _ERROR_BODY = 65536  # bytes of an error's body that are read
 _LINGER = 2.0  # seconds for the body of an error, or a page, to come
 _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
+_POLL_FIRST, _POLL_LONGEST = 0.5, 5.0  # seconds between two questions for an answer
 _DRAIN_SECONDS = 0.05  # for the end of the body behind the end of the answer
 
 _TWO_READERS = "this stream is being read by another thread: a stream has one reader"
@@ -93,6 +96,12 @@ class Stream:
         return _View(_events(self._pump, self._lease), self._pump)
 
     def _claim(self, view: str) -> None:
+        if view in ("iteration", "next()") and not self._pump.readable_as_text:
+            raise ConfigurationError(
+                "on_disconnect='restart' may begin the answer anew, and plain text could not tell "
+                "you: iterate over chunks() (a chunk of type 'restart' says so) or events(), or "
+                "use result()"
+            )
         if self._claimed:
             raise ConfigurationError(
                 f"this stream is already being read by {self._claimed}: a stream has one reader "
@@ -237,32 +246,49 @@ def _text(pump: Pump, lease: _Lease) -> Iterator[str]:
                     yield chunk.text
 
 
+class Run(Protocol):
+    """How a call is made, attempt by attempt."""
+
+    readable_as_text: bool
+
+    def __call__(self, pump: Pump) -> Batches:
+        """The retry loop: yields batches of events. Raises Stopped and the library's errors."""
+
+    def leave(self, pump: Pump) -> None:
+        """The call was cancelled: let the service know, where it would go on. Never raises."""
+
+
 class Pump:
     """The call behind a Stream: pulls its bytes through the session, attempt by attempt.
 
-    `run` is the client's retry loop: given the pump, a generator of batches of events. Only the
+    `session` is the answer as the reader knows it, `latest` that of the current attempt, which may
+    still have to take its place. Only the
     thread that holds the turn touches what is not said to be for any thread.
     """
 
     def __init__(
         self,
-        run: Callable[[Pump], Batches],
+        run: Run,
         dialect: Dialect,
         timeouts: Timeouts,
         clock: Clock,
         scheduler: Scheduler,
         trace_id: str | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
+        max_identical_chunks: int | None = None,
     ) -> None:
         self.trace_id = trace_id or os.urandom(16).hex()
         self.dialect = dialect
         self.guard = Guard(Clocks(timeouts, clock.monotonic()), clock, scheduler)
-        self.session = Session(dialect, max_event_bytes)
+        self._limits = max_event_bytes, max_identical_chunks
+        self.session = self._new_session(1)
+        self.latest = self.session  # the one of the current attempt
+        self._continues = False
+        self.held = 0.0  # seconds that the attempt to come had to wait
         self.request_id: str | None = None
         self._run = run
         self._timeouts = timeouts
         self._clock = clock
-        self._max_event_bytes = max_event_bytes
         self._turn = threading.Lock()  # held by the one thread that pulls
         self._batches: Batches | None = None  # None: not started
         self._over = False
@@ -272,12 +298,21 @@ class Pump:
         self._ended: float | None = None
         self._attempt_begun = 0.0
         self._first_token: float | None = None
+        self._first_of_all: float | None = None
         self._last_event: float | None = None
         self._last_token: float | None = None
         self._status: int | None = None
         self._history: tuple[tuple[Attempt, ...], bool] = ((), False)
 
+    def _new_session(self, choices: int) -> Session:
+        size, identical = self._limits
+        return Session(self.dialect, size, choices, identical)
+
     # -- for any thread
+
+    @property
+    def readable_as_text(self) -> bool:
+        return self._run.readable_as_text
 
     @property
     def started(self) -> bool:
@@ -364,6 +399,8 @@ class Pump:
         else:
             self._batches = _none()
         self.guard.over()
+        if error is not None:
+            self.session.state.join()  # what was held back is in .partial
         if self._attempt_open:
             self.record(error, 0.0)
         if error is not None:
@@ -373,35 +410,96 @@ class Pump:
             error.partial = self.snapshot()
         self._error = error
         self._over = True
+        if isinstance(error, Cancelled):
+            self._run.leave(self)
 
     # -- one attempt; called by the client's retry loop
 
-    def attempt_events(self, transport: Transport, request: WireRequest) -> Batches:
-        """Send the request once and yield what comes, batch by batch; an empty batch when the
-        service has accepted it. Raises Stopped and what ended the attempt."""
-        guard = self.guard
-        self.session = session = Session(self.dialect, self._max_event_bytes, request.choices)
+    def attempt_events(self, transport: Transport, step: Step) -> Batches:
+        """Send the request of `step` once and yield what comes, batch by batch; an empty batch (or
+        the mark of the step) when the service has accepted it. Raises Stopped and what ended the
+        attempt."""
+        self._begin(step)
+        if step.how == "poll":
+            yield from self._poll(transport, step.request)
+        else:
+            yield from self._exchange(transport, step)
+        if self.latest.error is not None:
+            raise self.latest.error
+
+    def _begin(self, step: Step) -> None:
+        shown = self.session
+        if step.how in ("resume", "poll"):
+            session = shown
+            session.resume()
+        else:
+            session = self._new_session(step.request.choices)
+            if step.how == "continue":
+                session.continue_from(shown)
+                self._continues = True
+            if step.how == "continue" or not shown.has_content:
+                self.session = session
+            # else what was shown stays readable until the service has accepted the new request
+        self.latest = session
         self._attempt_begun = self._clock.monotonic()
         self._first_token = self._last_event = self._last_token = None
         self._status = None
         self.request_id = None
         self._history = (self._attempts, True)
+        self.guard.clocks.resumed = session is shown and session.has_content
+
+    def _exchange(self, transport: Transport, step: Step) -> Batches:
+        session, guard = self.latest, self.guard
         guard.begin()
-        exchange = transport.open(request, guard)
+        exchange = transport.open(step.request, guard)
         try:
             self._opened(exchange)
-            yield []
+            self.session = session
+            yield [marked(step.mark, len(self._attempts) + 1)] if step.mark is not None else []
             yield from self._body(exchange, session)
-            if session.error is not None:
-                raise session.error
         finally:
+            self._close(exchange, session.complete)
+
+    def _close(self, exchange: Exchange, whole: bool) -> None:
+        try:
+            if whole or not _is_success(exchange.status):
+                # The body has been read, all but its end: keep the connection.
+                self.guard.clocks.linger(_DRAIN_SECONDS)
+                exchange.finish()
+        finally:
+            exchange.close()
+
+    def _poll(self, transport: Transport, request: WireRequest) -> Batches:
+        """Ask for the answer until it is whole. The idle clock (before the first content, the
+        first-token clock) runs while it does not change."""
+        session, guard = self.latest, self.guard
+        clock = "idle" if session.has_content else "first_token"
+        patience = getattr(self._timeouts, clock)
+        before: bytes | None = None
+        changed = self._clock.monotonic()
+        wait = _POLL_FIRST
+        while True:
+            guard.begin()
+            exchange = transport.open(request, guard)
+            whole = False
             try:
-                if session.complete or not _is_success(exchange.status):
-                    # The body has been read, all but its end: keep the connection.
-                    guard.clocks.linger(_DRAIN_SECONDS)
-                    exchange.finish()
+                self._opened(exchange)
+                body = _read_all(exchange, self._limits[0])
+                whole = True
             finally:
-                exchange.close()
+                self._close(exchange, whole)
+            events = session.receive_json(body)
+            if not session.unfinished:
+                yield self._noted(session, events)
+                return
+            session.resume()
+            now = self._clock.monotonic()
+            if body != before:
+                before, changed = body, now
+            elif patience is not None and now - changed >= patience:
+                guard.stop(Stop(clock=clock))
+            guard.sleep(wait, "poll")
+            wait = min(wait * 1.5, _POLL_LONGEST)
 
     def _opened(self, exchange: Exchange) -> None:
         guard = self.guard
@@ -413,13 +511,13 @@ class Pump:
         if not _is_success(exchange.status):
             body = self._read_some(exchange, _ERROR_BODY)
             raise error_from_status(exchange.status, body, exchange.headers, self._clock.time())
-        guard.phase = "first_token"
+        guard.phase = "body" if guard.clocks.resumed else "first_token"
 
     def _body(self, exchange: Exchange, session: Session) -> Batches:
         first = _first_bytes(exchange)
         foreign = _foreign(exchange.headers.get("content-type", ""), first)
         if foreign == "JSON":
-            body = first + _read_all(exchange, self._max_event_bytes)
+            body = first + _read_all(exchange, self._limits[0])
             yield self._noted(session, session.receive_json(body))
             return
         if foreign:
@@ -480,6 +578,8 @@ class Pump:
             self._last_token = now
             if self._first_token is None:
                 self._first_token = now
+                if self._first_of_all is None:
+                    self._first_of_all = now
                 guard.phase = "body"
         if session.error is None:  # else only the end is waited for, and not for long
             if level > 1:
@@ -490,7 +590,7 @@ class Pump:
 
     @property
     def has_content(self) -> bool:
-        """Whether content has come in this attempt: then it is not retried."""
+        """Whether content has come in this attempt."""
         return self._first_token is not None
 
     # -- records
@@ -504,15 +604,16 @@ class Pump:
         return Attempt(
             number=number or len(self._attempts) + 1,
             started=self._attempt_begun - self._begun,
-            phase="done" if self.session.complete and error is None else guard.phase,
+            phase="done" if self.latest.complete and error is None else guard.phase,
             error=error,
             delay=delay,
-            usage=self.session.state.usage,
+            usage=self.latest.state.usage,
             status=self._status,
             request_id=self.request_id,
             first_token_ms=None if first is None else (first - self._attempt_begun) * 1000.0,
             duration_ms=(now - self._attempt_begun) * 1000.0,
             bytes=guard.bytes,
+            held=self.held,
         )
 
     def record(self, error: LLMStreamError | None, delay: float, *, resent: bool = False) -> None:
@@ -520,6 +621,14 @@ class Pump:
         if resent:
             attempt = msgspec.structs.replace(attempt, resent=True)
         self._history = ((*self._attempts, attempt), False)
+        self.held = 0.0
+
+    def give_up(self, error: LLMStreamError, delay: float) -> None:
+        """The attempt has failed, and another one follows. What it had brought stays readable."""
+        self.record(error, delay)
+        if self._first_token is not None:
+            error.partial = self.snapshot()
+        error.__traceback__ = None  # its frames hold the request, and it is kept
 
     @property
     def _attempts(self) -> tuple[Attempt, ...]:
@@ -534,7 +643,7 @@ class Pump:
         cut = state.finish == "length"
         calls, broken = sort_calls(self.dialect.calls(state), cut, _is_json)
         attempts = self.attempts
-        first = self._first_token
+        first = self._first_of_all
         end = self._ended if self._ended is not None else self._clock.monotonic()
         return Result(
             text=state.text,
@@ -545,7 +654,7 @@ class Pump:
             finish=state.finish,
             usage=state.usage,
             items=tuple(item.wire() for item in state.in_order() if item.wire is not None),
-            turn=self.dialect.turn(state, frozenset(c.id for c in calls if c.id)),
+            turn=self._turn_of(state, calls),
             model=state.model,
             response_id=state.response_id,
             request_id=self.request_id,
@@ -557,6 +666,13 @@ class Pump:
                 attempts=tuple(attempt.started * 1000.0 for attempt in attempts),
             ),
         )
+
+    def _turn_of(self, state: State, calls: tuple[ToolCall, ...]) -> tuple[Any, ...]:
+        if self._continues:  # plain text, of which the last request has brought the end only
+            turn = {"type": "message"} if self.dialect.name == "responses" else {}
+            whole = self.session.complete and state.text
+            return ({**turn, "role": "assistant", "content": state.text},) if whole else ()
+        return self.dialect.turn(state, frozenset(c.id for c in calls if c.id))
 
     def stopped(self) -> LLMStreamError:
         """The error of a guard that was stopped."""

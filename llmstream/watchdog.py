@@ -149,9 +149,9 @@ class Guard:
         self.clock.wait(self._wake, seconds)
         self.check()
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, phase: str = "backoff") -> None:
         """Wait out a backoff; only the total clock runs. Raises Stopped."""
-        self.phase = "backoff"
+        self.phase = phase
         self.clocks.rest()
         if self.clocks.at < self.scheduled:
             self._scheduler.schedule(self, self.clocks.at)

@@ -67,11 +67,22 @@ class Clocks:
     Between `wait` and `woke` the clocks run; otherwise only total does.
     """
 
-    __slots__ = ("_idle", "_silence", "_since", "_total", "at", "left", "phase_clock", "timeouts")
+    __slots__ = (
+        "_idle",
+        "_silence",
+        "_since",
+        "_total",
+        "at",
+        "left",
+        "phase_clock",
+        "resumed",
+        "timeouts",
+    )
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
         self.timeouts = timeouts
         self.phase_clock = "connect"
+        self.resumed = False  # the request is for the rest of an answer whose content has come
         self.left = _OFF
         self._idle = _seconds(timeouts.idle)
         self._silence = _OFF
@@ -86,7 +97,10 @@ class Clocks:
 
     def asking(self) -> None:
         """The connection stands, the request goes out (and again when it is out)."""
-        self._run("first_token", _seconds(self.timeouts.first_token))
+        if self.resumed:
+            self._run("idle", self._idle)
+        else:
+            self._run("first_token", _seconds(self.timeouts.first_token))
         self._silence = _OFF  # a proxy's words were not the service's
 
     def content(self) -> None:

@@ -68,14 +68,15 @@ class RetryPolicy(Struct, frozen=True):
     ) -> float | None:
         """Seconds to wait before the next attempt, or None to give up.
 
-        `failures` counts this one; `remaining` is what is left of the total clock, in seconds.
+        `failures` counts this one, and is 0 where it had made progress; `remaining` is what is
+        left of the total clock, in seconds.
         """
         if failures >= self.max_attempts or not self.wants(error):
             return None
         asked = error.retry_after if isinstance(error, ServiceError) else None
         if asked is not None and asked > self.max_retry_after:
             return None
-        delay = self.delay(failures - 1, random, asked or 0.0)
+        delay = self.delay(max(0, failures - 1), random, asked or 0.0)
         return delay if delay < remaining else None
 
 

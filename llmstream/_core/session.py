@@ -7,6 +7,7 @@ the absence of bytes.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import msgspec
@@ -14,11 +15,13 @@ import msgspec
 from ..errors import (
     EventTooLarge,
     LLMStreamError,
+    LoopDetected,
     NotAStreamError,
     ProtocolError,
     StreamTruncated,
 )
-from ..events.base import decode_json
+from ..events.base import UnknownEvent, decode_json
+from ..result import Chunk
 from .classify import error_from_payload
 from .dialects.base import AnyEvent, Dialect, Verdict
 from .framing import Framer
@@ -38,27 +41,49 @@ class Session:
     `receive` and `receive_eof` never raise for what the bytes are: a failure is kept in `error`,
     beside the events that came before it. `complete` says that the answer is whole; once `ended`
     is true nothing more is read. `level` is the highest activity since it was last set to 0, and
-    `linger` the seconds that what still belongs to the stream may take after the end.
+    `linger` the seconds that what still belongs to the stream may take after the end. `has_content`
+    says that content has come at all, `cursor` is the number of the last event that has one, and
+    `unfinished` that the body was the answer as it stands, and the service is still at work on it.
     Not thread-safe: one thread feeds it; its `state` may be read by any.
     """
 
     __slots__ = (
         "_dialect",
         "_framer",
+        "_max_event_bytes",
+        "_max_identical",
+        "_repeated",
+        "_repeats",
+        "_seen",
         "complete",
+        "cursor",
         "ended",
         "error",
         "events",
+        "has_content",
         "level",
         "linger",
         "state",
+        "unfinished",
     )
 
     def __init__(
-        self, dialect: Dialect, max_event_bytes: int = MAX_EVENT_BYTES, choices: int = 1
+        self,
+        dialect: Dialect,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        choices: int = 1,
+        max_identical_chunks: int | None = None,
     ) -> None:
         self._dialect = dialect
+        self._max_event_bytes = max_event_bytes
         self._framer = Framer(max_event_bytes)
+        self._max_identical = max_identical_chunks
+        self._repeated: Chunk | None = None  # the last chunk, and how often it came in a row
+        self._repeats = 0
+        self._seen = -math.inf  # events up to this number are known, in a stream that was resumed
+        self.cursor: int | None = None
+        self.has_content = False
+        self.unfinished = False
         self.state = State()
         self.state.expected = choices
         self.complete = False
@@ -67,6 +92,21 @@ class Session:
         self.level = 0
         self.linger = 0.0
         self.events = 0
+
+    def continue_from(self, before: Session) -> None:
+        """The answer goes on where the one of `before` was cut."""
+        self.state.continue_from(before.state)
+        self.has_content = True
+
+    def resume(self) -> None:
+        """The same answer comes again, from another body: what is known of it is passed over."""
+        self._framer = Framer(self._max_event_bytes)
+        if self.cursor is not None:
+            self._seen = self.cursor
+        self.error = None
+        self.ended = self.unfinished = False
+        self.level = 0
+        self.linger = 0.0
 
     def receive(self, data: bytes) -> list[AnyEvent]:
         """The events that `data` completes, in order; empty once the stream has ended."""
@@ -94,26 +134,53 @@ class Session:
         name, data = parsed
         if data == _DONE:
             self._judge(self._dialect.done(self.state))
-            return None
+            late = self.state.join() if self.complete else ()
+            return UnknownEvent("done", "[DONE]", chunks=late, raw=data) if late else None
         if not data:
             return None
         try:
             if name == "error":
                 data = _as_json(data)
             event = self._dialect.decode(name, data)
+            number = event.sequence_number
+            if number is not None:
+                if number <= self._seen:
+                    return None
+                self.cursor = number
             verdict = self._dialect.apply(self.state, event)
         except (ValueError, RecursionError) as exc:
+            if self.complete:  # garbage behind the end of the answer
+                self.ended = True
+                return None
             error = ProtocolError(f"an event of the stream cannot be read: {_reason(exc)}")
             error.retryable = True  # garbled on the way, it may come whole the next time
             self._fail(error)
             return None
         self._judge(verdict)
+        if self.complete:
+            event.chunks += self.state.join()
         self.events += 1
+        if self._max_identical is not None:
+            self._count_repeats(event.chunks, self._max_identical)
         return event
+
+    def _count_repeats(self, chunks: tuple[Chunk, ...], limit: int) -> None:
+        for chunk in chunks:
+            self._repeats = self._repeats + 1 if chunk == self._repeated else 1
+            self._repeated = chunk
+            if self._repeats >= limit and not self.complete:
+                self._fail(
+                    LoopDetected(
+                        f"the same chunk came {limit} times in a row (max_identical_chunks): the "
+                        "model is in a loop; ask again, with another temperature if need be"
+                    )
+                )
 
     def _judge(self, verdict: Verdict) -> None:
         if verdict.level > self.level:
             self.level = verdict.level
+            if verdict.level > 1:
+                self.has_content = True
         if verdict.error is not None:
             # Also behind the finish of a chat answer: the service takes it back.
             self.error = self.error or verdict.error
@@ -147,6 +214,10 @@ class Session:
             if _failure(payload):
                 self._fail(error_from_payload(payload))
                 return []
+            if self._dialect.is_unfinished(payload):
+                self.unfinished = True
+                self._fail(StreamTruncated("the service is still at work on the answer"))
+                return []
             events = self._dialect.whole_answer(payload, body)
             if not events:
                 return self.refuse(body, "JSON that is neither a completion nor an error")
@@ -155,6 +226,7 @@ class Session:
             self._judge(self._dialect.done(self.state))
         except (ValueError, RecursionError):
             return self.refuse(body, "JSON that cannot be read")
+        events[-1].chunks += self.state.join()
         self.events += len(events)
         self.linger = 0.0
         self.receive_eof()

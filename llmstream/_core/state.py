@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..result import Chunk, ToolCall, Usage
+from .joint import Joint
 
 __all__ = [
     "CallState",
@@ -128,6 +129,8 @@ class State:
         self._next = 0  # the first index behind all items
         self._latest: ItemState | None = None  # the item with the greatest index
         self._said: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
+        self._joint: Joint | None = None  # with what an earlier request had brought
+        self._joint_index = 0
 
     # -- reading
 
@@ -135,6 +138,11 @@ class State:
     def text(self) -> str:
         """The answer's text so far, exactly as it was delivered."""
         return "".join(self._said["text"])
+
+    @property
+    def tokens_at_least(self) -> int:
+        """How many tokens the text has: what was reported, or one a delta."""
+        return max(self.usage.output_tokens or 0, len(self._said["text"]))
 
     @property
     def thinking(self) -> str:
@@ -199,12 +207,28 @@ class State:
             self._ids[id] = item
         return item
 
+    def continue_from(self, before: State) -> None:
+        """What comes now goes on where `before` was cut."""
+        self._said = {kind: ["".join(said)] for kind, said in before._said.items()}
+        self._joint = Joint(before.text)
+
     def say(self, kind: str, text: str, index: int) -> tuple[Chunk, ...]:
         """Something for the reader's eyes: keep it, and hand it on as a chunk."""
+        if self._joint is not None and kind == "text":
+            self._joint_index = index
+            text = self._joint.feed(text)
+            if not text:
+                return ()
         said = self._said.get(kind)
         if said is not None:
             said.append(text)
         return (Chunk(kind, text, index),)
+
+    def join(self) -> tuple[Chunk, ...]:
+        """No more text comes: say what was held back, as it might have been an overlap."""
+        joint, self._joint = self._joint, None
+        text = joint.close() if joint is not None else ""
+        return self.say("text", text, self._joint_index) if text else ()
 
 
 def last_known(old: Usage, said: Usage) -> Usage:

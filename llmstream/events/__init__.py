@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from ..result import Chunk
 from . import chat, messages, responses
-from .base import Event, UnknownEvent
+from .base import Continued, Event, Restarted, UnknownEvent
 from .chat import *  # noqa: F403
 from .messages import *  # noqa: F403
 from .responses import *  # noqa: F403
 
-__all__ = ["Chunk", "Event", "UnknownEvent"]
+__all__ = ["Chunk", "Continued", "Event", "Restarted", "UnknownEvent"]
 __all__ += chat.__all__
 __all__ += messages.__all__
 __all__ += responses.__all__

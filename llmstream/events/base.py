@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from ..result import Chunk
 
-__all__ = ["Event", "UnknownEvent"]
+__all__ = ["Continued", "Event", "Restarted", "UnknownEvent"]
 
 # The encoded names of fields that no service sends; "$" begins no field of any of the three APIs.
 _RAW = "$raw"
@@ -90,7 +90,33 @@ class UnknownEvent(Struct):
         return _shown(self)
 
 
+class Restarted(Event, kw_only=True, tag="llmstream.restarted"):
+    """Not of the wire: the answer begins anew with request number `attempt`
+    (`on_disconnect="restart"`). What was shown of it does not count any more."""
+
+    attempt: int = 0
+
+
+class Continued(Event, kw_only=True, tag="llmstream.continued"):
+    """Not of the wire: request number `attempt` goes on where the answer was cut
+    (`on_disconnect="continue"`). The whole is not what the uncut answer would have been."""
+
+    attempt: int = 0
+
+
+def marked(cls: type[Restarted] | type[Continued], attempt: int) -> Event:
+    """The mark in the stream that request number `attempt` goes on with the answer."""
+    event = cls(attempt=attempt)
+    event.raw = msgspec.json.encode({"type": cls.type, "attempt": attempt})
+    if cls is Restarted:
+        event.chunks = (Chunk("restart", ""),)
+    return event
+
+
 def bind_types(classes: tuple[type[Event], ...]) -> None:
     """Give each class its wire name as `type` (msgspec keeps a tag only in the configuration)."""
     for cls in classes:
         cls.type = str(cls.__struct_config__.tag)
+
+
+bind_types((Restarted, Continued))

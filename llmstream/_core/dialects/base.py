@@ -159,6 +159,9 @@ class Dialect(Protocol):
         closed, never half a block, nor a call whose id is not `safe`, nor thinking that leads to
         nothing."""
 
+    def is_unfinished(self, payload: Any) -> bool:
+        """A JSON body: an answer that the service is still at work on."""
+
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         """A 200 with a JSON body: the completion as events, none where it is no completion."""
 
@@ -209,6 +212,9 @@ class TypedDialect:
 
     def calls(self, state: State) -> Iterator[CallState]:
         return item_calls(state, self.tool_types)
+
+    def is_unfinished(self, payload: Any) -> bool:
+        return False
 
 
 def under(url: str, part: str) -> str:

@@ -264,6 +264,9 @@ class ChatDialect:
         said = message["content"] or message.get("refusal") or message.get("tool_calls")
         return (message,) if said else ()
 
+    def is_unfinished(self, payload: Any) -> bool:
+        return False
+
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         choices = payload.get("choices") if isinstance(payload, dict) else None
         if not isinstance(choices, list) or not any(

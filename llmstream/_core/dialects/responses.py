@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, ServerError
 from ...events import responses as ev
 from ...events.base import UnknownEvent, decode_json
 from ...result import Chunk, Usage
@@ -423,7 +423,9 @@ for _cls in ev.EVENTS:  # a tool's status, an item or part begun or done
 def _unknown(state: State, event: UnknownEvent) -> Verdict:
     # An unknown sign of life must not keep a dead stream open: only the API's own kind counts.
     if event.type == "response.cancelled":
-        return NOTHING
+        state.status = "cancelled"
+        why = "the response was cancelled at the service"
+        return Verdict(error=ServerError(why, code="cancelled", retryable=False))
     return PROGRESS if event.type.startswith("response.") else NOTHING
 
 
@@ -493,6 +495,13 @@ class ResponsesDialect(TypedDialect):
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"}
+
+    def is_unfinished(self, payload: Any) -> bool:
+        return (
+            isinstance(payload, dict)
+            and payload.get("object") == "response"
+            and payload.get("status") in ("queued", "in_progress")
+        )
 
     def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         output = payload.get("output") if isinstance(payload, dict) else None
