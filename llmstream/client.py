@@ -18,6 +18,7 @@ from ._core.deadline import Clocks, Timeouts
 from ._core.dialects import DIALECTS
 from ._core.dialects.base import Call, Dialect, WireRequest
 from ._core.profiles import profile_for
+from ._core.recovery import POLICIES, Asked, Recovery, Step
 from ._core.retry import RetryPolicy
 from ._core.session import MAX_EVENT_BYTES, Session
 from ._version import __version__
@@ -31,7 +32,6 @@ from .config import (
     vendor_settings,
 )
 from .errors import ConfigurationError, ConnectionFailed, LLMStreamError, RateLimitError
-from .recovery import POLICIES, Asked, Recovery, Step
 from .secret import Secret
 from .stream import Batches, Pump, Stream
 from .transport import RequestsTransport, Transport

@@ -15,6 +15,7 @@ import msgspec
 from ._core.classify import error_from_status, request_id_of
 from ._core.deadline import Clocks, Timeouts
 from ._core.dialects.base import AnyEvent, Dialect, WireRequest
+from ._core.recovery import Step
 from ._core.session import MAX_EVENT_BYTES, Session
 from ._core.state import State, sort_calls
 from .clock import Clock
@@ -30,7 +31,6 @@ from .errors import (
     StreamTimeout,
 )
 from .events.base import marked
-from .recovery import Step
 from .result import Attempt, Chunk, Result, Timings, ToolCall, Usage
 from .transport import Exchange, Transport
 from .watchdog import Guard, Scheduler, Stop, Stopped

@@ -279,6 +279,7 @@ KINDS: dict[str, tuple[LLMStreamError, bool]] = {
         errors.ProtocolError: False,
         errors.NotAStreamError: False,
         errors.EventTooLarge: False,
+        errors.LoopDetected: False,
         errors.Cancelled: False,
     }.items()
 }

@@ -490,10 +490,9 @@ def _row_of(table: Mapping[str, _Row], api: str, what: str) -> _Row:
 
 
 def api_of_path(target: str) -> str | None:
-    """The API spoken at a request target such as `/v1/responses?x=1`, or below one, such as
-    `/v1/responses/resp_1/cancel`; None when there is none."""
-    path = target.partition("?")[0].rstrip("/") + "/"
-    return next((api for suffix, api in PATHS.items() if f"{suffix}/" in path), None)
+    """The API spoken at a request target such as `/v1/responses?x=1`; None when there is none."""
+    path = target.partition("?")[0].rstrip("/")
+    return next((api for suffix, api in PATHS.items() if path.endswith(suffix)), None)
 
 
 def base_path(api: str) -> str:

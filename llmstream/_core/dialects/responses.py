@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ConfigurationError, ServerError
+from ...errors import ConfigurationError
 from ...events import responses as ev
 from ...events.base import UnknownEvent, decode_json
 from ...result import Chunk, Usage
@@ -423,9 +423,8 @@ for _cls in ev.EVENTS:  # a tool's status, an item or part begun or done
 def _unknown(state: State, event: UnknownEvent) -> Verdict:
     # An unknown sign of life must not keep a dead stream open: only the API's own kind counts.
     if event.type == "response.cancelled":
-        state.status = "cancelled"
-        why = "the response was cancelled at the service"
-        return Verdict(error=ServerError(why, code="cancelled", retryable=False))
+        state.status = "cancelled"  # by someone else: the answer is cut
+        return NOTHING
     return PROGRESS if event.type.startswith("response.") else NOTHING
 
 

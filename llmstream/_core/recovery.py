@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from ._core.dialects.base import Call, Dialect, WireRequest
-from ._core.session import Session
-from .errors import ConfigurationError, InvalidRequestError, LLMStreamError
-from .events.base import Continued, Restarted
+from ..errors import ConfigurationError, InvalidRequestError, LLMStreamError
+from ..events.base import Continued, Restarted
+from .dialects.base import Call, Dialect, WireRequest
+from .session import Session
 
 __all__ = ["POLICIES", "Asked", "Recovery", "Step"]
 
