@@ -9,9 +9,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from .client import Client
@@ -56,11 +56,13 @@ class _Ended(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    keys = arguments[:1] == ["keys"]  # the prompt "keys" can be given on standard input
-    options = _keys_parser().parse_args(arguments[1:]) if keys else _parser().parse_args(arguments)
+    # The prompts "keys" and "check" can be given on standard input.
+    known = _COMMANDS.get(arguments[0]) if arguments else None
+    parser, command = known or (_parser, _run)
+    options = parser().parse_args(arguments[1:] if known else arguments)
     _die_with(signal.SIGINT, signal.SIGTERM)
     try:
-        return _keys(options) if keys else _run(options)
+        return command(options)
     except _Ended as ended:
         _quietly(sys.stdout)
         return 128 + ended.number
@@ -133,6 +135,63 @@ def _keys_parser() -> argparse.ArgumentParser:
     store.add_argument("name")
     actions.add_parser("remove", help="forget a key").add_argument("name")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"llmstream: {message}\n")
+
+
+def _check_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="llmstream check",
+        description="Play a service's bad days to your own settings: rate limits, server errors, "
+        "lost connections, cut answers, silence, pings, quota, and many streams at once, against "
+        "a fault server in this process. Nothing is sent to a real service. Exit code 1 if a "
+        "check fails.",
+        epilog="Long clocks are run faster, and each line says so. SECONDS is a number or 'off'.",
+    )
+    add = parser.add_argument
+    add("--client", metavar="MODULE:NAME", help="your own Client, or a function that returns one")
+    add("--api", choices=["responses", "messages", "chat"], help="the API that the service speaks")
+    for clock in ("connect", "first-token", "idle", "silence", "total"):
+        add(f"--{clock}", type=_seconds, metavar="SECONDS", help=f"the clock {clock}")
+    add("--max-attempts", type=int, metavar="N", help="attempts, the first one included")
+    for name, what in (
+        ("base", "the first wait between attempts"),
+        ("cap", "the longest wait"),
+        ("jitter", "the share of a wait that is random"),
+        ("max-retry-after", "the longest wait that a server may ask for"),
+    ):
+        add(f"--{name}", type=float, metavar="NUMBER", help=what)
+    add("--on-disconnect", metavar="POLICY", help="raise, restart, continue or resume")
+    add("--profile", metavar="NAME", help="how the server differs: azure, vllm, mistral, ...")
+    add("--real-time", action="store_true", help="let no clock run faster: takes minutes")
+    add("--json", action="store_true", help="one JSON object a line, the last is the summary")
+    return parser
+
+
+def _seconds(text: str) -> float | str:
+    if text == "off":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither seconds nor 'off'") from None
+
+
+def _check(options: argparse.Namespace) -> int:
+    from . import check
+    from .errors import ConfigurationError
+
+    try:
+        setup = check.setup_from(vars(options))
+    except ConfigurationError as error:
+        _complain(type(error).__name__, error)
+        return _exit_code(error)
+    return check.report(setup, sys.stdout, as_json=options.json)
 
 
 def _keys(options: argparse.Namespace) -> int:
@@ -270,6 +329,13 @@ def _stats(stream: Stream) -> None:
     }
     text = ", ".join(f"{k} {'unknown' if v is None else v}" for k, v in shown.items())
     sys.stderr.write(f"llmstream: {text}\n")
+
+
+# The first word -> how its arguments are read, and what it does.
+_COMMANDS: dict[
+    str,
+    tuple[Callable[[], argparse.ArgumentParser], Callable[[argparse.Namespace], int]],
+] = {"keys": (_keys_parser, _keys), "check": (_check_parser, _check)}
 
 
 if __name__ == "__main__":
