@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
@@ -215,8 +216,8 @@ class Client:
             model=self._model_for(model),
             instructions=instructions,
             max_output_tokens=_checked_count("max_output_tokens", max_output_tokens),
-            temperature=temperature,
-            top_p=top_p,
+            temperature=_checked_number("temperature", temperature),
+            top_p=_checked_number("top_p", top_p),
             stop=stop,
             tools=tools,
             tool_choice=tool_choice,
@@ -542,6 +543,14 @@ def _checked_count(name: str, value: Any) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise ConfigurationError(f"{name}={value!r}: give a whole number greater than 0")
+
+
+def _checked_number(name: str, value: Any) -> float | None:
+    # JSON has no NaN: it would go out as null.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigurationError(f"{name}={value!r}: give a finite number")
+    number: float | None = value
+    return number
 
 
 def _checked_trace_id(trace_id: Any) -> str | None:

@@ -215,8 +215,14 @@ class _View(Generic[T]):
         except StopIteration:
             self._pump.raise_again()
             raise
-        except ValueError:
+        except ValueError as exc:
+            if str(exc) != "generator already executing":
+                raise  # the caller's own, from a signal handler
             raise ConfigurationError(_TWO_READERS) from None
+
+    def close(self) -> None:
+        """End the call, as a generator's `close` would (WSGI servers call it). Idempotent."""
+        self._pump.close()
 
 
 def _events(pump: Pump, lease: _Lease) -> Iterator[AnyEvent]:

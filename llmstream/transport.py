@@ -93,6 +93,18 @@ _FOREIGN: tuple[type[Exception], ...] = (
 )
 _ENDINGS: tuple[type[Exception], ...] = (Stopped, *_FOREIGN)
 
+# A peer that is gone without a word is noticed while nothing is sent: after 60 s, four probes, one
+# every 15 s (the system's own default is two hours). The clocks are stricter; this holds for idle
+# connections, and keeps middleboxes from forgetting a stream that thinks.
+_KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+        if hasattr(socket, name)
+    ),
+]
+
 # ---- sockets that tell -------------------------------------------------------------------------
 
 # The guard of the call that this thread is making: urllib3 gives no way to pass it down.
@@ -300,7 +312,8 @@ def _try_address(
     guard.attach(sock)
     for option in conn.socket_options or ():
         sock.setsockopt(*option)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for level, option, value in _KEEPALIVE:
+        sock.setsockopt(level, option, value)
     remaining = guard.clocks.at - guard.clock.monotonic()
     # The last address has a little more than is left: the guard is to end it, and does where
     # shutdown() wakes a connect (Linux); elsewhere the timeout does, and the guard says why.

@@ -194,6 +194,7 @@ class Guard:
 
     def over(self) -> None:
         """The call has ended: nothing can stop it any more. Idempotent."""
+        self._own_process()
         with self._lock:
             if self._over:
                 return
@@ -203,8 +204,14 @@ class Guard:
 
     # -- any thread's side
 
+    def _own_process(self) -> None:
+        """In a forked child the lock may be held, for ever, by a thread that is not there."""
+        if self._pid != os.getpid():
+            self._lock = threading.RLock()
+
     def stop(self, reason: Stop) -> bool:
         """End the call; whether this was what ended it. Returns at once, never raises."""
+        self._own_process()
         with self._lock:
             before = self.stop_reason
             # A cancel also overrules a clock, which the reader might answer with a new attempt.

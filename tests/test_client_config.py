@@ -475,6 +475,7 @@ WRONG_CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "timeouts that are a number": (PROMPT, {"timeouts": 30}),
     "retry that is a number": (PROMPT, {"retry": 3}),
     "an unknown policy": (PROMPT, {"on_disconnect": "hope"}),
+    "no temperature": (PROMPT, {"temperature": float("nan")}),
     "an empty trace id": (PROMPT, {"trace_id": " "}),
     "a trace id with a line end": (PROMPT, {"trace_id": "a\nb"}),
     "a trace id that is not ASCII": (PROMPT, {"trace_id": "ü"}),

@@ -529,6 +529,8 @@ def _tool(tool: Any) -> Any:
 
 
 def _tool_choice(choice: Any) -> Any:
+    if choice == "any":  # the word of the Messages API
+        return "required"
     name = chosen_tool(choice)
     return choice if name is None else {"type": "function", "name": name}
 
