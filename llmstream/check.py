@@ -88,6 +88,7 @@ class Setup(Struct, frozen=True):
     profile: str | None = None
     model: str = _MODEL
     max_event_bytes: int = MAX_EVENT_BYTES
+    max_identical_chunks: int | None = None
     real_time: bool = False
 
     def client(self, base_url: str, **more: Any) -> Client:
@@ -100,6 +101,7 @@ class Setup(Struct, frozen=True):
             "on_disconnect": self.on_disconnect,
             "profile": self.profile,
             "max_event_bytes": self.max_event_bytes,
+            "max_identical_chunks": self.max_identical_chunks,
         }
         return Client(self.api, base_url=base_url, **{**settings, **more})
 
@@ -436,7 +438,7 @@ def _part(api: str) -> list[bytes]:
     return _until(api, " sit")
 
 
-def _pings(setup: Setup, speed: float = 1.0) -> Pings:
+def _pings(setup: Setup) -> Pings:
     """Pings for ever, close enough for the silence clock (which is stretched)."""
     silence = setup.timeouts.silence
     every = 0.1 if silence is None else min(0.1, silence / 4.0)
@@ -1211,6 +1213,7 @@ def settings_of(client: Client) -> Setup:
         profile=client._profile.name,
         model=client._model or _MODEL,
         max_event_bytes=client._max_event_bytes,
+        max_identical_chunks=client._max_identical_chunks,
     )
 
 

@@ -379,8 +379,11 @@ class _Run:
             attempts += 1
             delay = self._next_delay(pump, error, attempts, failures)
             following = None if delay is None else recovery.next(pump.session, self._request)
-            if following is None or delay is None or not pump.guard.revive():
+            if following is None or delay is None:
                 raise error
+            if not pump.guard.revive():  # ended meanwhile: that is the reason now
+                pump.record(error, 0.0)
+                raise Stopped
             if not client._budget.spend():
                 error.add("not asked again: the retry budget of this host and key is used up")
                 raise error

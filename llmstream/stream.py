@@ -516,7 +516,9 @@ class Pump:
         self.request_id = request_id_of(exchange.headers)
         if not _is_success(exchange.status):
             body = self._read_some(exchange, _ERROR_BODY)
-            raise error_from_status(exchange.status, body, exchange.headers, self._clock.time())
+            error = error_from_status(exchange.status, body, exchange.headers, self._clock.time())
+            del body  # some servers quote the key in it, and tracebacks may show what is in sight
+            raise error
         guard.phase = "body" if guard.clocks.resumed else "first_token"
 
     def _body(self, exchange: Exchange, session: Session) -> Batches:

@@ -118,7 +118,9 @@ class Session:
                 events.append(event)
             if self.ended:
                 return events
-        if self._framer.overflow:
+        if self._framer.overflow and self.complete:
+            self.ended = True  # it is only what comes behind the end of the answer
+        elif self._framer.overflow:
             self._fail(
                 EventTooLarge(
                     "an event grew beyond max_event_bytes without an end: raise the limit if "
