@@ -160,11 +160,13 @@ class Stream:
 
     def cancel(self, reason: str | None = None) -> None:
         """End the call now, in whatever phase it is. The reader gets Cancelled, and nothing more
-        is delivered. Returns at once; idempotent; no effect once the stream has ended."""
+        is delivered. Returns at once; idempotent; no effect once the stream has ended. A background
+        response is also cancelled at the service, by the reader's thread on its way out."""
         self._pump.guard.stop(Stop(cancelled=True, reason=reason))
 
     def close(self) -> None:
-        """End the call if it still runs, and free everything it holds. Idempotent."""
+        """End the call if it still runs, and free everything it holds. Idempotent. A background
+        response is cancelled at the service too, which may take up to 5 s."""
         self._pump.close()
 
     def __enter__(self) -> Stream:

@@ -208,11 +208,6 @@ def test_resume_filters_what_it_knows() -> None:
 
 def test_resume_through_many_drops() -> None:
     """One event a connection."""
-
-    def next_one(request: Recorded) -> Reply:
-        first = int(request.query["starting_after"]) + 1
-        return Reply([*WHOLE.blocks()[first : first + 1], Cut()])
-
     answer = Answer("One two three", usage=(1, 2))
     blocks = answer.blocks()
     served = iter(range(len(blocks)))
@@ -308,13 +303,34 @@ def test_a_resumed_stream_that_hangs(end: Any) -> None:
 
 def test_a_failed_response_is_not_resumed() -> None:
     failed = Answer("Some words here", error={"code": "server_error", "message": "sorry"})
-    client, transport, _ = make("responses", Reply(failed), on_disconnect="resume")
     blocks = failed.blocks()
     ends = b'data: {"type":"response.failed","response":{"id":"resp_test","status":"failed"}}\n\n'
     client, transport, _ = make("responses", Reply([*blocks, ends]), on_disconnect="resume")
     with pytest.raises(ServerError):
         client.stream("Why?", background=True).result()
     assert len(transport.requests) == 1
+
+
+def test_a_response_that_failed_meanwhile() -> None:
+    """Polling finds out once, and says what the service says."""
+    body = {
+        "id": "resp_test",
+        "object": "response",
+        "status": "failed",
+        "error": {"code": "server_error", "message": "sorry"},
+        "output": [],
+    }
+    client, transport, _ = make(
+        "responses",
+        Reply([*WHOLE.blocks()[:9], Cut()]),
+        Reply.error(400, message="too old"),
+        Reply(json.dumps(body).encode(), content_type="application/json"),
+        on_disconnect="resume",
+    )
+    with pytest.raises(ServerError, match="sorry") as caught:
+        client.stream("Why?", background=True).result()
+    assert len(transport.requests) == 3
+    assert caught.value.partial.text
 
 
 def test_a_resume_that_is_refused_for_good() -> None:

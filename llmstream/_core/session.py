@@ -214,6 +214,8 @@ class Session:
         try:
             payload = decode_json(body.removeprefix(b"\xef\xbb\xbf"))
             if _failure(payload):
+                if isinstance(payload, dict) and payload.get("status") == "failed":
+                    self.state.status = "failed"
                 self._fail(error_from_payload(payload))
                 return []
             if self._dialect.is_unfinished(payload):

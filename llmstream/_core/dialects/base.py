@@ -55,6 +55,9 @@ class Call(Struct, frozen=True, kw_only=True):
     background: bool = False
     extra_body: Mapping[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"Call({self.model!r})"  # never the prompt
+
 
 class WireRequest(Struct, frozen=True):
     """One HTTP request, without its credentials."""

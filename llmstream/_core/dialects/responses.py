@@ -474,6 +474,8 @@ class ResponsesDialect(TypedDialect):
         return WireRequest("POST", endpoint(self._profile, base_url, "/responses"), headers, data)
 
     def stored(self, request: WireRequest, response_id: str) -> Stored | None:
+        if b'"background"' not in request.body:  # seldom there, and the rest may be large
+            return None
         body = decode_json(request.body)
         if not isinstance(body, dict) or body.get("background") is not True:
             return None
