@@ -398,6 +398,9 @@ def test_a_fork_of_a_busy_parent(
     expected = ["one two three four"] * 5
     assert output == f"child ended 0\n{expected}\n"
     assert process.returncode == 0
+    parents = {r.connection for r in service.requests if prompt_text(r).startswith("parent")}
+    others = {r.connection for r in service.requests if not prompt_text(r).startswith("parent")}
+    assert parents.isdisjoint(others), "the child has used a connection of its parent"
 
 
 FIRST = (

@@ -4,6 +4,7 @@ class, wherever it came from."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from .retry import parse_retry_after
 
 __all__ = ["error_from_payload", "error_from_status", "request_id_of"]
 
+_TAGS = re.compile(r"<[^<>]*>")
 _MESSAGE_LIMIT = 500  # characters of a service's own words that go into ours
 
 _STATUS: dict[int, type[ServiceError]] = {
@@ -162,7 +164,8 @@ def _decoded(body: bytes) -> Any:
     try:
         return decode_json(body)
     except (ValueError, RecursionError):
-        return body.decode("utf-8", "replace")
+        # A proxy's page, most often: its words on one line.
+        return " ".join(_TAGS.sub(" ", body.decode("utf-8", "replace")).split())
 
 
 def _words(payload: Any) -> dict[str, str | None]:
