@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import sys
 import threading
 import weakref
@@ -33,6 +34,7 @@ from .config import (
     vendor_settings,
 )
 from .errors import ConfigurationError, ConnectionFailed, LLMStreamError, RateLimitError
+from .observe import Observers, Watch, start_watch
 from .secret import Secret
 from .stream import Batches, Pump, Stream
 from .transport import RequestsTransport, Transport
@@ -40,6 +42,7 @@ from .watchdog import Guard, Scheduler, Stop, Stopped, shared_watchdog
 
 __all__ = ["Client", "stream"]
 
+_TRACE_ID = re.compile("[0-9a-f]{32}")
 _FAREWELL = 5.0  # seconds, at most, to tell a service that a response is not wanted any more
 _GREATEST_FACTOR = 3  # times max_attempts: requests of a call, however often it made progress
 
@@ -69,6 +72,8 @@ class Client:
             lenient enough for all.
         headers: sent with every request.
         max_connections: idle connections kept; more may be open, nobody waits for one.
+        observers: who is told of every call, see `llmstream.observe.Observer`; for example a
+            `llmstream.metrics.PrometheusObserver()`. One may serve many clients.
         verify: True, False, or the path of a CA file.
         max_event_bytes: the size in bytes at which an event is refused with EventTooLarge.
         max_identical_chunks: so many chunks in a row that are all the same end the stream with
@@ -108,7 +113,7 @@ class Client:
         self._timeouts = _of_type(Timeouts, "timeouts", timeouts) or Timeouts()
         self._retry = _of_type(RetryPolicy, "retry", retry) or RetryPolicy()
         self._on_disconnect = _policy(on_disconnect)
-        _not_yet(observers=tuple(observers) or None)
+        self._observers = _checked_observers(observers)
         self._headers = _checked_headers(headers)
         self._max_event_bytes = _checked_count("max_event_bytes", max_event_bytes) or 0
         self._max_identical_chunks = _checked_count("max_identical_chunks", max_identical_chunks)
@@ -205,7 +210,8 @@ class Client:
 
         `prompt` is the text, or a list of {"role", "content"}. `timeouts`, `retry` and
         `on_disconnect` stand in for the client's. `trace_id` (default: made, 32 hex digits) is on
-        everything this call leaves behind, and goes out as `X-Client-Request-Id`. `extra_body` is
+        everything this call leaves behind, and goes out as `X-Client-Request-Id` and, where it is
+        32 hex digits, in `traceparent` (an observer with spans sets its own). `extra_body` is
         laid over the request's JSON. Raises ConfigurationError for what cannot be sent.
         """
         limits = _of_type(Timeouts, "timeouts", timeouts) or self._timeouts
@@ -228,7 +234,7 @@ class Client:
         request = self._request(call)
         asked = Asked(call, self._dialect, self._base_url, request)
         pump = Pump(
-            _Run(self, policy, recovery(asked), request, headers),
+            _Run(self, policy, recovery(asked), call, request, headers),
             self._dialect,
             limits,
             self._clock,
@@ -267,12 +273,14 @@ class Client:
         return chosen
 
     def _wire(
-        self, request: WireRequest, headers: Mapping[str, str] | None, trace_id: str
+        self, request: WireRequest, headers: Mapping[str, str] | None, pump: Pump
     ) -> WireRequest:
         merged = {
             "user-agent": f"llmstream/{__version__}",
             "accept-encoding": "identity",  # compression would hold tokens back
-            "x-client-request-id": trace_id,
+            "x-client-request-id": pump.trace_id,
+            **_traceparent(pump.trace_id),
+            **(pump.watch.headers() if pump.watch is not None else {}),
             **request.headers,
             **self._auth(),
             **self._headers,
@@ -330,12 +338,14 @@ class _Run:
         client: Client,
         policy: RetryPolicy,
         recovery: Recovery,
+        call: Call,
         request: WireRequest,
         headers: Mapping[str, str] | None,
     ) -> None:
         self._client = client
         self._policy = policy
         self._recovery = recovery
+        self._call = call
         self._request = request
         self._headers = _checked_headers(headers)
         self.readable_as_text = recovery.readable_as_text
@@ -390,7 +400,7 @@ class _Run:
             step = following
             pump.give_up(error, delay)
             self._abandon(pump, step)
-            pump.guard.sleep(delay)
+            pump.rest(delay, "backoff")
 
     def _next_delay(
         self, pump: Pump, error: LLMStreamError, attempts: int, failures: int
@@ -419,13 +429,27 @@ class _Run:
             now = clock.monotonic()
             if left >= pump.guard.clocks.remaining(now):
                 raise budget.refusal(now)
-            pump.guard.sleep(max(left, until - now), "held")
+            pump.rest(max(left, until - now), "held")
             left, _ = budget.held(clock.monotonic())
         pump.held = clock.monotonic() - since
 
     def _wired(self, step: Step, pump: Pump) -> Step:
-        request = self._client._wire(step.request, self._headers, pump.trace_id)
+        request = self._client._wire(step.request, self._headers, pump)
         return msgspec.structs.replace(step, request=request)
+
+    def watch(self, pump: Pump, begun: float) -> Watch | None:
+        client = self._client
+        address = urlsplit(client._base_url)
+        return start_watch(
+            client._observers,
+            self._call,
+            begun=begun,
+            trace_id=pump.trace_id,
+            api=client._dialect.name,
+            host=address.hostname or "",
+            port=address.port or {"https": 443, "http": 80}[address.scheme],
+            started=client._clock.time(),
+        )
 
     # -- responses that the service goes on with
 
@@ -447,7 +471,7 @@ class _Run:
             return
         limits = Timeouts(connect=_FAREWELL, first_token=_FAREWELL, total=_FAREWELL)
         guard = Guard(Clocks(limits, client._clock.monotonic()), client._clock, client._scheduler())
-        request = client._wire(stored.cancel(), self._headers, pump.trace_id)
+        request = client._wire(stored.cancel(), self._headers, pump)
         try:
             guard.begin()
             exchange = client._transport.open(request, guard)
@@ -507,10 +531,11 @@ def _policy(name: Any) -> str:
     return name
 
 
-def _not_yet(**settings: Any) -> None:
-    for name, value in settings.items():
-        if value is not None:
-            raise ConfigurationError(f"{name}= is not available in this version: leave it out")
+def _checked_observers(observers: Any) -> Observers:
+    try:
+        return Observers(observers)
+    except TypeError as exc:
+        raise ConfigurationError(f"observers: give a list of observers ({exc})") from None
 
 
 def _of_type(kind: type[Any], name: str, value: Any) -> Any:
@@ -565,6 +590,16 @@ def _checked_trace_id(trace_id: Any) -> str | None:
         if 0 < len(stripped) <= 512:
             return stripped
     raise ConfigurationError("trace_id: give 1 to 512 printable ASCII characters")
+
+
+def _traceparent(trace_id: str) -> dict[str, str]:
+    """The header of W3C Trace Context, where the trace id is one in its sense (32 hex digits; a
+    UUID's hyphens do not count). The parent is this request, which has no other record: a random
+    one."""
+    digits = trace_id.replace("-", "").lower()
+    if not _TRACE_ID.fullmatch(digits) or digits == "0" * 32:
+        return {}
+    return {"traceparent": f"00-{digits}-{os.urandom(8).hex()}-01"}
 
 
 # ---- the one-liner -----------------------------------------------------------------------------

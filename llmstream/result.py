@@ -5,6 +5,7 @@ Everything here is an immutable value: safe to read from any thread, to compare 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from .errors import LLMStreamError
 
-__all__ = ["Attempt", "Chunk", "Result", "Timings", "ToolCall", "Usage"]
+__all__ = ["Attempt", "Chunk", "Result", "Timings", "ToolCall", "Usage", "total_usage"]
 
 
 class Chunk(Struct, frozen=True, gc=False):
@@ -42,6 +43,16 @@ class Usage(Struct, frozen=True, gc=False):
     total_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+
+def total_usage(usages: Iterable[Usage]) -> Usage:
+    """The sum per field of what is known; None where nothing is."""
+    known = tuple(usages)
+    sums = {}
+    for name in Usage.__struct_fields__:
+        values = [value for usage in known if (value := getattr(usage, name)) is not None]
+        sums[name] = sum(values) if values else None
+    return Usage(**sums)
 
 
 class ToolCall(Struct, frozen=True):
@@ -85,7 +96,9 @@ class Attempt(Struct, frozen=True):
     asked this host's and key's callers to wait. `error.partial` has what an attempt that was given
     up had brought. `usage` is what the service reported for this
     attempt, `status` its HTTP status, `resent` marks a request that went out again at no cost
-    because a reused connection had gone stale, `bytes` what was received of headers and body.
+    because a reused connection had gone stale, `bytes` what was received of headers and body,
+    `chunks` the events with content. `longest_gap_ms` is the longest wait for the network between
+    two arrivals of content (None for fewer than two), without the time the caller's loop took.
     """
 
     number: int
@@ -101,6 +114,8 @@ class Attempt(Struct, frozen=True):
     duration_ms: float = 0.0
     bytes: int = 0
     held: float = 0.0
+    chunks: int = 0
+    longest_gap_ms: float | None = None
 
 
 class Timings(Struct, frozen=True):

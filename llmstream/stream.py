@@ -31,9 +31,10 @@ from .errors import (
     StreamTimeout,
 )
 from .events.base import marked
+from .observe import Active, Watch
 from .result import Attempt, Chunk, Result, Timings, ToolCall, Usage
 from .transport import Exchange, Transport
-from .watchdog import Guard, Scheduler, Stop, Stopped
+from .watchdog import Guard, Scheduler, Stop, Stopped, later
 
 __all__ = ["Batches", "Pump", "Run", "Stream"]
 
@@ -195,7 +196,7 @@ class _Lease:
     def __del__(self) -> None:
         # At interpreter exit parts of this may be gone already.
         with contextlib.suppress(Exception):
-            self._pump.close()
+            self._pump.close(dropped=True)
 
 
 class _View(Generic[T]):
@@ -262,6 +263,9 @@ class Run(Protocol):
     def __call__(self, pump: Pump) -> Batches:
         """The retry loop: yields batches of events. Raises Stopped and the library's errors."""
 
+    def watch(self, pump: Pump, begun: float) -> Watch | None:
+        """The call begins: who is told of it."""
+
     def leave(self, pump: Pump) -> None:
         """The call was cancelled: let the service know, where it would go on. Never raises."""
 
@@ -293,6 +297,9 @@ class Pump:
         self.latest = self.session  # the one of the current attempt
         self._continues = False
         self.held = 0.0  # seconds that the attempt to come had to wait
+        self.watch: Watch | None = None  # None: nobody wants to be told
+        self._active: Active | None = None
+        self._rested = 0.0  # seconds of waits between attempts
         self.request_id: str | None = None
         self._run = run
         self._timeouts = timeouts
@@ -309,6 +316,11 @@ class Pump:
         self._first_of_all: float | None = None
         self._last_event: float | None = None
         self._last_token: float | None = None
+        self._waited = 0.0  # by the clocks, when content came last
+        self._longest_gap: float | None = None
+        self._contents = 0  # of the session, before this attempt
+        self._told_contents = 0  # of the session, before this batch
+        self._last: Attempt | None = None  # the one with which the call ended
         self._status: int | None = None
         self._history: tuple[tuple[Attempt, ...], bool] = ((), False)
 
@@ -341,8 +353,9 @@ class Pump:
         done, is_open = self._history  # one read: another thread may be recording
         return (*done, self._attempt(None, 0.0, len(done) + 1)) if is_open else done
 
-    def close(self) -> None:
-        """End the call if it still runs, and free everything it holds. Idempotent."""
+    def close(self, *, dropped: bool = False) -> None:
+        """End the call if it still runs, and free everything it holds. Idempotent. `dropped`: in
+        a finalizer."""
         if self._over:
             return
         self.guard.stop(Stop(cancelled=True, reason="closed before the end"))
@@ -350,7 +363,7 @@ class Pump:
         if self._turn.acquire(blocking=False):
             try:
                 if not self._over:
-                    self._end(None if self.session.complete else self.stopped())
+                    self._end(None if self.session.complete else self.stopped(), dropped)
             finally:
                 self._turn.release()
 
@@ -369,18 +382,19 @@ class Pump:
         if self._over:
             self.raise_again()
             return None
+        error: LLMStreamError | None
         try:
             if self.cancelled:
                 raise Stopped
             if self._batches is None:
                 self._start()
                 assert self._batches is not None
-            return next(self._batches)
-        except StopIteration:
-            self._end(None)
-            return None
+            batch = next(self._batches, None)
+            if batch is not None:
+                return batch
+            error = None
         except Stopped:
-            error: LLMStreamError = self.stopped()
+            error = self.stopped()
         except LLMStreamError as exc:
             error = exc
         except BaseException:  # Ctrl-C above all: free the stream, and let it through
@@ -388,7 +402,8 @@ class Pump:
             self._end(self.stopped())
             raise
         self._end(error)
-        raise error
+        self.raise_again()
+        return None
 
     def raise_again(self) -> None:
         if self._error is not None:
@@ -398,8 +413,12 @@ class Pump:
         self._begun = self._clock.monotonic()
         self.guard.clocks = Clocks(self._timeouts, self._begun)
         self._batches = self._run(self)
+        self._active = Active(self.trace_id)
+        self.watch = self._run.watch(self, self._begun)
+        if self.watch is not None:
+            self.guard.listener = self.watch.phase
 
-    def _end(self, error: LLMStreamError | None) -> None:
+    def _end(self, error: LLMStreamError | None, dropped: bool = False) -> None:
         """Free everything, then let it be known how it ended."""
         if self._batches is not None:
             self._ended = self._clock.monotonic()
@@ -410,7 +429,7 @@ class Pump:
         if error is not None:
             self.session.state.join()  # what was held back is in .partial
         if self._attempt_open:
-            self.record(error, 0.0)
+            self._last = self._close_attempt(error, 0.0)
         if error is not None:
             error.attempts = self._attempts
             error.trace_id = self.trace_id
@@ -418,8 +437,38 @@ class Pump:
             error.partial = self.snapshot()
         self._error = error
         self._over = True
-        if isinstance(error, Cancelled):
-            self._run.leave(self)
+        if self._active is not None:
+            self._active.over = True
+            if dropped:
+                later(self._tell_the_end)
+            else:
+                self._tell_the_end()
+
+    def _tell_the_end(self) -> None:
+        error, watch = self._error, self.watch
+        try:
+            if watch is not None:
+                if self._last is not None:
+                    watch.attempt(self._last, self.guard.phases)
+                self._told(watch, error)
+        finally:
+            if isinstance(error, Cancelled):
+                self._run.leave(self)
+
+    def _told(self, watch: Watch, error: LLMStreamError | None) -> None:
+        state, first, ended = self.session.state, self._first_of_all, self._ended or self._begun
+        watch.end(
+            error,
+            self.snapshot,
+            finish=state.finish,
+            request_id=self.request_id,
+            response_id=state.response_id,
+            response_model=state.model,
+            first_token_ms=None if first is None else (first - self._begun) * 1000.0,
+            total_ms=(ended - self._begun) * 1000.0,
+            waited_ms=self.guard.clocks.waited * 1000.0,
+            backoff_ms=self._rested * 1000.0,
+        )
 
     # -- one attempt; called by the client's retry loop
 
@@ -451,8 +500,11 @@ class Pump:
         self.latest = session
         self._attempt_begun = self._clock.monotonic()
         self._first_token = self._last_event = self._last_token = None
+        self._longest_gap = None
+        self._contents = self._told_contents = session.contents
         self._status = None
         self.request_id = None
+        self.guard.phases = []
         self._history = (self._attempts, True)
         self.guard.clocks.resumed = session is shown and session.has_content
 
@@ -521,7 +573,7 @@ class Pump:
             error = error_from_status(exchange.status, body, exchange.headers, self._clock.time())
             del body  # some servers quote the key in it, and tracebacks may show what is in sight
             raise error
-        guard.phase = "body" if guard.clocks.resumed else "first_token"
+        guard.enter("body" if guard.clocks.resumed else "first_token")
 
     def _body(self, exchange: Exchange, session: Session) -> Batches:
         first = _first_bytes(exchange)
@@ -585,18 +637,33 @@ class Pump:
         self._last_event = now
         session.level = 0
         if level > 1:
-            self._last_token = now
-            if self._first_token is None:
-                self._first_token = now
-                if self._first_of_all is None:
-                    self._first_of_all = now
-                guard.phase = "body"
+            self._content(now, session)
         if session.error is None:  # else only the end is waited for, and not for long
             if level > 1:
                 guard.clocks.content()
             elif level:
                 guard.clocks.progress()
         return events
+
+    def _content(self, now: float, session: Session) -> None:
+        waited = self.guard.clocks.waited
+        gap = None
+        if self._first_token is None:
+            self._first_token = now
+            if self.guard.phase != "body":
+                self.guard.enter("body")
+            if self._first_of_all is None:
+                self._first_of_all = now
+                if self.watch is not None:
+                    self.watch.first_token(now)
+        else:
+            gap = waited - self._waited
+            if self._longest_gap is None or gap > self._longest_gap:
+                self._longest_gap = gap
+        self._waited, self._last_token = waited, now
+        if self.watch is not None and self.watch.tokens is not None:
+            self.watch.tokens(now, gap, session.contents - self._told_contents)
+            self._told_contents = session.contents
 
     @property
     def has_content(self) -> bool:
@@ -624,18 +691,39 @@ class Pump:
             duration_ms=(now - self._attempt_begun) * 1000.0,
             bytes=guard.bytes,
             held=self.held,
+            chunks=self.latest.contents - self._contents,
+            longest_gap_ms=None if self._longest_gap is None else self._longest_gap * 1000.0,
         )
 
     def record(self, error: LLMStreamError | None, delay: float, *, resent: bool = False) -> None:
+        """The attempt has ended, and it is not the last."""
+        attempt = self._close_attempt(error, delay, resent=resent)
+        if self.watch is not None:
+            self.watch.attempt(attempt, self.guard.phases)
+
+    def _close_attempt(
+        self, error: LLMStreamError | None, delay: float, *, resent: bool = False
+    ) -> Attempt:
         attempt = self._attempt(error, delay)
         if resent:
             attempt = msgspec.structs.replace(attempt, resent=True)
         self._history = ((*self._attempts, attempt), False)
         self.held = 0.0
+        return attempt
+
+    def rest(self, seconds: float, phase: str) -> None:
+        """Wait between two attempts. Raises Stopped."""
+        since = self._clock.monotonic()
+        try:
+            self.guard.sleep(seconds, phase)
+        finally:
+            self._rested += self._clock.monotonic() - since
 
     def give_up(self, error: LLMStreamError, delay: float) -> None:
         """The attempt has failed, and another one follows. What it had brought stays readable."""
         self.record(error, delay)
+        if self.watch is not None:
+            self.watch.retry(delay)
         if self._first_token is not None:
             error.partial = self.snapshot()
         error.__traceback__ = None  # its frames hold the request, and it is kept

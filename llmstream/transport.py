@@ -293,7 +293,8 @@ def _connect(conn: HTTPConnection, guard: Guard, tls: bool) -> socket.socket:
         try:
             _try_address(sock, address, conn, guard, len(addresses) - index)
             guard.attach(sock, duplicate=tls)
-            guard.phase = "tls" if tls else "connect"
+            if tls:
+                guard.enter("tls")
         except OSError as exc:
             sock.close()
             guard.check()  # it failed because it was shut

@@ -15,7 +15,9 @@ import itertools
 import math
 import os
 import socket
+import sys
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -24,9 +26,10 @@ from msgspec import Struct
 from ._core.deadline import Clocks
 from .clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["Guard", "Scheduler", "Stop", "Stopped", "Watchdog", "shared_watchdog"]
+__all__ = ["Guard", "Scheduler", "Stop", "Stopped", "Watchdog", "later", "shared_watchdog"]
 
 _NEVER = math.inf
+_PHASES = 100  # kept of an attempt; one that polls for hours has more
 
 
 class Stop(Struct, frozen=True):
@@ -73,7 +76,9 @@ class Guard:
         "clocks",
         "eof",
         "last_byte",
+        "listener",
         "phase",
+        "phases",
         "reused",
         "scheduled",
         "stop_reason",
@@ -94,8 +99,10 @@ class Guard:
         self.clocks = clocks
         self.clock = clock
         self.stop_reason: Stop | None = None
-        # What the reader knows of the current attempt.
+        # What the reader knows of the current attempt, and who is told when a phase begins.
         self.phase = "connect"
+        self.phases: list[tuple[str, float]] = []
+        self.listener: Callable[[str, float], None] | None = None
         self.bytes = 0
         self.eof = False
         self.reused = False
@@ -106,17 +113,26 @@ class Guard:
     def begin(self) -> None:
         """A new attempt: the connect clock starts. Raises Stopped."""
         self.revive()
-        self.phase = "connect"
+        self.enter("connect")
         self.bytes = 0
         self.eof = self.reused = False
         self.last_byte = None
         self.clocks.connecting()
         self.wait()
 
+    def enter(self, phase: str) -> None:
+        """A phase begins."""
+        self.phase = phase
+        now = self.clock.monotonic()
+        if len(self.phases) < _PHASES:
+            self.phases.append((phase, now))
+        if self.listener is not None:
+            self.listener(phase, now)
+
     def asking(self, phase: str) -> None:
         """The connection stands (`phase` "send"), the request is out ("headers"): the first-token
         clock starts."""
-        self.phase = phase
+        self.enter(phase)
         self.bytes = 0
         self.last_byte = None
         self.clocks.asking()
@@ -151,7 +167,7 @@ class Guard:
 
     def sleep(self, seconds: float, phase: str = "backoff") -> None:
         """Wait out a backoff; only the total clock runs. Raises Stopped."""
-        self.phase = phase
+        self.enter(phase)
         self.clocks.rest()
         if self.clocks.at < self.scheduled:
             self._scheduler.schedule(self, self.clocks.at)
@@ -248,13 +264,22 @@ def _shutdown(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+class Timed(Protocol):
+    """What the watchdog looks at: a Guard, or an errand."""
+
+    scheduled: float
+
+    def tick(self, now: float) -> float:
+        """Look; returns when to look again."""
+
+
 class _Entry:
     """A place in the queue. `guard` is None once it no longer counts."""
 
     __slots__ = ("guard",)
 
-    def __init__(self, guard: Guard) -> None:
-        self.guard: Guard | None = guard
+    def __init__(self, guard: Timed) -> None:
+        self.guard: Timed | None = guard
 
 
 class Watchdog:
@@ -273,7 +298,7 @@ class Watchdog:
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
-    def schedule(self, guard: Guard, at: float) -> None:
+    def schedule(self, guard: Timed, at: float) -> None:
         with self._changed:
             if guard.scheduled <= at:
                 return  # an earlier look is due, and will find out what is next
@@ -290,7 +315,7 @@ class Watchdog:
             elif self._queue[0][2] is entry:
                 self._changed.notify()
 
-    def forget(self, guard: Guard) -> None:
+    def forget(self, guard: Timed) -> None:
         with self._changed:
             self._drop(guard)
             # Entries of streams that ended early stay in the heap; bound them.
@@ -298,7 +323,7 @@ class Watchdog:
                 self._queue[:] = [item for item in self._queue if item[2].guard is not None]
                 heapq.heapify(self._queue)
 
-    def _drop(self, guard: Guard) -> None:
+    def _drop(self, guard: Timed) -> None:
         entry = self._entries.pop(id(guard), None)
         if entry is not None:
             entry.guard = None
@@ -311,19 +336,19 @@ class Watchdog:
                 if at < guard.scheduled:
                     self.schedule(guard, at)
 
-    def _due(self) -> list[Guard]:
+    def _due(self) -> list[Timed]:
         """Wait until some are due, and take them out of the queue."""
         with self._changed:
             while True:
                 now = self._clock.monotonic()
-                due: list[Guard] = []
+                due: list[Timed] = []
                 upcoming = self._take(now, due)
                 if due:
                     return due
                 # A wait that is too long for the platform is cut; then it looks once for nothing.
                 self._changed.wait(None if upcoming is None else min(upcoming - now, 1e6))
 
-    def _take(self, now: float, due: list[Guard]) -> float | None:
+    def _take(self, now: float, due: list[Timed]) -> float | None:
         """Move what is due at `now` into `due`; returns when the next is, None if there is none."""
         while self._queue:
             item = heapq.heappop(self._queue)
@@ -350,6 +375,28 @@ def shared_watchdog() -> Watchdog:
             if _shared is None:
                 _shared = Watchdog()
     return _shared
+
+
+class _Errand:
+    """Work to be done once, soon, in a thread of its own."""
+
+    __slots__ = ("_work", "scheduled")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self.scheduled = _NEVER
+
+    def tick(self, now: float) -> float:
+        threading.Thread(target=self._work, name="llmstream-errand", daemon=True).start()
+        return _NEVER
+
+
+def later(work: Callable[[], None]) -> None:
+    """Do what a finalizer must not do itself: the garbage collector may run it anywhere, also in
+    a thread that holds the lock which the work wants. Safe in finalizers and signal handlers.
+    Nothing is done any more when the interpreter ends: no thread could be started."""
+    if not sys.is_finalizing():
+        shared_watchdog().schedule(_Errand(work), 0.0)
 
 
 def _after_fork() -> None:

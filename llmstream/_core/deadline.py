@@ -64,7 +64,8 @@ class Clocks:
     One of connect, first_token and idle runs at a time (`phase_clock`, `left` seconds of it), with
     silence beside it once a byte has come, and total over all. `at` is the moment at which the
     first of them breaks while nothing happens: one attribute that another thread may read.
-    Between `wait` and `woke` the clocks run; otherwise only total does.
+    Between `wait` and `woke` the clocks run; otherwise only total does. `waited` is the sum of
+    those times.
     """
 
     __slots__ = (
@@ -77,6 +78,7 @@ class Clocks:
         "phase_clock",
         "resumed",
         "timeouts",
+        "waited",
     )
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
@@ -87,6 +89,7 @@ class Clocks:
         self._idle = _seconds(timeouts.idle)
         self._silence = _OFF
         self._since: float | None = None
+        self.waited = 0.0
         self._total = now + _seconds(timeouts.total)
         self.at = self._total
 
@@ -145,11 +148,13 @@ class Clocks:
             return
         self._since = None
         self.at = self._total
-        self.left -= now - since
+        took = now - since
+        self.waited += took
+        self.left -= took
         if received and self.phase_clock != "connect":  # a proxy's words are not the service's
             self._silence = _seconds(self.timeouts.silence)
         else:
-            self._silence -= now - since
+            self._silence -= took
 
     def remaining(self, now: float) -> float:
         """Seconds until the hard deadline (inf where there is none)."""

@@ -43,7 +43,8 @@ class Session:
     is true nothing more is read. `level` is the highest activity since it was last set to 0, and
     `linger` the seconds that what still belongs to the stream may take after the end. `has_content`
     says that content has come at all, `cursor` is the number of the last event that has one, and
-    `unfinished` that the body was the answer as it stands, and the service is still at work on it.
+    `unfinished` that the body was the answer as it stands, and the service is still at work on it;
+    `contents` counts the events that brought content.
     Not thread-safe: one thread feeds it; its `state` may be read by any.
     """
 
@@ -56,6 +57,7 @@ class Session:
         "_repeats",
         "_seen",
         "complete",
+        "contents",
         "cursor",
         "ended",
         "error",
@@ -92,6 +94,7 @@ class Session:
         self.level = 0
         self.linger = 0.0
         self.events = 0
+        self.contents = 0
 
     def continue_from(self, before: Session) -> None:
         """The answer goes on where the one of `before` was cut."""
@@ -179,10 +182,12 @@ class Session:
                 )
 
     def _judge(self, verdict: Verdict) -> None:
-        if verdict.level > self.level:
-            self.level = verdict.level
-            if verdict.level > 1:
-                self.has_content = True
+        level = verdict.level
+        if level > 1:
+            self.contents += 1
+            self.has_content = True
+        if level > self.level:
+            self.level = level
         if verdict.error is not None:
             # Also behind the finish of a chat answer: the service takes it back.
             self.error = self.error or verdict.error
