@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -48,6 +48,7 @@ _DRAIN_SECONDS = 0.05  # for the end of the body behind the end of the answer
 _TWO_READERS = "this stream is being read by another thread: a stream has one reader"
 
 T = TypeVar("T")
+Select = Callable[["list[AnyEvent]", "Pump"], "list[T]"]
 Batches = Generator[list[AnyEvent], None, None]
 
 
@@ -78,23 +79,23 @@ class Stream:
             self._claimed = "iteration"  # next(stream) came first: go on with it
             return self._view
         self._claim("iteration")
-        return _View(_text(self._pump, self._lease), self._pump)
+        return _View(_texts, self._pump, self._lease)
 
     def __next__(self) -> str:
         if self._view is None:
             self._claim("next()")
-            self._view = _View(_text(self._pump, self._lease), self._pump)
+            self._view = _View(_texts, self._pump, self._lease)
         return next(self._view)
 
     def chunks(self) -> Iterator[Chunk]:
         """Every piece of the answer: text, thinking, refusal and tool call arguments."""
         self._claim("chunks()")
-        return _View(_chunks(self._pump, self._lease), self._pump)
+        return _View(_chunks, self._pump, self._lease)
 
     def events(self) -> Iterator[AnyEvent]:
         """Every event of the wire, typed, in order."""
         self._claim("events()")
-        return _View(_events(self._pump, self._lease), self._pump)
+        return _View(_events, self._pump, self._lease)
 
     def _claim(self, view: str) -> None:
         if view in ("iteration", "next()") and not self._pump.readable_as_text:
@@ -200,59 +201,61 @@ class _Lease:
 
 
 class _View(Generic[T]):
-    """A view's iterator. A generator that has failed would end well the next time, and says
-    ValueError to a second thread: this one says again what happened, and who is at fault."""
+    """A view's iterator: what `select` makes of each batch of events, one by one.
 
-    __slots__ = ("_next", "_pump")
+    No generator: one that has failed would end well the next time.
+    """
 
-    def __init__(self, generator: Iterator[T], pump: Pump) -> None:
-        self._next = generator.__next__
+    __slots__ = ("_guard", "_items", "_lease", "_pump", "_select")
+
+    def __init__(self, select: Select[T], pump: Pump, lease: _Lease) -> None:
+        self._select = select
         self._pump = pump
+        self._guard = pump.guard
+        self._lease = lease
+        self._items: Iterator[T] = iter(())
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        try:
-            return self._next()
-        except StopIteration:
-            self._pump.raise_again()
-            raise
-        except ValueError as exc:
-            if str(exc) != "generator already executing":
-                raise  # the caller's own, from a signal handler
-            raise ConfigurationError(_TWO_READERS) from None
+        if self._guard.stop_reason is None:
+            for item in self._items:
+                return item
+        return self._further()
+
+    def _further(self) -> T:
+        pump = self._pump
+        while True:
+            if not pump.cancelled:  # nothing is delivered after a cancel; pull raises it
+                for item in self._items:
+                    return item
+            batch = pump.pull()
+            if batch is None:
+                raise StopIteration
+            self._items = iter(self._select(batch, pump))
 
     def close(self) -> None:
         """End the call, as a generator's `close` would (WSGI servers call it). Idempotent."""
         self._pump.close()
 
 
-def _events(pump: Pump, lease: _Lease) -> Iterator[AnyEvent]:
-    while (batch := pump.pull()) is not None:
-        for event in batch:
-            if pump.cancelled:
-                break  # nothing is delivered after a cancel; pull raises it
-            yield event
+def _events(batch: list[AnyEvent], pump: Pump) -> list[AnyEvent]:
+    return batch
 
 
-def _chunks(pump: Pump, lease: _Lease) -> Iterator[Chunk]:
-    for event in _events(pump, lease):
-        for chunk in event.chunks:
-            if pump.cancelled:
-                break
-            yield chunk
+def _chunks(batch: list[AnyEvent], pump: Pump) -> list[Chunk]:
+    return [chunk for event in batch for chunk in event.chunks]
 
 
-def _text(pump: Pump, lease: _Lease) -> Iterator[str]:
-    for event in _events(pump, lease):
-        for chunk in event.chunks:
-            if pump.cancelled:
-                break
-            if chunk.type == "text":
-                only = pump.session.state.primary
-                if only is None or chunk.index == only:
-                    yield chunk.text
+def _texts(batch: list[AnyEvent], pump: Pump) -> list[str]:
+    only = pump.session.state.primary
+    return [
+        chunk.text
+        for event in batch
+        for chunk in event.chunks
+        if chunk.type == "text" and (only is None or chunk.index == only)
+    ]
 
 
 class Run(Protocol):

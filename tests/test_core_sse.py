@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sseclient import SSEClient
 
 from llmstream._core import sse
-from llmstream._core.framing import Framer
+from llmstream._core.framing import Framer, split_blocks
 from llmstream._core.sse import parse_block
 
 APIS = ("responses", "messages", "chat")
@@ -51,7 +51,7 @@ def ours(block: bytes) -> Parsed:
 
 
 def blocks_of(data: bytes) -> Iterator[bytes]:
-    return iter(Framer(1 << 30).feed(data))
+    return iter(split_blocks(Framer(1 << 30).feed(data)))
 
 
 # --- canonical forms ----------------------------------------------------------------------------

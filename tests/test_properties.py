@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmstream import Cancelled, Client, RetryPolicy, ServerError
-from llmstream._core.framing import Framer
+from llmstream._core.framing import Framer, split_blocks
 from llmstream._core.retry import parse_retry_after
-from llmstream._core.sse import parse_block
+from llmstream._core.sse import parse
 from llmstream.errors import (
     AuthenticationError,
     ConnectionFailed,
@@ -54,8 +54,8 @@ PIECES = st.lists(st.lists(SOUP, min_size=1, max_size=8).map(b"".join), max_size
 def heard(pieces: Iterable[bytes], limit: int = NO_LIMIT) -> list[tuple[str, str]]:
     """The events of a stream: framed and parsed, as the library does it."""
     framer = Framer(limit)
-    parsed = (parse_block(block) for piece in pieces for block in framer.feed(piece))
-    return [(event[0], event[1].decode("utf-8", "replace")) for event in parsed if event]
+    parsed = (event for piece in pieces for event in parse(framer.feed(piece)))
+    return [(event[0], event[1].decode("utf-8", "replace")) for event in parsed]
 
 
 @settings(PROPERTY, max_examples=400)
@@ -76,13 +76,13 @@ def test_no_pieces_make_a_difference_under_a_cap(data: bytes, seed: int, limit: 
         framer = Framer(limit)
         blocks = []
         for piece in pieces:
-            blocks += framer.feed(piece)
+            blocks += split_blocks(framer.feed(piece))
             held = sum(len(each) for each in framer._pieces)
             assert held == framer.pending <= limit + 1  # the line's own newline is not the block's
         assert all(len(block) <= limit for block in blocks)
         found.append((blocks, framer.overflow))
     assert found[1:] == found[:1] * 2
-    whole = Framer(NO_LIMIT).feed(data)
+    whole = split_blocks(Framer(NO_LIMIT).feed(data))
     assert found[0][0] == whole[: len(found[0][0])]  # nothing else than without a cap
     assert found[0][1] or found[0][0] == whole
 

@@ -7,18 +7,26 @@ is pending when the stream ends is discarded.
 
 from __future__ import annotations
 
-__all__ = ["Framer"]
+__all__ = ["Framer", "split_blocks"]
 
 _BOM = b"\xef\xbb\xbf"
+_EMPTY_LINE = b"\n\n"
+
+
+def split_blocks(data: bytes) -> list[bytes]:
+    """The blocks in `data`, which ends with an empty line, without their empty lines."""
+    # An odd number of newlines between two blocks leaves one in front of the second.
+    blocks = [block.lstrip(b"\n") for block in data.split(_EMPTY_LINE)]
+    return [block for block in blocks if block]
 
 
 class Framer:
-    """Cuts a stream of bytes, in pieces of any size, into blocks.
+    """Cuts a stream of bytes, in pieces of any size, behind the end of a block.
 
-    A block is the bytes between two empty lines, its own lines joined by LF, without the empty
-    line. Linear in the bytes received, however they are cut: pieces are only joined once the end
-    of their block has come. Holds at most `limit` bytes and one piece; once a block, or a line
-    without end, has outgrown it, `overflow` is true and nothing behind it is cut any more.
+    A block is the bytes between two empty lines, its own lines joined by LF. Linear in the bytes
+    received, however they are cut: pieces are only joined once the end of their block has come.
+    Holds at most `limit` bytes and one piece; once a block, or a line without end, has outgrown it,
+    `overflow` is true and nothing behind it is cut any more.
     """
 
     __slots__ = ("_at_start", "_cr", "_limit", "_pieces", "_size", "overflow")
@@ -36,43 +44,48 @@ class Framer:
         """Bytes of the block that has begun and not ended."""
         return self._size
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The blocks that `data` ends, in order."""
+    def feed(self, data: bytes) -> bytes:
+        """The blocks that `data` ends, with the empty line behind each; b"" for none."""
         if not data or self.overflow:
-            return []
+            return b""
         if self._at_start:
             data = self._strip_bom(data)
         if self._cr or b"\r" in data:
             data = self._normalise(data)
         if not data:
-            return []
+            return b""
         pieces = self._pieces
         if pieces:
-            if b"\n\n" not in data and not (data[0] == 10 and pieces[-1][-1] == 10):
+            if _EMPTY_LINE not in data and not (data[0] == 10 and pieces[-1][-1] == 10):
                 return self._hold(data)
             pieces.append(data)
             data = b"".join(pieces)
             pieces.clear()
-        blocks = data.split(b"\n\n")
-        # An odd number of newlines between two blocks leaves one in front of the second.
-        rest = blocks.pop().lstrip(b"\n")
         self._size = 0
-        found = [block.lstrip(b"\n") for block in blocks if block]
-        if len(data) > self._limit:
-            found = self._within(found)
-        if rest:
-            self._hold(rest)
-        return [block for block in found if block]
-
-    def _within(self, blocks: list[bytes]) -> list[bytes]:
-        """The blocks before the first that is too large."""
-        for index, block in enumerate(blocks):
-            if len(block) > self._limit:
-                self.overflow = True
-                return blocks[:index]
+        if data.endswith(_EMPTY_LINE):
+            return data if len(data) <= self._limit else self._within(data)
+        end = data.rfind(_EMPTY_LINE) + len(_EMPTY_LINE)
+        if end < len(_EMPTY_LINE):  # there is none
+            return self._hold(data.lstrip(b"\n"))
+        blocks = data[:end]
+        if len(blocks) > self._limit:
+            blocks = self._within(blocks)
+        self._hold(data[end:])
         return blocks
 
-    def _hold(self, piece: bytes) -> list[bytes]:
+    def _within(self, data: bytes) -> bytes:
+        """The blocks before the first that is too large."""
+        fitting: list[bytes] = []
+        for block in split_blocks(data):
+            if len(block) > self._limit:
+                self.overflow = True
+                return b"".join(fitting)
+            fitting += (block, _EMPTY_LINE)
+        return data
+
+    def _hold(self, piece: bytes) -> bytes:
+        if not piece:
+            return b""
         self._size += len(piece)
         self._pieces.append(piece)
         # The newline at the end of a line is not the block's.
@@ -80,7 +93,7 @@ class Framer:
             self.overflow = True
             self._pieces.clear()
             self._size = 0
-        return []
+        return b""
 
     def _strip_bom(self, data: bytes) -> bytes:
         data = b"".join([*self._pieces, data])

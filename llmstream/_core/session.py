@@ -23,9 +23,9 @@ from ..errors import (
 from ..events.base import UnknownEvent, decode_json
 from ..result import Chunk
 from .classify import error_from_payload
-from .dialects.base import AnyEvent, Dialect, Verdict
+from .dialects.base import CONTENT, AnyEvent, Dialect, Verdict
 from .framing import Framer
-from .sse import parse_block
+from .sse import parse
 from .state import State
 
 __all__ = ["MAX_EVENT_BYTES", "Session"]
@@ -114,9 +114,9 @@ class Session:
     def receive(self, data: bytes) -> list[AnyEvent]:
         """The events that `data` completes, in order; empty once the stream has ended."""
         events: list[AnyEvent] = []
-        blocks = [] if self.ended else self._framer.feed(data)
-        for block in blocks:
-            event = self._event(block)
+        blocks = b"" if self.ended else self._framer.feed(data)
+        for name, said in parse(blocks):
+            event = self._event(name, said)
             if event is not None:
                 events.append(event)
             if self.ended:
@@ -132,11 +132,7 @@ class Session:
             )
         return events
 
-    def _event(self, block: bytes) -> AnyEvent | None:
-        parsed = parse_block(block)
-        if parsed is None:
-            return None
-        name, data = parsed
+    def _event(self, name: str, data: bytes) -> AnyEvent | None:
         if data == _DONE:
             self._judge(self._dialect.done(self.state))
             late = self.state.join() if self.complete else ()
@@ -161,10 +157,15 @@ class Session:
             error.retryable = True  # garbled on the way, it may come whole the next time
             self._fail(error)
             return None
-        self._judge(verdict)
+        self.events += 1
+        if verdict is CONTENT:
+            self.contents += 1
+            self.level = 2
+            self.has_content = True
+        else:
+            self._judge(verdict)
         if self.complete:
             event.chunks += self.state.join()
-        self.events += 1
         if self._max_identical is not None:
             self._count_repeats(event.chunks, self._max_identical)
         return event

@@ -10,36 +10,95 @@ from __future__ import annotations
 
 from sseclient import SSEClient
 
-__all__ = ["parse_block"]
+from .framing import split_blocks
+
+__all__ = ["parse", "parse_block"]
+
+Parsed = tuple[str, bytes]
 
 _ERROR_FIELD = b"error:"  # llama.cpp and GPUStack send an error as a bare field
 _BATCH = 64  # data lines at once: sseclient-py is quadratic in them
 
 
-def parse_block(block: bytes) -> tuple[str, bytes] | None:
+def parse(blocks: bytes) -> list[Parsed]:
+    """The events of whole, normalised blocks (what Framer.feed returns), in order."""
+    if not blocks:
+        return []
+    found = _parse_alike(blocks)
+    if found is None:
+        parsed = map(parse_block, split_blocks(blocks))
+        found = [event for event in parsed if event is not None]
+    return found
+
+
+def _parse_alike(blocks: bytes) -> list[Parsed] | None:
+    """Blocks that all have a name and one line of data, or all one line of data only, as services
+    mostly send them; None for any others. A few steps for all of them instead of some for each."""
+    lines = blocks.split(b"\n")
+    del lines[-1]
+    events: list[Parsed] = []
+    if lines[0].startswith(b"data"):
+        if len(lines) % 2 or any(lines[1::2]):
+            return None
+        for line in lines[::2]:
+            if not line.startswith(b"data: "):
+                return None
+            events.append(("message", line[6:]))
+        return events
+    if len(lines) % 3 or any(lines[2::3]):
+        return None
+    for head, line in zip(lines[::3], lines[1::3], strict=True):
+        name = _NAMES.get(head) or _known_from_now(head)
+        if name is None or not line.startswith(b"data: "):
+            return None
+        events.append((name, line[6:]))
+    return events
+
+
+# An `event:` line -> the name. There are some sixty, and thousands of each; a server that makes
+# them up fills no memory.
+_NAMES: dict[bytes, str] = {}
+_MOST_NAMES, _LONGEST_NAME = 256, 100
+
+
+def _known_from_now(head: bytes) -> str | None:
+    if not head.startswith(b"event:"):
+        return None
+    name = _name(head)
+    if len(_NAMES) < _MOST_NAMES and len(head) < _LONGEST_NAME:
+        _NAMES[head] = name
+    return name
+
+
+def parse_block(block: bytes) -> Parsed | None:
     """The event's name ("message" where none was given) and its data, or None where nothing is to
     be dispatched (a comment, a block without data)."""
     if block.startswith(b"data:"):
         if b"\n" not in block:
-            return "message", _value(block, 5)
+            return "message", _value(block)
     elif block.startswith(b"event:"):
-        end = block.find(b"\n")
-        if block.startswith(b"data:", end + 1) and block.find(b"\n", end + 1) < 0 < end:
-            name = _value(block, 6, end).decode("utf-8", "replace")
-            return name or "message", _value(block, end + 6)
+        head, _, rest = block.partition(b"\n")
+        if rest.startswith(b"data:") and b"\n" not in rest:
+            return _name(head), _value(rest)
     elif block[0] == 58 and b"\n" not in block:  # a lone comment, ": ping"
         return None
     return _parse_any(block)
 
 
-def _value(block: bytes, start: int, end: int | None = None) -> bytes:
+def _value(line: bytes) -> bytes:
     # "If value starts with a U+0020 SPACE character, remove it from value."
-    return block[start + 1 if block[start : start + 1] == b" " else start : end]
+    return line[6:] if line.startswith(b" ", 5) else line[5:]
+
+
+def _name(line: bytes) -> str:
+    value = line[7:] if line.startswith(b" ", 6) else line[6:]
+    return value.decode("utf-8", "replace") or "message"
 
 
 def _parse_any(block: bytes) -> tuple[str, bytes] | None:
     if block.startswith(_ERROR_FIELD):
-        return "error", _value(block, len(_ERROR_FIELD))
+        value = block[len(_ERROR_FIELD) :]
+        return "error", value[1:] if value.startswith(b" ") else value
     # Only these two fields: sseclient writes an id, and fields that it does not know, which may be
     # answer text, to the debug log.
     names: list[bytes] = []

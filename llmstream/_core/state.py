@@ -109,6 +109,16 @@ class ItemState:
         return found
 
 
+class Hot(NamedTuple):
+    """Where a delta of text goes that is like the last one: an answer is mostly that. `key` is how
+    the dialect tells that it is; valid until an event of any other kind comes."""
+
+    key: Hashable
+    deltas: list[str]  # of its part
+    said: list[str]  # all text
+    place: int  # the chunk's index
+
+
 class State:
     """What has arrived of one answer.
 
@@ -129,6 +139,7 @@ class State:
         self._next = 0  # the first index behind all items
         self._latest: ItemState | None = None  # the item with the greatest index
         self._said: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
+        self.hot: Hot | None = None
         self._joint: Joint | None = None  # with what an earlier request had brought
         self._joint_index = 0
 
@@ -223,6 +234,17 @@ class State:
         if said is not None:
             said.append(text)
         return (Chunk(kind, text, index),)
+
+    def warm(self, key: Hashable, part: ContentState, index: int) -> None:
+        """Text of `part` has come, by the rules; more of the same needs none of them."""
+        if self._joint is None:
+            self.hot = Hot(key, part.deltas, self._said["text"], index)
+
+    def say_more(self, hot: Hot, text: str) -> tuple[Chunk, ...]:
+        """What `say` does, for a further delta of the hot part."""
+        hot.deltas.append(text)
+        hot.said.append(text)
+        return (Chunk("text", text, hot.place),)
 
     def join(self) -> tuple[Chunk, ...]:
         """No more text comes: say what was held back, as it might have been an overlap."""

@@ -204,6 +204,7 @@ class TypedDialect:
         return event
 
     def apply(self, state: State, event: AnyEvent) -> Verdict:
+        state.hot = None
         return self.table[type(event)](state, event)
 
     def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:

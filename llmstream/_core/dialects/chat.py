@@ -20,7 +20,7 @@ from ...events.base import Event, UnknownEvent, decode_json
 from ...result import Chunk, Usage
 from ..classify import error_from_payload
 from ..profiles import DEFAULT, Profile, endpoint
-from ..state import CallState, ItemState, State, last_known
+from ..state import CallState, Hot, ItemState, State, last_known
 from .base import (
     CONTENT,
     NOTHING,
@@ -157,6 +157,11 @@ class ChatDialect:
         return event
 
     def apply(self, state: State, event: AnyEvent) -> Verdict:
+        hot, chunk_event = state.hot, ev.ChatCompletionChunkEvent
+        if hot is not None and isinstance(event, chunk_event) and (text := _only_text(event, hot)):
+            event.chunks = state.say_more(hot, text)
+            return CONTENT
+        state.hot = None
         if isinstance(event, ev.ChatErrorEvent):
             return Verdict(error=error_from_payload({"error": event.error}))
         if not isinstance(event, ev.ChatCompletionChunkEvent):
@@ -173,7 +178,10 @@ class ChatDialect:
         failure = failure or next(filter(None, map(_failure, event.choices or ())), None)
         if failure:
             return Verdict(level, error=error_from_payload({"error": failure}))
-        return self._verdict(state, level)
+        verdict = self._verdict(state, level)
+        if verdict is CONTENT:
+            _warm(state, event)
+        return verdict
 
     def _verdict(self, state: State, level: int) -> Verdict:
         items = state.items.values()
@@ -285,6 +293,46 @@ def bearer(api_key: str) -> dict[str, str]:
 # ---- reading a chunk ---------------------------------------------------------------------------
 
 
+def _only_text(event: ev.ChatCompletionChunkEvent, hot: Hot) -> str:
+    """The text of an event that brings nothing else, for the same choice of the same answer as the
+    last one; "" for any other event."""
+    choices = event.choices
+    if (
+        choices is None
+        or len(choices) != 1
+        or event.usage is not None
+        or event.error is not None
+        or event.x_groq is not None
+    ):
+        return ""
+    choice = choices[0]
+    delta = choice.delta
+    if (
+        delta is None
+        or choice.finish_reason is not None
+        or choice.error is not None
+        or (event.id, event.model, choice.index) != hot.key
+        or delta.reasoning_content is not None
+        or delta.reasoning is not None
+        or delta.reasoning_details is not None
+        or delta.refusal is not None
+        or delta.tool_calls is not None
+        or delta.function_call is not None
+        or delta.audio is not None
+    ):
+        return ""
+    text = delta.content
+    return text if isinstance(text, str) else ""
+
+
+def _warm(state: State, event: ev.ChatCompletionChunkEvent) -> None:
+    choice = event.choices[0] if event.choices else ev.Choice()
+    item = state.items.get(choice.index or 0)
+    part = item.content.get("text") if item is not None else None
+    if item is not None and part is not None and item.index == state.primary and not item.closed:
+        state.warm((event.id, event.model, choice.index), part, item.index)
+
+
 def _unsaid(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:
     """What of a whole message no delta has brought before."""
     said = ("content", "refusal", "reasoning", "reasoning_content", "reasoning_details")
@@ -305,7 +353,9 @@ def _failure(choice: ev.Choice) -> Any:
 def _says_nothing(event: ev.ChatCompletionChunkEvent) -> bool:
     if event.object == "error":  # vLLM's flat form
         return True
-    known = (event.choices, event.usage, event.error, event.object, event.id, event.x_groq)
+    if event.choices is not None:
+        return False
+    known = (event.usage, event.error, event.object, event.id, event.x_groq)
     return all(value is None for value in known)
 
 

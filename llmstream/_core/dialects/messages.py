@@ -172,8 +172,11 @@ def _seen(kind: str) -> Handle:
         text = getattr(delta, kind)
         if not text:
             return PROGRESS
-        item.part(kind, kind).add(text)
+        part = item.part(kind, kind)
+        part.add(text)
         event.chunks = state.say(kind, text, item.index)
+        if kind == "text":
+            state.warm(event.index, part, item.index)
         return CONTENT
 
     return handle
@@ -313,6 +316,20 @@ class MessagesDialect(TypedDialect):
 
     def with_profile(self, profile: Profile) -> MessagesDialect:
         return MessagesDialect(profile)
+
+    def apply(self, state: State, event: AnyEvent) -> Verdict:
+        hot = state.hot
+        if hot is not None and isinstance(event, ev.ContentBlockDeltaEvent):
+            delta = event.delta
+            if (
+                delta is not None
+                and delta.text
+                and delta.type == "text_delta"
+                and event.index == hot.key
+            ):
+                event.chunks = state.say_more(hot, delta.text)
+                return CONTENT
+        return super().apply(state, event)
 
     def request(self, call: Call, base_url: str) -> WireRequest:
         if call.background:

@@ -79,8 +79,11 @@ def _delta(half: str, item_type: str | None = None) -> Apply:
         if item.type is None:
             item.type = item_type  # its announcement is late, or never comes
         number = getattr(event, numbered_by) if numbered_by else 0
-        item.part((half, _number(item, half, number)), kind).add(delta)
+        part = item.part((half, _number(item, half, number)), kind)
+        part.add(delta)
         event.chunks = state.say(kind, delta, item.index)
+        if half == "text":
+            state.warm((event.output_index, event.item_id, number), part, item.index)
         return CONTENT
 
     return apply
@@ -447,6 +450,18 @@ class ResponsesDialect(TypedDialect):
 
     def with_profile(self, profile: Profile) -> ResponsesDialect:
         return ResponsesDialect(profile)
+
+    def apply(self, state: State, event: AnyEvent) -> Verdict:
+        hot = state.hot
+        if (
+            hot is not None
+            and isinstance(event, ev.ResponseTextDeltaEvent)
+            and event.delta
+            and (event.output_index, event.item_id, event.content_index) == hot.key
+        ):
+            event.chunks = state.say_more(hot, event.delta)
+            return CONTENT
+        return super().apply(state, event)
 
     def request(self, call: Call, base_url: str) -> WireRequest:
         if call.stop is not None:
