@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 if TYPE_CHECKING:
     from .client import Client
     from .stream import Stream
+    from .trace import TraceObserver
 
 __all__ = ["EXIT_CODES", "main"]
 
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--total", type=float, metavar="SECONDS", help="hard deadline for the whole call")
     add("--json", action="store_true", help="print every event as JSON, one a line")
     add("--stats", action="store_true", help="first token, total, tokens, attempts, to stderr")
+    add("--trace", metavar="FILE.html", help="draw the call's timeline as a page, however it ends")
     add("--local", action="store_true", help="a real small model in this process; no key needed")
     add("--model-file", metavar="FILE.gguf", help="with --local: another model")
     from ._version import __version__
@@ -222,12 +224,48 @@ def _read_key(name: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.trace is None:
+        return _call(options)
+    from .trace import TraceObserver
+
+    trace, path = TraceObserver(), options.trace
+    is_new = not os.path.lexists(path)
+    try:
+        with open(path, "a"):  # it has to be known before the call costs anything
+            pass
+    except OSError as error:
+        return _no_trace(path, error)
+    try:
+        code = _call(options, trace)
+    finally:  # also when a signal or a closed pipe has ended it
+        unwritten = _write_trace(trace, path, is_new)
+    return code or unwritten
+
+
+def _write_trace(trace: TraceObserver, path: str, is_new: bool) -> int:
+    """Returns 0, or the exit code of a page that could not be written."""
+    try:
+        if trace.calls:
+            trace.write(path)
+        elif is_new:  # no call was made
+            os.unlink(path)
+    except OSError as error:
+        return _no_trace(path, error)
+    return 0
+
+
+def _no_trace(path: str, error: OSError) -> int:
+    _complain("cannot write the trace", f"{path}: {error.strerror or type(error).__name__}")
+    return 1
+
+
+def _call(options: argparse.Namespace, *observers: TraceObserver) -> int:
     from .errors import LLMStreamError
 
     stream: Stream | None = None
     try:
         prompt = _prompt(options.prompt)
-        with _client(options) as client:
+        with _client(options, observers) as client:
             stream = client.stream(
                 prompt,
                 instructions=options.instructions,
@@ -245,7 +283,7 @@ def _run(options: argparse.Namespace) -> int:
     return code
 
 
-def _client(options: argparse.Namespace) -> Client:
+def _client(options: argparse.Namespace, observers: Sequence[TraceObserver] = ()) -> Client:
     from ._core.deadline import Timeouts
     from .client import Client
     from .errors import ConfigurationError
@@ -255,6 +293,7 @@ def _client(options: argparse.Namespace) -> Client:
         "base_url": options.base_url,
         "model": options.model,
         "timeouts": Timeouts(total=options.total) if options.total is not None else None,
+        "observers": observers,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if options.local:

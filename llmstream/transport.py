@@ -46,6 +46,7 @@ _READ = 65536  # bytes asked for at once
 # The reader's buffer. Small, because every open stream has one; 16 KiB is a full TLS record.
 _BUFFER = 16384
 _INTERIM = 20  # interim (1xx) answers passed over before the answer
+_LEAST_CHUNK = 6  # bytes of a chunk with one byte in it, and the end of the one before
 _DRAIN = 65536  # bytes read after the end of an answer to keep its connection
 
 
@@ -117,11 +118,15 @@ class _Tap(io.RawIOBase):
     def __init__(self, raw: io.RawIOBase, guard: Guard) -> None:
         self._raw = raw
         self.guard = guard
+        self.received = 0  # bytes of the last read
+        self.dry = False  # say that there is nothing, without asking
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
+        if self.dry:
+            return None
         guard = self.guard
         guard.wait()
         received = 0
@@ -131,6 +136,7 @@ class _Tap(io.RawIOBase):
             guard.woke(received)
         if not received:
             guard.eof = True
+        self.received = received
         return received
 
     def close(self) -> None:
@@ -500,6 +506,10 @@ class _HTTPExchange:
         data = body.read1(_READ)
         if not data and body.length:
             raise http.client.IncompleteRead(b"", body.length)
+        if data and body.chunked and body.chunk_left == 0 and body.fp is not None:
+            more = _chunks_ahead(body.fp, len(data))
+            if more:
+                return b"".join((data, *more))
         return data
 
     def finish(self) -> None:
@@ -525,6 +535,36 @@ class _HTTPExchange:
         # Closing a broken connection fails in as many ways as it can break.
         with contextlib.suppress(*_FOREIGN):
             self._raw.close()
+
+
+def _chunks_ahead(file: Any, had: int) -> list[bytes]:
+    """The chunks (RFC 9112, 7.1) that have arrived whole behind one that has been read, of `had`
+    bytes. http.client would hand them out one at a time, at 2 us each; they are read exactly as it
+    does, and whatever is not plain (extensions, the last chunk, trailers) is left to it."""
+    tap: _Tap = file.raw
+    if tap.received - had < _LEAST_CHUNK:
+        return []  # there was no more in it
+    tap.dry = True  # or an empty buffer would be filled, and that may block
+    try:
+        ahead: bytes = file.peek()
+    finally:
+        tap.dry = False
+    found: list[bytes] = []
+    at = 0
+    while ahead.startswith(b"\r\n", at):  # the end of the chunk before
+        end = ahead.find(b"\n", at + 2)
+        try:
+            size = int(ahead[at + 2 : end], 16)
+        except ValueError:
+            break
+        start = end + 1
+        if end < 0 or size <= 0 or start + size > len(ahead):
+            break
+        at = start + size
+        found.append(ahead[start:at])
+    if at:
+        file.read(at)
+    return found
 
 
 # ---- translation -------------------------------------------------------------------------------
