@@ -216,18 +216,23 @@ class Observers:
 
     def tell(self, listeners: Iterable[Listener], *what: Any) -> None:
         """Tell each of them; one that fails is logged once and harms nobody."""
+        interrupt: BaseException | None = None
         for listener in listeners:
             try:
                 listener(*what)
             except Exception as exc:
                 self._complain(listener, exc)
+            except BaseException as exc:  # Ctrl-C: the others are told all the same
+                interrupt = exc
+        if interrupt is not None:
+            raise interrupt
 
     def headers(self, call: CallRecord) -> dict[str, str]:
         """What the observers want to be sent along."""
         merged: dict[str, str] = {}
         for listener in self._listeners["request_headers"]:
             try:
-                merged.update({str(k).lower(): str(v) for k, v in listener(call).items()})
+                merged.update(_sendable(listener(call)))
             except Exception as exc:
                 self._complain(listener, exc)
         return merged
@@ -237,13 +242,26 @@ class Observers:
         if id(observer) in self._failed:
             return
         self._failed.add(id(observer))
-        logger.error(
-            "the observer %s has failed in %s (%s); the streams go on, and this is said once",
-            type(observer).__name__,
-            getattr(listener, "__name__", "?"),
-            type(exc).__name__,
-            exc_info=exc,
-        )
+        with contextlib.suppress(Exception):  # an application's own filter may fail too
+            logger.error(
+                "the observer %s has failed in %s (%s); the streams go on, and this is said once",
+                type(observer).__name__,
+                getattr(listener, "__name__", "?"),
+                type(exc).__name__,
+                exc_info=exc,
+            )
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _sendable(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """With lower-case names. Raises ValueError for what HTTP could not carry."""
+    checked = {str(name).lower(): str(value) for name, value in headers.items()}
+    for name, value in checked.items():
+        if not _NAME.fullmatch(name) or not value.isascii() or not value.isprintable():
+            raise ValueError(f"{name!r} is no header, or its value is none")
+    return checked
 
 
 def _own(observer: Any, name: str) -> Listener | None:
@@ -262,6 +280,8 @@ class Watch:
         "_attempts",
         "_begun",
         "_debug",
+        "_ended",
+        "_headers",
         "_observers",
         "_pid",
         "_request",
@@ -286,7 +306,12 @@ class Watch:
         self.tokens: Callable[[float, float | None, int], None] | None = (
             self._tokens if observers.listeners("on_tokens") else None
         )
-        self._tell("on_start", call)
+        self._headers: dict[str, str] = {}
+        self._ended = False
+
+    def start(self) -> None:
+        """The call begins. On its own: the pump has to know of us before anybody is told."""
+        self._tell("on_start", self.call)
 
     @property
     def _mine(self) -> bool:
@@ -302,7 +327,9 @@ class Watch:
         return (at - self._begun) * 1000.0
 
     def headers(self) -> dict[str, str]:
-        return self._observers.headers(self.call)
+        if not self._ended:  # behind it, the last ones: the observers have forgotten the call
+            self._headers = self._observers.headers(self.call)
+        return self._headers
 
     def _phase(self, phase: str, at: float) -> None:
         at_ms = self._ms(at)
@@ -366,15 +393,13 @@ class Watch:
         if not self._mine:
             return
         attempts = tuple(self._attempts)
-        last = attempts[-1] if attempts else None
+        self._ended = True
         gaps = [a.longest_gap_ms for a in attempts if a.longest_gap_ms is not None]
         end = msgspec.structs.replace(
             self.call,
             outcome=_outcome(error),
-            phase="connect" if last is None else last.phase,
             error_type=None if error is None else type(error).__name__,
             error_code=error_code(error),
-            status=None if last is None else last.status,
             reason=getattr(error, "reason", None),
             longest_gap_ms=max(gaps, default=None),
             usage=total_usage(a.usage for a in attempts),
@@ -384,10 +409,14 @@ class Watch:
             retries=tuple(self._retries),
             **known,
         )
-        if self._observers.listeners("on_content"):
-            self._tell("on_content", self.call, self._request, result())
-        self._tell("on_end", self.call, end)
-        _log_end(end)
+        try:
+            if self._observers.listeners("on_content"):
+                self._tell("on_content", self.call, self._request, result())
+        finally:
+            try:
+                self._tell("on_end", self.call, end)
+            finally:
+                _log_end(end)
 
 
 def start_watch(
@@ -499,10 +528,14 @@ def _log(level: int, what: str, **fields: Any) -> None:
     """One line: what, then name=value of all that is known; the same in `extra`."""
     known = " ".join(f"{name}={_shown(v)}" for name, v in fields.items() if v is not None)
     with contextlib.suppress(Exception):  # an application's own filter or handler may fail
-        logger.log(level, "%s: %s", what, known, extra=fields)
+        said = ("%s: %s", (what, known))
+        record = logger.makeRecord(logger.name, level, __file__, 0, *said, None, "_log")
+        # Not through extra=, which refuses a name that the application's record factory has set.
+        vars(record).update(fields)
+        logger.handle(record)
 
 
-_PLAIN = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f-\x9f]+")
+_PLAIN = re.compile(r"[^\s\"'=\\]+")
 
 
 def _shown(value: Any) -> str:
@@ -510,7 +543,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}"
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    return text if text.isprintable() and _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 # ---- the trace id for the caller's own log -------------------------------------------------------

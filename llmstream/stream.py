@@ -323,6 +323,7 @@ class Pump:
         self._longest_gap: float | None = None
         self._contents = 0  # of the session, before this attempt
         self._told_contents = 0  # of the session, before this batch
+        self._used = Usage()  # what the service had reported before this attempt
         self._last: Attempt | None = None  # the one with which the call ended
         self._status: int | None = None
         self._history: tuple[tuple[Attempt, ...], bool] = ((), False)
@@ -414,12 +415,14 @@ class Pump:
 
     def _start(self) -> None:
         self._begun = self._clock.monotonic()
+        self.guard.claim()
         self.guard.clocks = Clocks(self._timeouts, self._begun)
         self._batches = self._run(self)
         self._active = Active(self.trace_id)
         self.watch = self._run.watch(self, self._begun)
         if self.watch is not None:
             self.guard.listener = self.watch.phase
+            self.watch.start()
 
     def _end(self, error: LLMStreamError | None, dropped: bool = False) -> None:
         """Free everything, then let it be known how it ended."""
@@ -442,7 +445,9 @@ class Pump:
         self._over = True
         if self._active is not None:
             self._active.over = True
-            if dropped:
+            if self.guard.foreign:
+                pass  # it is our parent's
+            elif dropped:
                 later(self._tell_the_end)
             else:
                 self._tell_the_end()
@@ -451,18 +456,23 @@ class Pump:
         error, watch = self._error, self.watch
         try:
             if watch is not None:
-                if self._last is not None:
-                    watch.attempt(self._last, self.guard.phases)
-                self._told(watch, error)
+                try:
+                    if self._last is not None:
+                        watch.attempt(self._last, self.guard.phases)
+                finally:
+                    self._told(watch, error)
         finally:
             if isinstance(error, Cancelled):
                 self._run.leave(self)
 
     def _told(self, watch: Watch, error: LLMStreamError | None) -> None:
         state, first, ended = self.session.state, self._first_of_all, self._ended or self._begun
+        last = self._last  # None: it ended between two attempts
         watch.end(
             error,
             self.snapshot,
+            phase=self.guard.phase if last is None else last.phase,
+            status=getattr(error, "status", None) if last is None else last.status,
             finish=state.finish,
             request_id=self.request_id,
             response_id=state.response_id,
@@ -505,6 +515,7 @@ class Pump:
         self._first_token = self._last_event = self._last_token = None
         self._longest_gap = None
         self._contents = self._told_contents = session.contents
+        self._used = session.state.usage
         self._status = None
         self.request_id = None
         self.guard.phases = []
@@ -687,7 +698,7 @@ class Pump:
             phase="done" if self.latest.complete and error is None else guard.phase,
             error=error,
             delay=delay,
-            usage=self.latest.state.usage,
+            usage=_more(self.latest.state.usage, self._used),
             status=self._status,
             request_id=self.request_id,
             first_token_ms=None if first is None else (first - self._attempt_begun) * 1000.0,
@@ -707,7 +718,11 @@ class Pump:
     def _close_attempt(
         self, error: LLMStreamError | None, delay: float, *, resent: bool = False
     ) -> Attempt:
+        self.guard.woke(0)  # what was waited for in vain
         attempt = self._attempt(error, delay)
+        if error is not None:
+            error.trace_id = self.trace_id
+            error.request_id = error.request_id or self.request_id
         if resent:
             attempt = msgspec.structs.replace(attempt, resent=True)
         self._history = ((*self._attempts, attempt), False)
@@ -821,6 +836,15 @@ _CLOCKS: dict[str, tuple[type[StreamTimeout], str, str]] = {
     "silence": (SilenceTimeout, "not one byte", f"the connection is probably dead; {_HALF}"),
     "total": (DeadlineExceeded, "no end", f"the hard deadline, retries included; {_HALF}"),
 }
+
+
+def _more(usage: Usage, before: Usage) -> Usage:
+    """What the service has reported on top of what was known: an answer that is taken up again
+    reports the whole of it."""
+    if usage is before:
+        return Usage()
+    parts = ((n, getattr(usage, n), getattr(before, n) or 0) for n in Usage.__struct_fields__)
+    return Usage(**{n: None if now is None else now - known for n, now, known in parts})
 
 
 def _none() -> Batches:

@@ -110,6 +110,11 @@ class Guard:
 
     # -- the reader's side
 
+    def claim(self) -> None:
+        """The call is made in this process, whichever one has made the guard."""
+        self._own_process()
+        self._pid = os.getpid()
+
     def begin(self) -> None:
         """A new attempt: the connect clock starts. Raises Stopped."""
         self.revive()
@@ -220,9 +225,14 @@ class Guard:
 
     # -- any thread's side
 
+    @property
+    def foreign(self) -> bool:
+        """In a forked child, which is not the one that makes the call."""
+        return self._pid != os.getpid()
+
     def _own_process(self) -> None:
         """In a forked child the lock may be held, for ever, by a thread that is not there."""
-        if self._pid != os.getpid():
+        if self.foreign:
             self._lock = threading.RLock()
 
     def stop(self, reason: Stop) -> bool:
@@ -364,7 +374,8 @@ class Watchdog:
 
 
 _shared: Watchdog | None = None
-_shared_lock = threading.Lock()
+# Reentrant: making the watchdog may run the garbage collector, and a finalizer wants it too.
+_shared_lock = threading.RLock()
 
 
 def shared_watchdog() -> Watchdog:
@@ -387,7 +398,9 @@ class _Errand:
         self.scheduled = _NEVER
 
     def tick(self, now: float) -> float:
-        threading.Thread(target=self._work, name="llmstream-errand", daemon=True).start()
+        # No thread to be had (a limit, the end of the interpreter): the watchdog has to survive it.
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=self._work, name="llmstream-errand", daemon=True).start()
         return _NEVER
 
 
@@ -403,7 +416,7 @@ def _after_fork() -> None:
     """Threads do not survive a fork, and a lock may have been held by one of them."""
     global _shared, _shared_lock
     _shared = None
-    _shared_lock = threading.Lock()
+    _shared_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
