@@ -244,6 +244,11 @@ def test_nothing_of_the_package_imports_the_test_bench() -> None:
 
 HEAVY = [
     "prometheus_client",
+    "opentelemetry",
+    "genai_prices",
+    "llmstream.metrics",
+    "llmstream.otel",
+    "llmstream.trace",
     "pytest",
     "xllamacpp",
     "tqdm",

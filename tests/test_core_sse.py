@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from corpus import PROPERTY, own, params, recorded
+from corpus import ABSENT, PROPERTY, own, params, random_pieces, recorded
 from hypothesis import given
 from hypothesis import strategies as st
 from sseclient import SSEClient
@@ -247,3 +247,88 @@ def test_an_event_of_many_lines_is_linear() -> None:
     assert time.thread_time() - begun < 1.0
     assert parsed is not None
     assert parsed[1] == b"\n".join([line] * 40_000)
+
+
+# --- blocks that are all alike --------------------------------------------------------------------
+
+
+def one_by_one(blocks: bytes) -> list[tuple[str, bytes]]:
+    """Each block for itself: the rules that the quick way has to keep."""
+    parsed = (parse_block(block) for block in split_blocks(blocks))
+    return [event for event in parsed if event is not None]
+
+
+LINES = st.sampled_from(
+    [
+        *(b"data: {}", b"data:{}", b"data:  x", b"data", b"data:", b"data: ", b"datax: 1"),
+        *(b"event: a", b"event:a", b"event: ", b"event:", b"event", b"event: data: x"),
+        *(
+            b"dat: a",
+            b"eventx: a",
+            b": ping",
+            b":",
+            b"id: 1",
+            b"retry: 2",
+            b"error: bad",
+            b"[DONE]",
+            b"data: event: x",
+            b"",
+        ),
+        *(b"\x00", b"data: \xff", b"event: \xff", b" data: x", b"event: " + b"long" * 40),
+    ]
+)
+
+
+@given(st.lists(LINES, max_size=14))
+@PROPERTY
+def test_alike_or_not_any_lines_are_read_the_same(lines: list[bytes]) -> None:
+    """Blocks of one form are read in a few steps for all of them, with the same outcome as one by
+    one; whatever else there is among them."""
+    blocks = b"\n".join([*lines, b"", b""])
+    assert sse.parse(blocks) == one_by_one(blocks)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        b"event: a\ndata: 1\n\nevent: b\ndata: 2\n\n",
+        b"data: 1\n\ndata: 2\n\n",
+        b"event: a\ndata: 1\n\ndata: 2\n\ndata: 3\n\n",  # as many lines as if all had names
+        b"data: 1\n\ndata: 2\ndata: 3\n\n\n",
+        b"\nevent: a\ndata: 1\n\n\nevent: a\ndata: 2\n\n",
+        b"data: 1\n\n: ping\n\n",
+        b"event: a\ndata: 1\n\n: ping\nretry: 1\n\n",
+        b"event: a\nevent: b\n\nevent: a\ndata: 1\n\n",
+    ],
+)
+def test_forms_that_are_almost_alike(blocks: bytes) -> None:
+    """Mixed forms, odd newlines, pings and unfinished blocks are told apart."""
+    assert sse.parse(blocks) == one_by_one(blocks)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_the_recordings_are_read_the_same(api: str) -> None:
+    """All recordings, whole and in random pieces: the quick way and the rules agree, and the quick
+    way is the one that is mostly taken."""
+    alike = other = 0
+    for recording in [*recorded(api), *(own() if api == "responses" else ())]:
+        for pieces in ([recording.data], random_pieces(1)(recording.data)):
+            framer = Framer(1 << 30)
+            for piece in pieces:
+                blocks = framer.feed(piece)
+                assert sse.parse(blocks) == (one_by_one(blocks) if blocks else [])
+                if blocks and sse._parse_alike(blocks) is not None:
+                    alike += 1
+                elif blocks:
+                    other += 1
+    if not alike + other:
+        pytest.skip(ABSENT)
+    assert alike > other
+
+
+def test_names_that_are_made_up_fill_no_memory() -> None:
+    """A server that names every event otherwise is read, and not remembered."""
+    for number in range(3000):
+        (event,) = sse.parse(b"event: made.up.%d\ndata: 1\n\n" % number)
+        assert event == (f"made.up.{number}", b"1")
+    assert len(sse._NAMES) <= sse._MOST_NAMES

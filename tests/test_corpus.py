@@ -25,6 +25,7 @@ from corpus import (
 
 from llmstream._core.dialects import DIALECTS
 from llmstream._core.session import Session
+from llmstream._core.state import State
 from llmstream.errors import LLMStreamError, ServiceError, StreamTruncated
 
 ALL = [*own(), *recorded()]
@@ -223,3 +224,40 @@ def test_form_makes_no_difference(rewrite: str) -> None:
         assert told(other) == told(session), recording.name
         seen += 1
     assert seen
+
+
+# --- the short way ------------------------------------------------------------------------------
+
+EVERYTHING = [*own(), *(r for api in ("responses", "messages", "chat") for r in recorded(api))]
+
+
+def test_a_delta_like_the_last_needs_no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recording, whole and in pieces, with the short way for deltas of text and without:
+    events, chunks, and what is reported are the same; and the short way is the usual one."""
+    short = 0
+    say_more = State.say_more
+
+    def counted(self: State, hot: Any, text: str) -> Any:
+        nonlocal short
+        short += 1
+        return say_more(self, hot, text)
+
+    for recording in EVERYTHING:
+        for pieces in ((recording.data,), CUTTINGS["random1"](recording.data)):
+            cut = list(pieces)
+            with monkeypatch.context() as patch:
+                patch.setattr(State, "say_more", counted)
+                events, session = replay(cut, recording.api)
+            with monkeypatch.context() as patch:
+                patch.setattr(State, "warm", lambda *args: None)
+                slowly, by_rules = replay(cut, recording.api)
+            assert events == slowly, recording.name
+            assert told(session, recording.api) == told(by_rules, recording.api), recording.name
+            assert session.contents == by_rules.contents
+            assert wires(session) == wires(by_rules), recording.name
+    assert short > 1000
+
+
+def wires(session: Session) -> list[Any]:
+    """The items as they would be sent back."""
+    return [item.wire() for item in session.state.in_order() if item.wire is not None]
