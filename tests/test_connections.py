@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import select
 import socket
 import ssl
@@ -879,3 +880,70 @@ def test_the_thread_local_is_left_clean(
         client.stream(PROMPT).result()
     assert llmstream.transport._current.guard is None
     assert llmstream.transport._current.response is None
+
+
+# ---- chunks that have arrived together -----------------------------------------------------------
+
+
+def chunked(data: bytes, rng: random.Random, plain: bool) -> bytes:
+    """A chunked body (RFC 9112, 7.1), in sizes, and unless `plain` in forms, that are allowed, or
+    that http.client takes all the same."""
+    body = b""
+    while data:
+        size = rng.choice((1, 2, 9, 10, 16, 40, 300, 4000, 20_000))
+        piece, data = data[:size], data[size:]
+        length = f"{len(piece):x}"
+        forms = (*[length] * 9, length.upper(), f"000{length}", f"{length};a=b", f" {length} ")
+        body += (length if plain else rng.choice(forms)).encode() + b"\r\n" + piece + b"\r\n"
+    return body + rng.choice((b"0\r\n\r\n", b"0\r\nx-trailer: 1\r\n\r\n", b"00;end\r\n\r\n"))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_chunks_that_arrived_together_are_read_as_one_by_one(
+    raw_server: Callable[..., RawServer],
+    client_for: Callable[..., Client],
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    """Chunks of any size and form, sent in any pieces, whole, cut short or broken: what comes of
+    them is what http.client makes of them one at a time; and the quicker way is taken."""
+    rng = random.Random(seed)
+    text = " ".join(f"word{number}" for number in range(rng.choice((5, 60, 400))))
+    blocks = Answer(text).blocks()
+    plain = seed % 5 == 0
+    body = chunked(b"".join(blocks), rng, plain)
+    if seed % 5 == 3:
+        body = body[: rng.randrange(len(body))]  # cut anywhere
+    if seed % 5 == 4:
+        at = rng.randrange(len(body))
+        body = body[:at] + rng.choice((b"\n", b"zz", b"-1\r\n", b"\r\n\r\n")) + body[at:]  # broken
+    cuts = sorted(
+        rng.randrange(len(body) + 1) for _ in range(0 if plain else rng.choice((0, 3, 30)))
+    )
+    pieces = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+
+    def handle(sock: socket.socket) -> None:
+        read_request(sock)
+        head = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        sock.sendall(b"HTTP/1.1 200 OK\r\n" + head)
+        for piece in pieces:
+            sock.sendall(piece)
+
+    ahead = llmstream.transport._chunks_ahead
+    taken: list[int] = []
+
+    def counted(file: Any, had: int) -> list[bytes]:
+        found = ahead(file, had)
+        taken.append(len(found))
+        return found
+
+    outcomes = []
+    for way in (counted, lambda file, had: []):
+        monkeypatch.setattr(llmstream.transport, "_chunks_ahead", way)
+        stream = client_for(raw_server(handle), retry=ONCE).stream(PROMPT)
+        seen: list[bytes] = []
+        error = bounded(stream, lambda s, seen=seen: seen.extend(e.raw for e in s.events())).error
+        outcomes.append((seen, stream.text, type(error), stream.state.status))
+    assert outcomes[0] == outcomes[1]
+    assert (outcomes[0][2] is type(None)) == (seed % 5 < 3) or seed % 5 == 4
+    assert sum(taken) > 1 or not plain
