@@ -946,4 +946,4 @@ def test_chunks_that_arrived_together_are_read_as_one_by_one(
         outcomes.append((seen, stream.text, type(error), stream.state.status))
     assert outcomes[0] == outcomes[1]
     assert (outcomes[0][2] is type(None)) == (seed % 5 < 3) or seed % 5 == 4
-    assert sum(taken) > 1 or not plain
+    assert any(taken) or not plain
