@@ -19,6 +19,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from queue import Full, LifoQueue
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -47,6 +48,7 @@ _READ = 65536  # bytes asked for at once
 _BUFFER = 16384
 _INTERIM = 20  # interim (1xx) answers passed over before the answer
 _LEAST_CHUNK = 6  # bytes of a chunk with one byte in it, and the end of the one before
+_TOGETHER = 65536  # bytes of a request that are copied to be sent at once
 _DRAIN = 65536  # bytes read after the end of an answer to keep its connection
 
 
@@ -187,6 +189,7 @@ class _GuardedConnection(HTTPConnection):
 
     _tls = False
     _fresh = False
+    _gathered: list[Any] | None = None  # what is to be sent together
 
     def _tunnel(self) -> None:
         super()._tunnel()
@@ -210,8 +213,29 @@ class _GuardedConnection(HTTPConnection):
             guard.attach(getattr(self.sock, "socket", self.sock))
         self._fresh = False
         guard.asking("send")
-        super().request(*args, **kwargs)
+        gathered: list[Any] = []
+        self._gathered = gathered
+        try:
+            super().request(*args, **kwargs)
+        finally:
+            self._gathered = None
+        for data in _joined(gathered):
+            self.send(data)
         guard.asking("headers")
+
+    def send(self, data: Any) -> None:
+        if self._gathered is None:
+            super().send(data)
+        else:
+            self._gathered.append(data)
+
+
+def _joined(pieces: list[Any]) -> list[Any]:
+    """Head and body of a request as one piece, unless it is large: http.client sends them one by
+    one, and without Nagle's algorithm each is a packet, for which the server wakes up."""
+    if sum(map(len, pieces)) > _TOGETHER:
+        return pieces
+    return [b"".join(pieces)]
 
 
 class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
@@ -390,7 +414,6 @@ class RequestsTransport:
         self._idle = max_connections
         self._verify = verify
         self._lock = threading.Lock()  # guards _adapter and _pid
-        self._environment = requests.Session()  # only read: proxies and certificates
         self._adapter: _Adapter = _Adapter(max_connections)
         self._pid = os.getpid()
         _instances.add(self)
@@ -418,18 +441,15 @@ class RequestsTransport:
             # A user and password in the URL must not replace a key.
             auth=_as_it_is if "authorization" in request.headers else None,
         ).prepare()
-        settings = self._environment.merge_environment_settings(
-            prepared.url, {}, True, self._verify if self._verify is not True else None, None
-        )
+        url = prepared.url or ""
         _current.guard = guard
         _current.response = None
         response = self._for_this_process().send(
             prepared,
             stream=True,
             timeout=None,
-            verify=settings["verify"] if settings["verify"] is not None else True,
-            cert=settings["cert"],
-            proxies={} if _is_loopback(prepared.url or "") else settings["proxies"],
+            verify=_certificates() if self._verify is True else self._verify,
+            proxies={} if _is_loopback(url) else requests.utils.get_environ_proxies(url),
         )
         exchange = _HTTPExchange(response, _current.response, guard)
         if guard.eof:
@@ -457,6 +477,12 @@ def _as_it_is(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
     return prepared
 
 
+def _certificates() -> bool | str:
+    """As requests' sessions have it."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+
+
+@lru_cache(maxsize=64)
 def _is_loopback(url: str) -> bool:
     """A server on this very machine is never asked for through a proxy, which could not reach it,
     and would see the prompt (the rule of Go's ProxyFromEnvironment)."""

@@ -39,7 +39,7 @@ _STATUS: dict[int, type[ServiceError]] = {
 }
 
 # Codes and types of OpenAI, Anthropic and the compatible servers.
-_WORDS: dict[str, type[ServiceError]] = {
+KNOWN_WORDS: dict[str, type[ServiceError]] = {
     word: cls
     for cls, words in {
         QuotaExceededError: (
@@ -135,7 +135,7 @@ def _of_status(status: int) -> type[ServiceError]:
 
 
 def _is_quota(words: Mapping[str, str | None]) -> bool:
-    known = (_WORDS.get((words[name] or "").lower()) for name in ("code", "type"))
+    known = (KNOWN_WORDS.get((words[name] or "").lower()) for name in ("code", "type"))
     return QuotaExceededError in known
 
 
@@ -143,7 +143,7 @@ def _of_words(words: Mapping[str, str | None]) -> type[ServiceError]:
     if _is_quota(words):
         return QuotaExceededError
     for word in (words["code"], words["type"]):
-        known = _WORDS.get((word or "").lower())
+        known = KNOWN_WORDS.get((word or "").lower())
         if known:
             return known
         if word and len(word) == 3 and word.isdecimal() and 400 <= int(word) <= 599:

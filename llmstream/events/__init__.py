@@ -1,19 +1,46 @@
 """What a caller iterates over: every event of the wire as a typed, read-only value.
 
 `Event` is their base, `UnknownEvent` stands for what this version does not know. The events of
-each API have a module of their own.
+each API have a module of their own, imported when one of them is asked for.
 """
 
 from __future__ import annotations
 
-from ..result import Chunk
-from . import chat, messages, responses
-from .base import Continued, Event, Restarted, UnknownEvent
-from .chat import *  # noqa: F403
-from .messages import *  # noqa: F403
-from .responses import *  # noqa: F403
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Chunk", "Continued", "Event", "Restarted", "UnknownEvent"]
-__all__ += chat.__all__
-__all__ += messages.__all__
-__all__ += responses.__all__
+from ..result import Chunk
+from .base import Continued, Event, Restarted, UnknownEvent
+
+if TYPE_CHECKING:
+    from . import chat, messages, responses
+    from .chat import *  # noqa: F403
+    from .messages import *  # noqa: F403
+    from .responses import *  # noqa: F403
+
+    __all__ = ["Chunk", "Continued", "Event", "Restarted", "UnknownEvent"]
+    __all__ += chat.__all__
+    __all__ += messages.__all__
+    __all__ += responses.__all__
+
+
+_APIS = ("responses", "messages", "chat")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _APIS:
+        return import_module(f".{name}", __name__)
+    if name == "__all__":
+        return __dir__()
+    if not name.startswith("_"):
+        for api in _APIS:
+            module = import_module(f".{api}", __name__)
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    modules = [import_module(f".{api}", __name__) for api in _APIS]
+    own = ["Chunk", "Continued", "Event", "Restarted", "UnknownEvent"]
+    return [*own, *(name for module in modules for name in module.__all__)]

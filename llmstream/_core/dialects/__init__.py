@@ -1,12 +1,55 @@
-"""One module per API. A new service is a new file and a row in `DIALECTS`."""
+"""One module per API, imported when it is used. A new service is a new file and a row here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, MutableMapping
+
 from .base import Call, Dialect, WireRequest
-from .chat import CHAT
-from .messages import MESSAGES
-from .responses import RESPONSES
 
 __all__ = ["DIALECTS", "Call", "Dialect", "WireRequest"]
 
-DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (RESPONSES, MESSAGES, CHAT)}
+
+def _responses() -> Dialect:
+    from .responses import RESPONSES
+
+    return RESPONSES
+
+
+def _messages() -> Dialect:
+    from .messages import MESSAGES
+
+    return MESSAGES
+
+
+def _chat() -> Dialect:
+    from .chat import CHAT
+
+    return CHAT
+
+
+class _Dialects(MutableMapping[str, Dialect]):
+    """By name. Each is made at its first use: its events alone are some sixty classes."""
+
+    def __init__(self, rows: dict[str, Callable[[], Dialect]]) -> None:
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> Dialect:
+        return self._rows[name]()
+
+    def __setitem__(self, name: str, dialect: Dialect) -> None:
+        self._rows[name] = lambda: dialect
+
+    def __delitem__(self, name: str) -> None:
+        del self._rows[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+DIALECTS = _Dialects({"responses": _responses, "messages": _messages, "chat": _chat})

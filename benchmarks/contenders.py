@@ -1,0 +1,602 @@
+"""The contenders: how each of them is asked for an answer, and how its events say text.
+
+A contender is made for one API and one load server, and used in a process of its own (measure.py).
+All get what their documentation recommends for many streams: one client, as many connections as
+there are streams, and no retries, which would hide a failure. What is asked for is named by the
+model, see load.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, ClassVar, cast
+
+import wire
+
+__all__ = [
+    "CONTENDERS",
+    "AsyncContender",
+    "Contender",
+    "contender",
+    "has_metrics",
+    "installed",
+    "read_whole",
+]
+
+_KEY = "sk-benchmark"
+_PROMPT = "Why is the sky blue?"
+_CHAT_PROMPT = [{"role": "user", "content": _PROMPT}]
+_MAX_TOKENS = 4096
+_PATIENCE = 600.0  # seconds; else the vendors' 5 s to connect end what 1,000 threads began at once
+
+Text = Callable[[Any], str]
+
+
+class _Common:
+    """A library, and one way of using it. `apis` are those it is measured with, `needs` the
+    packages it takes, `text` says what of the answer an event brings."""
+
+    apis: ClassVar[tuple[str, ...]] = wire.APIS
+    needs: ClassVar[tuple[str, ...]] = ()
+    text: Text
+
+    def __init__(self, api: str, address: str, connections: int = 1) -> None:
+        self.api = api
+        self.address = address
+        self.base_url = address if api == "messages" else f"{address}/v1"
+        self.connections = connections
+        self.text = _TYPED[api]
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Make the client."""
+
+    def close(self) -> None:
+        """Free what is left."""
+
+
+class Contender(_Common):
+    """A library used from threads."""
+
+    def events(self, model: str) -> Iterator[Any]:
+        """What a user's loop is given for an answer."""
+        raise NotImplementedError
+
+    def count(self, model: str) -> int:
+        """Read a whole answer; the number of its characters."""
+        text = self.text
+        total = 0
+        for event in self.events(model):
+            total += len(text(event))
+        return total
+
+
+class AsyncContender(_Common):
+    """A library used from an event loop."""
+
+    def __init__(self, api: str, address: str, connections: int = 1) -> None:
+        self.loop = asyncio.new_event_loop()
+        super().__init__(api, address, connections)
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    def events(self, model: str) -> AsyncIterator[Any]:
+        """What a user's loop is given for an answer."""
+        raise NotImplementedError
+
+    def count(self, model: str) -> int:
+        """Read a whole answer; the number of its characters."""
+        return self.loop.run_until_complete(self._count(model))
+
+    async def _count(self, model: str) -> int:
+        text = self.text
+        total = 0
+        async for event in self.events(model):
+            total += len(text(event))
+        return total
+
+
+# ---- what events say: the same functions for every library with typed events -------------------
+
+
+def _responses_text(event: Any) -> str:
+    kind = event.type
+    if kind == "response.output_text.delta":
+        return event.delta
+    if kind == "response.image_generation_call.partial_image":
+        return event.partial_image_b64
+    return ""
+
+
+def _messages_text(event: Any) -> str:
+    return event.delta.text if event.type == "content_block_delta" else ""
+
+
+def _chat_text(event: Any) -> str:
+    choices = event.choices
+    return (choices[0].delta.content or "") if choices else ""
+
+
+_TYPED: dict[str, Text] = {
+    "responses": _responses_text,
+    "messages": _messages_text,
+    "chat": _chat_text,
+}
+
+
+def _helper_text(event: Any) -> str:
+    """openai's helper for chat has events of its own beside the chunks."""
+    return event.delta if event.type == "content.delta" else ""
+
+
+# ---- the floor ---------------------------------------------------------------------------------
+
+
+class Floor(Contender):
+    """A bare socket and orjson: `recv`, the sizes of the HTTP chunks, the lines, `loads`."""
+
+    needs = ("orjson",)
+
+    def set_up(self) -> None:
+        import orjson
+
+        self.loads = orjson.loads
+        self.text = _PLAIN[self.api]
+
+    def events(self, model: str) -> Iterator[Any]:
+        loads = self.loads
+        for lines in self._lines(model):
+            for line in lines:
+                if line.startswith(b"data: ") and line != b"data: [DONE]":
+                    yield loads(line[6:])
+
+    def count(self, model: str) -> int:
+        # Without the generator of `events`: what is not needed does not belong to a floor.
+        loads, text = self.loads, self.text
+        total = 0
+        for lines in self._lines(model):
+            for line in lines:
+                if line.startswith(b"data: ") and line != b"data: [DONE]":
+                    total += len(text(loads(line[6:])))
+        return total
+
+    def _lines(self, model: str) -> Iterator[list[bytes]]:
+        """The whole lines of the body, as they come."""
+        pending: list[bytes] = []
+        for body in self._bodies(model):
+            if b"\n" in body:
+                lines = b"".join([*pending, body]).split(b"\n")
+                pending = [lines.pop()]
+                yield lines
+            else:
+                pending.append(body)
+
+    def _bodies(self, model: str) -> Iterator[bytes]:
+        """The body without the framing of its chunks, as much as each `recv` brings."""
+        host, _, port = self.address.removeprefix("http://").partition(":")
+        asked = f'{{"model":"{model}","stream":true}}'
+        request = (
+            f"POST {wire.PATHS[self.api]} HTTP/1.1\r\nHost: {host}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(asked)}\r\n\r\n{asked}"
+        )
+        with socket.create_connection((host, int(port))) as sock:
+            sock.sendall(request.encode())
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += _received(sock)
+            data = data.partition(b"\r\n\r\n")[2]
+            while True:
+                chunks = []
+                at = 0
+                while (end := data.find(b"\r\n", at)) >= 0:
+                    size = int(data[at:end], 16)
+                    stop = end + 2 + size
+                    if not size or len(data) < stop + 2:
+                        break
+                    chunks.append(data[end + 2 : stop])
+                    at = stop + 2
+                if chunks:
+                    yield b"".join(chunks)
+                if data.startswith(b"0\r\n", at):
+                    return
+                data = data[at:] + _received(sock)
+
+
+def _received(sock: socket.socket) -> bytes:
+    data = sock.recv(65536)
+    if not data:
+        raise ConnectionError("the load server closed the connection")
+    return data
+
+
+def _responses_plain(event: Any) -> str:
+    kind = event["type"]
+    if kind == "response.output_text.delta":
+        return event["delta"]
+    if kind == "response.image_generation_call.partial_image":
+        return event["partial_image_b64"]
+    return ""
+
+
+def _messages_plain(event: Any) -> str:
+    return event["delta"]["text"] if event["type"] == "content_block_delta" else ""
+
+
+def _chat_plain(event: Any) -> str:
+    choices = event["choices"]
+    return (choices[0]["delta"].get("content") or "") if choices else ""
+
+
+_PLAIN: dict[str, Text] = {
+    "responses": _responses_plain,
+    "messages": _messages_plain,
+    "chat": _chat_plain,
+}
+
+
+# ---- llmstream ---------------------------------------------------------------------------------
+
+
+class LLMStream(Contender):
+    """Typed events, with state, usage, clocks and a Prometheus observer: what a user runs."""
+
+    observed = True
+
+    def set_up(self) -> None:
+        from llmstream import Client
+
+        self.client = Client(
+            self.api,
+            base_url=self.base_url,
+            api_key=_KEY,
+            max_connections=self.connections,
+            observers=_observers() if self.observed else (),
+        )
+
+    def close(self) -> None:
+        self.client.close()
+
+    def events(self, model: str) -> Iterator[Any]:
+        return self.client.stream(_PROMPT, model=model).events()
+
+
+class LLMStreamBare(LLMStream):
+    """The same without an observer."""
+
+    observed = False
+
+
+class LLMStreamText(LLMStream):
+    """The same with the simplest view, `for tok in stream`."""
+
+    def set_up(self) -> None:
+        super().set_up()
+        self.text = str
+
+    def events(self, model: str) -> Iterator[Any]:
+        return iter(self.client.stream(_PROMPT, model=model))
+
+
+def has_metrics() -> bool:
+    """Whether this llmstream has its Prometheus observer."""
+    return importlib.util.find_spec("llmstream.metrics") is not None
+
+
+def _observers() -> tuple[Any, ...]:
+    if not has_metrics():
+        return ()
+    from prometheus_client import CollectorRegistry
+
+    from llmstream.metrics import PrometheusObserver
+
+    return (PrometheusObserver(registry=CollectorRegistry()),)
+
+
+class LLMStreamParts(Contender):
+    """llmstream's own transport, framing, SSE and decoding, and nothing above them: no state,
+    usage, clocks, metrics or views."""
+
+    def set_up(self) -> None:
+        from llmstream._core.dialects import DIALECTS
+        from llmstream._core.dialects.base import Call
+        from llmstream._core.framing import Framer
+        from llmstream._core.session import MAX_EVENT_BYTES
+        from llmstream._core.sse import parse
+        from llmstream.transport import RequestsTransport
+
+        self.dialect: Any = DIALECTS[self.api]
+        self.call = Call
+        self.framer = lambda: Framer(MAX_EVENT_BYTES)
+        self.parse = parse
+        self.transport = RequestsTransport(max_connections=self.connections)
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def events(self, model: str) -> Iterator[Any]:
+        request = self.dialect.request(self.call(prompt=_PROMPT, model=model), self.base_url)
+        exchange = self.transport.open(request, cast(Any, _NoGuard()))
+        feed, parse, decode = self.framer().feed, self.parse, self.dialect.decode
+        while data := exchange.read():
+            for name, said in parse(feed(data)):
+                if said != b"[DONE]":
+                    yield decode(name, said)
+        exchange.finish()
+
+
+class _NoClock:
+    """No time passes, no clock runs."""
+
+    at = float("inf")
+
+    @staticmethod
+    def monotonic() -> float:
+        return 0.0
+
+
+class _NoGuard:
+    """Stands where the transport expects the guard of a call, and does nothing."""
+
+    clocks = clock = _NoClock
+    stop_reason = None
+    phase = "connect"
+    bytes = 0
+    eof = reused = False
+
+    def nothing(self, *args: Any, **options: Any) -> None:
+        """Nothing is timed, nothing is stopped."""
+
+    wait = woke = check = pause = nudge = asking = attach = detach = nothing
+
+
+# ---- openai ------------------------------------------------------------------------------------
+
+
+class OpenAICreate(Contender):
+    """`create(stream=True)`."""
+
+    apis = ("responses", "chat")
+    needs = ("openai",)
+
+    def set_up(self) -> None:
+        import openai
+
+        self.client = openai.OpenAI(
+            http_client=openai.DefaultHttpxClient(limits=_limits(openai, self.connections)),
+            **_options(self),
+        )
+
+    def events(self, model: str) -> Iterator[Any]:
+        return _openai_create(self.client, self.api, model)
+
+
+class OpenAIStream(OpenAICreate):
+    """`.stream()`."""
+
+    def set_up(self) -> None:
+        super().set_up()
+        if self.api == "chat":
+            self.text = _helper_text
+
+    def events(self, model: str) -> Iterator[Any]:
+        with _openai_stream(self.client, self.api, model) as stream:
+            yield from stream
+
+
+class OpenAICreateAsync(AsyncContender):
+    """`create(stream=True)` of the asyncio client."""
+
+    apis = ("responses", "chat")
+    needs = ("openai",)
+
+    def set_up(self) -> None:
+        import openai
+
+        self.client = openai.AsyncOpenAI(
+            http_client=openai.DefaultAsyncHttpxClient(limits=_limits(openai, self.connections)),
+            **_options(self),
+        )
+
+    async def events(self, model: str) -> AsyncIterator[Any]:
+        async for event in await _openai_create(self.client, self.api, model):
+            yield event
+
+
+class OpenAIStreamAsync(OpenAICreateAsync):
+    """`.stream()` of the asyncio client."""
+
+    def set_up(self) -> None:
+        super().set_up()
+        if self.api == "chat":
+            self.text = _helper_text
+
+    async def events(self, model: str) -> AsyncIterator[Any]:
+        async with _openai_stream(self.client, self.api, model) as stream:
+            async for event in stream:
+                yield event
+
+
+def _openai_create(client: Any, api: str, model: str) -> Any:
+    if api == "responses":
+        return client.responses.create(model=model, input=_PROMPT, stream=True)
+    return client.chat.completions.create(
+        model=model,
+        messages=_CHAT_PROMPT,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+
+
+def _openai_stream(client: Any, api: str, model: str) -> Any:
+    if api == "responses":
+        return client.responses.stream(model=model, input=_PROMPT)
+    return client.chat.completions.stream(
+        model=model, messages=_CHAT_PROMPT, stream_options={"include_usage": True}
+    )
+
+
+def _options(made: _Common) -> dict[str, Any]:
+    """The arguments that all clients of the two vendors take."""
+    return {"api_key": _KEY, "base_url": made.base_url, "max_retries": 0, "timeout": _PATIENCE}
+
+
+def _limits(package: Any, connections: int) -> Any:
+    """Limits of the HTTP library that the vendor's package is built on."""
+    bases = (base.__module__.partition(".")[0] for base in package.DefaultHttpxClient.__mro__)
+    library = importlib.import_module(next(name for name in bases if name.startswith("httpx")))
+    return library.Limits(max_connections=None, max_keepalive_connections=connections)
+
+
+# ---- anthropic ---------------------------------------------------------------------------------
+
+
+class AnthropicCreate(Contender):
+    """`create(stream=True)`."""
+
+    apis = ("messages",)
+    needs = ("anthropic",)
+
+    def set_up(self) -> None:
+        import anthropic
+
+        self.client = anthropic.Anthropic(
+            http_client=anthropic.DefaultHttpxClient(limits=_limits(anthropic, self.connections)),
+            **_options(self),
+        )
+
+    def events(self, model: str) -> Iterator[Any]:
+        return self.client.messages.create(**_message(model), stream=True)
+
+
+class AnthropicStream(AnthropicCreate):
+    """`.stream()`."""
+
+    def events(self, model: str) -> Iterator[Any]:
+        with self.client.messages.stream(**_message(model)) as stream:
+            yield from stream
+
+
+class AnthropicCreateAsync(AsyncContender):
+    """`create(stream=True)` of the asyncio client."""
+
+    apis = ("messages",)
+    needs = ("anthropic",)
+
+    def set_up(self) -> None:
+        import anthropic
+
+        self.client = anthropic.AsyncAnthropic(
+            http_client=anthropic.DefaultAsyncHttpxClient(
+                limits=_limits(anthropic, self.connections)
+            ),
+            **_options(self),
+        )
+
+    async def events(self, model: str) -> AsyncIterator[Any]:
+        async for event in await self.client.messages.create(**_message(model), stream=True):
+            yield event
+
+
+class AnthropicStreamAsync(AnthropicCreateAsync):
+    """`.stream()` of the asyncio client."""
+
+    async def events(self, model: str) -> AsyncIterator[Any]:
+        async with self.client.messages.stream(**_message(model)) as stream:
+            async for event in stream:
+                yield event
+
+
+def _message(model: str) -> dict[str, Any]:
+    return {"model": model, "max_tokens": _MAX_TOKENS, "messages": _CHAT_PROMPT}
+
+
+# ---- litellm -----------------------------------------------------------------------------------
+
+# API -> provider, and a model that litellm knows
+_LIKE = {
+    "responses": ("openai", "gpt-4.1-mini"),
+    "messages": ("anthropic", "claude-sonnet-4-5"),
+    "chat": ("openai", "gpt-4.1-mini"),
+}
+
+
+class LiteLLM(Contender):
+    """`completion(stream=True)`, for responses `responses(stream=True)`."""
+
+    needs = ("litellm",)
+
+    def set_up(self) -> None:
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # nothing is fetched
+        import litellm
+
+        litellm.suppress_debug_info = True
+        self.litellm: Any = litellm
+        if self.api == "messages":
+            self.text = _chat_text  # its events have chat's form, whatever the API
+
+    def events(self, model: str) -> Iterator[Any]:
+        provider, like = _LIKE[self.api]
+        name = f"{provider}/{model}"
+        if name not in self.litellm.model_cost:
+            # what it does not know, it would not stream, and look up again and again
+            self.litellm.register_model({name: dict(self.litellm.model_cost[like])})
+        where = {"api_base": self.base_url, "api_key": _KEY, "stream": True}
+        if self.api == "responses":
+            return self.litellm.responses(model=name, input=_PROMPT, **where)
+        return self.litellm.completion(
+            model=name,
+            messages=_CHAT_PROMPT,
+            max_retries=0,
+            timeout=_PATIENCE,
+            **where,
+        )
+
+
+CONTENDERS: dict[str, type[Contender] | type[AsyncContender]] = {
+    "floor": Floor,
+    "llmstream": LLMStream,
+    "llmstream, text": LLMStreamText,
+    "llmstream, no observer": LLMStreamBare,
+    "llmstream, parts": LLMStreamParts,
+    "openai create": OpenAICreate,
+    "openai stream": OpenAIStream,
+    "openai create, asyncio": OpenAICreateAsync,
+    "openai stream, asyncio": OpenAIStreamAsync,
+    "anthropic create": AnthropicCreate,
+    "anthropic stream": AnthropicStream,
+    "anthropic create, asyncio": AnthropicCreateAsync,
+    "anthropic stream, asyncio": AnthropicStreamAsync,
+    "litellm": LiteLLM,
+}
+
+
+def installed(name: str) -> bool:
+    """Whether the packages are there that a contender takes."""
+    return all(importlib.util.find_spec(package) for package in CONTENDERS[name].needs)
+
+
+@contextlib.contextmanager
+def contender(
+    name: str, api: str, address: str, connections: int = 1
+) -> Iterator[Contender | AsyncContender]:
+    """A contender, ready, and warm: it has read a short answer."""
+    made = CONTENDERS[name](api, address, connections)
+    try:
+        read_whole(made, 500, 1)
+        yield made
+    finally:
+        made.close()
+
+
+def read_whole(made: Contender | AsyncContender, tokens: int, each: int) -> None:
+    """Read an answer of so many tokens. Raises AssertionError where not all of it was there."""
+    found, expected = made.count(f"fast-{tokens}-{each}"), wire.characters(tokens)
+    assert found == expected, f"{found} characters of {expected}"

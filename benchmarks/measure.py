@@ -1,0 +1,281 @@
+"""One measurement of one contender, in this process: prints one line of JSON.
+
+    python benchmarks/measure.py '{"what": "cpu", "name": "floor", ...}'
+
+Made by run.py, which says what, of whom, and the address of the load server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import load
+import wire
+from contenders import AsyncContender, Contender, contender, read_whole
+
+_NS = 1e-9
+_ENOUGH = 0.3  # seconds of CPU after which a measurement is not repeated any more
+_REPEATS = 7
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def summary(seconds: Sequence[float], *percents: int) -> dict[str, float]:
+    """Percentiles in milliseconds."""
+    return {f"p{percent}": percentile(seconds, percent) * 1000 for percent in percents}
+
+
+# ---- CPU ---------------------------------------------------------------------------------------
+
+
+def cpu(name: str, api: str, address: str, tokens: int, each: Sequence[int]) -> dict[str, Any]:
+    """User and system time of all threads per event, in microseconds, by events per HTTP chunk."""
+    with contender(name, api, address) as made:
+        return {str(size): _cpu_per_event(made, api, tokens, size) for size in each}
+
+
+def _cpu_per_event(
+    made: Contender | AsyncContender, api: str, tokens: int, each: int, repeats: int = _REPEATS
+) -> float:
+    """The median of up to `repeats` answers."""
+    events = tokens + len(wire.answer(api, 0).events)
+    taken: list[float] = []
+    while len(taken) < repeats and sum(taken) < _ENOUGH:
+        begun = time.process_time()
+        read_whole(made, tokens, each)
+        taken.append(time.process_time() - begun)
+    return percentile(taken, 50) / events * 1e6
+
+
+def scaling(name: str, api: str, address: str, short: int, long: int) -> dict[str, Any]:
+    """CPU per event of long answers and of as many tokens in short ones, in microseconds."""
+    taken: dict[int, list[float]] = {short: [], long: []}
+    with contender(name, api, address) as made:
+        for _ in range(3):
+            for tokens, answers in ((short, long // short), (long, 1)):
+                begun = time.process_time()
+                for _ in range(answers):
+                    read_whole(made, tokens, 1)
+                events = answers * (tokens + len(wire.answer(api, 0).events))
+                taken[tokens].append((time.process_time() - begun) / events * 1e6)
+    return {"short": percentile(taken[short], 50), "long": percentile(taken[long], 50)}
+
+
+# ---- latency -----------------------------------------------------------------------------------
+
+
+class _Reading:
+    """One stream of a crowd: when its first token came, and how long each was on its way."""
+
+    def __init__(self, text: Callable[[Any], str]) -> None:
+        self.text = text
+        self.first: float | None = None
+        self.ways: list[float] = []
+
+    def take(self, event: Any) -> None:
+        said = self.text(event)
+        if said:
+            now = time.monotonic_ns()
+            if self.first is None:
+                self.first = now * _NS
+            self.ways.append((now - int(said)) * _NS)
+
+
+def latency(name: str, api: str, address: str, streams: int, tokens: int) -> dict[str, Any]:
+    """So many streams begun at one moment, paced like a model's. In milliseconds: the first token
+    after that moment without the server's own 200, and every token from its sending."""
+    load.raise_file_limit()
+    with contender(name, api, address, streams) as made:
+        readings = [_Reading(made.text) for _ in range(streams)]
+        used = time.process_time()
+        if isinstance(made, AsyncContender):
+            begun = _in_loop(made, f"paced-{tokens}", readings)
+        else:
+            begun = _in_threads(made, f"paced-{tokens}", readings)
+        used = time.process_time() - used
+    short = sum(len(reading.ways) != tokens for reading in readings)
+    assert not short, f"{short} streams of {streams} did not bring the whole answer"
+    firsts = [reading.first - begun - load.FIRST_TOKEN for reading in readings if reading.first]
+    ways = [way for reading in readings for way in reading.ways]
+    return {
+        "first": summary(firsts, 50, 95, 99),
+        "token": summary(ways, 50, 95, 99),
+        "cpu": used / (streams * tokens) * 1e6,
+    }
+
+
+def _in_threads(made: Contender, model: str, readings: Sequence[_Reading]) -> float:
+    moment = [0.0]
+
+    def agree() -> None:
+        moment[0] = time.monotonic() + 0.5  # by then the last has left the barrier
+
+    ready = threading.Barrier(len(readings), agree)
+
+    def read(reading: _Reading) -> None:
+        ready.wait()
+        time.sleep(moment[0] - time.monotonic())
+        for event in made.events(model):
+            reading.take(event)
+
+    threads = [threading.Thread(target=read, args=(reading,)) for reading in readings]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return moment[0]
+
+
+def _in_loop(made: AsyncContender, model: str, readings: Sequence[_Reading]) -> float:
+    async def read(reading: _Reading, moment: float) -> None:
+        await asyncio.sleep(moment - time.monotonic())
+        async for event in made.events(model):
+            reading.take(event)
+
+    async def read_all() -> float:
+        moment = time.monotonic() + 0.5
+        await asyncio.gather(*(read(reading, moment) for reading in readings))
+        return moment
+
+    return made.loop.run_until_complete(read_all())
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status, in KB."""
+    found = re.search(rf"^{field}:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def large(name: str, api: str, address: str, size: int) -> dict[str, Any]:
+    """An answer with one event of `size` bytes: seconds, and by how many times its size the
+    resident memory rose at most."""
+    with contender(name, api, address) as made:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts over
+        before = _status("VmRSS")
+        begun = time.monotonic()
+        found = made.count(f"large-{size}")
+        seconds = time.monotonic() - begun
+        assert found == size, f"{found} characters of {size}"
+        return {"seconds": seconds, "times": (_status("VmHWM") - before) * 1024 / size}
+
+
+def held(name: str, api: str, address: str, streams: int) -> dict[str, Any]:
+    """KB of resident memory for each of many open streams, all begun by one thread, so that no
+    thread is counted."""
+    load.raise_file_limit()
+    with contender(name, api, address, streams) as made:
+        assert isinstance(made, Contender)
+        views = [_begun(made) for _ in range(20)]
+        before = _status("VmRSS")
+        views += [_begun(made) for _ in range(streams)]
+        grown = _status("VmRSS") - before
+        for view in views:
+            view.close()
+        return {"kb": grown / streams}
+
+
+def _begun(made: Contender) -> Any:
+    """The view of a stream that stands behind its first token."""
+    view = made.events("hold-1")
+    for event in view:
+        if made.text(event):
+            break
+    return view
+
+
+def sequence(name: str, api: str, address: str, streams: int, tokens: int) -> dict[str, Any]:
+    """Streams one after another: by how many KB the resident memory grew after the first tenth,
+    and threads and descriptors that were left."""
+    with contender(name, api, address) as made:
+        for _ in range(streams // 10):
+            read_whole(made, tokens, 1)
+        before, there = _status("VmRSS"), _things()
+        for _ in range(streams - streams // 10):
+            read_whole(made, tokens, 1)
+        return {"kb": _status("VmRSS") - before, "left": _things() - there}
+
+
+def _things() -> int:
+    return threading.active_count() + len(list(Path("/proc/self/fd").iterdir()))
+
+
+# ---- the watchdog ------------------------------------------------------------------------------
+
+
+def watchdog(name: str, api: str, address: str, streams: int) -> dict[str, Any]:
+    """Many open streams with a thread each that waits for a second token. First nothing is due for
+    2 s: the percentage of a core that is used meanwhile. Then the idle clock of each breaks, one
+    every 2 ms: by how many milliseconds they are late."""
+    from llmstream import Client, IdleTimeout, RetryPolicy, Timeouts
+
+    load.raise_file_limit()
+    opening, quiet, apart = 2.0 + streams * 0.002, 2.0, 0.002
+    client = Client(api, base_url=f"{address}/v1", max_connections=streams)
+    begun = time.monotonic()
+    late: list[float] = []
+    there: list[float] = []
+
+    def wait(number: int) -> None:
+        # The deadlines are spread over the streams, whenever each of them got its token.
+        due = begun + opening + quiet + number * apart
+        stream = client.stream(
+            "hi",
+            model="hold-1",
+            retry=RetryPolicy(max_attempts=1),
+            timeouts=Timeouts(idle=due - time.monotonic()),
+        )
+        try:
+            for _ in stream:
+                since = time.monotonic()
+                there.append(since)
+        except IdleTimeout as error:
+            late.append(time.monotonic() - since - error.seconds)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(streams)]
+    for thread in threads:
+        thread.start()
+    time.sleep(max(0.0, begun + opening - time.monotonic()))
+    assert len(there) == streams, f"{len(there)} streams of {streams} were open in time"
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    time.sleep(quiet)
+    now = resource.getrusage(resource.RUSAGE_SELF)
+    for thread in threads:
+        thread.join()
+    client.close()
+    assert len(late) == streams, f"{len(late)} clocks of {streams} broke"
+    spent = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    return {"late": summary(late, 50, 99), "percent": spent / quiet * 100}
+
+
+MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
+    function.__name__: function
+    for function in (cpu, scaling, latency, large, held, sequence, watchdog)
+}
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    with contextlib.redirect_stdout(sys.stderr):  # litellm talks
+        found = MEASUREMENTS[job.pop("what")](**job)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
