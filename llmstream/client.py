@@ -10,11 +10,13 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Struct
 
 from ._core.deadline import Clocks, Timeouts
 from ._core.dialects import DIALECTS
@@ -35,10 +37,14 @@ from .config import (
 )
 from .errors import ConfigurationError, ConnectionFailed, LLMStreamError, RateLimitError
 from .observe import Observers, Watch, start_watch
-from .secret import Secret
+from .result import Result, Service
+from .secret import Secret, quotable, without_quotes
 from .stream import Batches, Pump, Stream
 from .transport import RequestsTransport, Transport
 from .watchdog import Guard, Scheduler, Stop, Stopped, shared_watchdog
+
+if TYPE_CHECKING:
+    from .cost import Cost, Ledger
 
 __all__ = ["Client", "stream"]
 
@@ -74,6 +80,12 @@ class Client:
         max_connections: idle connections kept; more may be open, nobody waits for one.
         observers: who is told of every call, see `llmstream.observe.Observer`; for example a
             `llmstream.metrics.PrometheusObserver()`. One may serve many clients.
+        max_cost: USD (a number, a Decimal or its text) after which no further call is made: once
+            the known cost of those that have ended reaches it, `stream` and the first use of a
+            Stream raise ConfigurationError, and nothing is sent. Calls that run go on. The known
+            cost is a lower bound: a call that was cut has not told its usage, and of services and
+            models that are not in the price list nothing is known (a warning says so once).
+            It counts for this client in this process. Needs the extra `cost`; default: no limit.
         verify: True, False, or the path of a CA file.
         max_event_bytes: the size in bytes at which an event is refused with EventTooLarge.
         max_identical_chunks: so many chunks in a row that are all the same end the stream with
@@ -97,6 +109,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         max_connections: int = 100,
         observers: Sequence[Any] = (),
+        max_cost: Decimal | float | str | None = None,
         verify: bool | str = True,
         max_event_bytes: int = MAX_EVENT_BYTES,
         max_identical_chunks: int | None = None,
@@ -113,7 +126,8 @@ class Client:
         self._timeouts = _of_type(Timeouts, "timeouts", timeouts) or Timeouts()
         self._retry = _of_type(RetryPolicy, "retry", retry) or RetryPolicy()
         self._on_disconnect = _policy(on_disconnect)
-        self._observers = _checked_observers(observers)
+        self._ledger = None if max_cost is None else _ledger(max_cost)
+        self._observers = _checked_observers(observers, self._ledger)
         self._headers = _checked_headers(headers)
         self._max_event_bytes = _checked_count("max_event_bytes", max_event_bytes) or 0
         self._max_identical_chunks = _checked_count("max_identical_chunks", max_identical_chunks)
@@ -212,10 +226,12 @@ class Client:
         `on_disconnect` stand in for the client's. `trace_id` (default: made, 32 hex digits) is on
         everything this call leaves behind, and goes out as `X-Client-Request-Id` and, where it is
         32 hex digits, in `traceparent` (an observer with spans sets its own). `extra_body` is
-        laid over the request's JSON. Raises ConfigurationError for what cannot be sent.
+        laid over the request's JSON. Raises ConfigurationError for what cannot be sent, and once
+        `max_cost` is reached.
         """
         limits = _of_type(Timeouts, "timeouts", timeouts) or self._timeouts
         policy = _of_type(RetryPolicy, "retry", retry) or self._retry
+        self._check_cost()
         recovery = POLICIES[_policy(on_disconnect or self._on_disconnect)]
         call = Call(
             prompt=_checked_prompt(prompt),
@@ -249,6 +265,16 @@ class Client:
                 raise ConfigurationError("this client is closed: make a new one")
             self._streams.add(pump)
         return stream
+
+    @property
+    def cost(self) -> Decimal | None:
+        """The known cost in USD of the calls that have ended: a lower bound, see `max_cost`; None
+        without one. `max_cost="inf"` counts and refuses nothing."""
+        return None if self._ledger is None else self._ledger.spent
+
+    def _check_cost(self) -> None:
+        if self._ledger is not None:
+            self._ledger.check()
 
     def _scheduler(self) -> Scheduler:
         # A clock double calls the guards itself when its time moves.
@@ -298,11 +324,19 @@ class Client:
         key = self._secret.reveal()
         return {"api-key": key} if self._profile.auth == "api-key" else self._dialect.auth(key)
 
-    def _redact(self, error: LLMStreamError) -> None:
-        """Some servers quote the key in their error."""
-        if not self._secret:
-            return
-        redact = self._secret.redact
+    def _redact(self, error: LLMStreamError, call: Call, headers: Mapping[str, str]) -> None:
+        """Some servers quote in their error what they were sent: the key, headers, the prompt."""
+        quoted = (*quotable(call.prompt), *quotable(call.instructions))
+        values = [v for v in (*self._headers.values(), *headers.values()) if len(v) >= 8]
+        values += [v.partition(" ")[2] for v in values if len(v.partition(" ")[2]) >= 8]
+
+        def redact(text: str) -> str:
+            if self._secret:
+                text = self._secret.redact(text)
+            for value in values:
+                text = text.replace(value, "***")
+            return without_quotes(text, quoted)
+
         error.args = (redact(error.message), *error.args[1:])
         for name in ("code", "type", "param", "request_id"):
             value = getattr(error, name, None)
@@ -330,6 +364,18 @@ class Client:
         self.close()
 
 
+class _Service(Struct, frozen=True):
+    """Who answers; see result.Service."""
+
+    api: str
+    host: str
+
+    def cost(self, result: Result, at: float | None = None) -> Cost | None:
+        from .cost import cost_of
+
+        return cost_of(self.api, self.host, result, at)
+
+
 class _Run:
     """The visible retry loop of one call."""
 
@@ -349,9 +395,12 @@ class _Run:
         self._request = request
         self._headers = _checked_headers(headers)
         self.readable_as_text = recovery.readable_as_text
+        host = urlsplit(client._base_url).hostname or ""
+        self.service: Service = _Service(client._dialect.name, host)
 
     def __call__(self, pump: Pump) -> Batches:
         client, recovery = self._client, self._recovery
+        client._check_cost()
         step = Step(self._request)
         attempts = failures = 0
         resent = False
@@ -365,7 +414,7 @@ class _Run:
                 error = exc
             except Stopped:
                 error = pump.stopped()
-            client._redact(error)
+            client._redact(error, self._call, self._headers)
             self._learn(error)
             if isinstance(error, ConnectionFailed) and error.reused and not resent:
                 # A server closes idle connections when it likes. Not a byte came back, so it is
@@ -428,6 +477,7 @@ class _Run:
         while left:
             now = clock.monotonic()
             if left >= pump.guard.clocks.remaining(now):
+                pump.guard.enter("held")
                 raise budget.refusal(now)
             pump.rest(max(left, until - now), "held")
             left, _ = budget.held(clock.monotonic())
@@ -531,9 +581,15 @@ def _policy(name: Any) -> str:
     return name
 
 
-def _checked_observers(observers: Any) -> Observers:
+def _ledger(max_cost: Any) -> Ledger:
+    from .cost import Ledger
+
+    return Ledger(max_cost)
+
+
+def _checked_observers(observers: Any, ledger: Ledger | None) -> Observers:
     try:
-        return Observers(observers)
+        return Observers(observers if ledger is None else (*observers, ledger))
     except TypeError as exc:
         raise ConfigurationError(f"observers: give a list of observers ({exc})") from None
 
@@ -631,6 +687,8 @@ def _after_fork() -> None:
     global _default_lock
     for client in list(_instances):
         client._lock = threading.RLock()
+        if client._ledger is not None:
+            client._ledger.lock = threading.Lock()
     _default_lock = threading.Lock()
 
 

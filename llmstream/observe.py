@@ -248,7 +248,8 @@ class Observers:
                 type(observer).__name__,
                 getattr(listener, "__name__", "?"),
                 type(exc).__name__,
-                exc_info=exc,
+                # Without our own frame, which holds what was told.
+                exc_info=(type(exc), exc, exc.__traceback__ and exc.__traceback__.tb_next),
             )
 
 

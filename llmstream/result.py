@@ -6,15 +6,16 @@ Everything here is an immutable value: safe to read from any thread, to compare 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from .cost import Cost
     from .errors import LLMStreamError
 
-__all__ = ["Attempt", "Chunk", "Result", "Timings", "ToolCall", "Usage", "total_usage"]
+__all__ = ["Attempt", "Chunk", "Result", "Service", "Timings", "ToolCall", "Usage", "total_usage"]
 
 
 class Chunk(Struct, frozen=True, gc=False):
@@ -34,8 +35,9 @@ class Usage(Struct, frozen=True, gc=False):
     """Tokens as the service reported them: the last non-null value per field, never a sum of
     deltas and never counted from chunks. None where the service said nothing.
 
-    `cached_tokens` are part of `input_tokens`, `reasoning_tokens` part of `output_tokens`.
-    `total_tokens` is the sum of the two where only the parts were reported.
+    `cached_tokens` (read from a cache) and `cache_write_tokens` are part of `input_tokens`, but in
+    Messages come beside them; `reasoning_tokens` are part of `output_tokens`, but at some services
+    (xAI) come beside them. `total_tokens` is the sum of the two where only the parts were reported.
     """
 
     input_tokens: int | None = None
@@ -43,6 +45,7 @@ class Usage(Struct, frozen=True, gc=False):
     total_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 def total_usage(usages: Iterable[Usage]) -> Usage:
@@ -99,6 +102,8 @@ class Attempt(Struct, frozen=True):
     because a reused connection had gone stale, `bytes` what was received of headers and body,
     `chunks` the events with content. `longest_gap_ms` is the longest wait for the network between
     two arrivals of content (None for fewer than two), without the time the caller's loop took.
+    `service_tier` is the one that the service says it used ("default", "priority", ...), where it
+    does.
     """
 
     number: int
@@ -116,6 +121,7 @@ class Attempt(Struct, frozen=True):
     held: float = 0.0
     chunks: int = 0
     longest_gap_ms: float | None = None
+    service_tier: str | None = None
 
 
 class Timings(Struct, frozen=True):
@@ -128,6 +134,18 @@ class Timings(Struct, frozen=True):
     attempts: tuple[float, ...] = ()
 
 
+class Service(Protocol):
+    """Who answered, in which API, and what that costs."""
+
+    @property
+    def api(self) -> str: ...
+
+    @property
+    def host(self) -> str: ...
+
+    def cost(self, result: Result, at: float | None = None) -> Cost | None: ...
+
+
 class Result(Struct, frozen=True):
     """An answer, whole or, as an error's `.partial`, as far as it came.
 
@@ -136,6 +154,7 @@ class Result(Struct, frozen=True):
     "tool_calls", "length", "content_filter", "refusal", "pause", whatever else the service wrote,
     or None where the answer did not end. `items` are the finished output items (or blocks) in
     their order, as decoded JSON, with every field that came: they can be sent back as input.
+    `service` is who answered (`.api`, `.host`), None for a result that was not made by a call.
     """
 
     text: str = ""
@@ -153,6 +172,17 @@ class Result(Struct, frozen=True):
     attempts: tuple[Attempt, ...] = ()
     timings: Timings = Timings()
     turn: tuple[Any, ...] = ()
+    service: Service | None = None
+
+    def cost(self, at: float | None = None) -> Cost | None:
+        """What all attempts of the call that have told their usage have cost, by the list prices of
+        genai-prices at the Unix time `at` (default: now): see `llmstream.cost.Cost`. An error's
+        `.partial` has it too.
+
+        None where it is not known: never a guess, see `llmstream.cost`. Nothing is fetched. Raises
+        ConfigurationError without the extra `cost`.
+        """
+        return self.service.cost(self, at) if self.service is not None else None
 
     def to_messages(self) -> list[Any]:
         """The assistant's turn in the API's own form, to go on with the conversation:

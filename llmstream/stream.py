@@ -32,7 +32,7 @@ from .errors import (
 )
 from .events.base import marked
 from .observe import Active, Watch
-from .result import Attempt, Chunk, Result, Timings, ToolCall, Usage
+from .result import Attempt, Chunk, Result, Service, Timings, ToolCall, Usage
 from .transport import Exchange, Transport
 from .watchdog import Guard, Scheduler, Stop, Stopped, later
 
@@ -262,6 +262,7 @@ class Run(Protocol):
     """How a call is made, attempt by attempt."""
 
     readable_as_text: bool
+    service: Service  # who is asked
 
     def __call__(self, pump: Pump) -> Batches:
         """The retry loop: yields batches of events. Raises Stopped and the library's errors."""
@@ -549,7 +550,7 @@ class Pump:
         session, guard = self.latest, self.guard
         clock = "idle" if session.has_content else "first_token"
         patience = getattr(self._timeouts, clock)
-        before: bytes | None = None
+        before: int | None = None  # a hash: a traceback may show what is in sight
         changed = self._clock.monotonic()
         wait = _POLL_FIRST
         while True:
@@ -558,7 +559,7 @@ class Pump:
             whole = False
             try:
                 self._opened(exchange)
-                body = _read_all(exchange, self._limits[0])
+                body = _read_all(exchange, self._limits[0], [])
                 whole = True
             finally:
                 self._close(exchange, whole)
@@ -568,10 +569,11 @@ class Pump:
                 return
             session.resume()
             now = self._clock.monotonic()
-            if body != before:
-                before, changed = body, now
+            if (known := hash(body)) != before:
+                before, changed = known, now
             elif patience is not None and now - changed >= patience:
                 guard.stop(Stop(clock=clock))
+            body, events = b"", []
             guard.sleep(wait, "poll")
             wait = min(wait * 1.5, _POLL_LONGEST)
 
@@ -593,7 +595,8 @@ class Pump:
         first = _first_bytes(exchange)
         foreign = _foreign(exchange.headers.get("content-type", ""), first)
         if foreign == "JSON":
-            body = first + _read_all(exchange, self._limits[0])
+            pieces, first = [first], b""  # a traceback may show what is in sight
+            body = _read_all(exchange, self._limits[0], pieces)
             yield self._noted(session, session.receive_json(body))
             return
         if foreign:
@@ -610,6 +613,8 @@ class Pump:
                 yield events
             if session.ended:
                 return
+            first = data = b""  # a traceback may show what is in sight
+            events = []
             data = self._read_on(exchange, session)
 
     def _read_on(self, exchange: Exchange, session: Session) -> bytes:
@@ -707,6 +712,7 @@ class Pump:
             held=self.held,
             chunks=self.latest.contents - self._contents,
             longest_gap_ms=None if self._longest_gap is None else self._longest_gap * 1000.0,
+            service_tier=self.latest.state.service_tier,
         )
 
     def record(self, error: LLMStreamError | None, delay: float, *, resent: bool = False) -> None:
@@ -781,6 +787,7 @@ class Pump:
                 total_ms=(end - self._begun) * 1000.0 if attempts else 0.0,
                 attempts=tuple(attempt.started * 1000.0 for attempt in attempts),
             ),
+            service=self._run.service,
         )
 
     def _turn_of(self, state: State, calls: tuple[ToolCall, ...]) -> tuple[Any, ...]:
@@ -856,13 +863,17 @@ def _is_success(status: int) -> bool:
     return 200 <= status < 300
 
 
-def _read_all(exchange: Exchange, limit: int) -> bytes:
-    """The rest of a body, at most about `limit` bytes."""
-    pieces: list[bytes] = []
+def _read_all(exchange: Exchange, limit: int, pieces: list[bytes]) -> bytes:
+    """The rest of a body behind its first `pieces`, at most about `limit` bytes."""
     size = 0
-    while size < limit and (data := exchange.read()):
-        pieces.append(data)
-        size += len(data)
+    try:
+        while size < limit and (data := exchange.read()):
+            pieces.append(data)
+            size += len(data)
+    except BaseException:
+        data = b""  # a traceback may show what is in sight
+        pieces.clear()
+        raise
     return b"".join(pieces)
 
 

@@ -426,6 +426,12 @@ class RequestsTransport:
             guard.check()
             error = _translate(exc, guard, request)
             cause = _bare(exc)
+        except (Stopped, LLMStreamError):
+            raise
+        except BaseException as exc:
+            # Out of a signal handler. The frames of requests and urllib3 hold the key and the
+            # prompt, and error reporters show what frames hold.
+            raise exc.with_traceback(None)  # noqa: B904
         finally:
             _current.guard = _current.response = None
         # Outside the handler, so that the foreign exception, which holds the request and its

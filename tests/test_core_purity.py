@@ -249,6 +249,7 @@ HEAVY = [
     "llmstream.metrics",
     "llmstream.otel",
     "llmstream.trace",
+    "llmstream.cost",
     "pytest",
     "xllamacpp",
     "tqdm",

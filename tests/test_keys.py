@@ -58,6 +58,8 @@ def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryKeyring]:
         monkeypatch.delenv(name, raising=False)
     for name in ("LLMSTREAM_API", "LLMSTREAM_BASE_URL", "LLMSTREAM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    # The command's signal handlers are for a process of its own.
+    monkeypatch.setattr("llmstream.cli._die_with", lambda *signals: None)
     monkeypatch.setattr(config, "_found", {})
     before, backend = keyring.get_keyring(), MemoryKeyring()
     keyring.set_keyring(backend)

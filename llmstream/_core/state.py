@@ -122,8 +122,8 @@ class Hot(NamedTuple):
 class State:
     """What has arrived of one answer.
 
-    `response_id`, `status`, `model`, `finish` and `usage` are the service's; `items` maps the
-    output index to an ItemState.
+    `response_id`, `status`, `model`, `finish`, `usage` and `service_tier` are the service's;
+    `items` maps the output index to an ItemState.
     """
 
     def __init__(self) -> None:
@@ -132,6 +132,7 @@ class State:
         self.model: str | None = None
         self.finish: str | None = None
         self.usage = Usage()
+        self.service_tier: str | None = None
         self.items: dict[int, ItemState] = {}
         self.primary: int | None = None  # the only item whose text is the answer's; None: all
         self.expected = 1  # how many choices were asked for (Chat Completions)

@@ -168,6 +168,7 @@ class ChatDialect:
             return NOTHING
         state.response_id = event.id or state.response_id
         state.model = event.model or state.model
+        state.service_tier = event.service_tier or state.service_tier
         _used(state, event)
         level = 0
         chunks: list[Chunk] = []
@@ -480,6 +481,7 @@ def _used(state: State, event: ev.ChatCompletionChunkEvent) -> None:
         said.total_tokens,
         prompt.cached_tokens,
         completion.reasoning_tokens,
+        prompt.cache_write_tokens,
     )
     state.usage = last_known(state.usage, usage)
 

@@ -270,8 +270,14 @@ def _used(state: State, said: ev.MessageUsage | None) -> None:
             None,
             said.cache_read_input_tokens,
             details.thinking_tokens,
+            said.cache_creation_input_tokens,
         )
         state.usage = last_known(state.usage, usage)
+        # "fast" has a price of its own, whatever the tier, and is said only once.
+        if said.speed == "fast":
+            state.service_tier = "fast"
+        elif state.service_tier != "fast":
+            state.service_tier = said.service_tier or state.service_tier
 
 
 def _message_stop(state: State, event: ev.MessageStopEvent) -> Verdict:

@@ -261,6 +261,7 @@ def _take(state: State, response: ev.Response | None) -> None:
     state.response_id = response.id or state.response_id
     state.status = response.status or state.status
     state.model = response.model or state.model
+    state.service_tier = response.service_tier or state.service_tier
     if response.usage is not None:
         state.usage = last_known(state.usage, _usage(response.usage))
 
@@ -274,6 +275,7 @@ def _usage(said: ev.ResponseUsage) -> Usage:
         said.total_tokens,
         details_in.cached_tokens,
         details_out.reasoning_tokens,
+        details_in.cache_write_tokens,
     )
 
 
