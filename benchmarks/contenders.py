@@ -24,7 +24,6 @@ __all__ = [
     "AsyncContender",
     "Contender",
     "contender",
-    "has_metrics",
     "installed",
     "read_whole",
 ]
@@ -248,8 +247,6 @@ _PLAIN: dict[str, Text] = {
 class LLMStream(Contender):
     """Typed events, with state, usage, clocks and a Prometheus observer: what a user runs."""
 
-    observed = True
-
     def set_up(self) -> None:
         from llmstream import Client
 
@@ -258,8 +255,15 @@ class LLMStream(Contender):
             base_url=self.base_url,
             api_key=_KEY,
             max_connections=self.connections,
-            observers=_observers() if self.observed else (),
+            observers=self.observers(),
         )
+
+    def observers(self) -> tuple[Any, ...]:
+        from prometheus_client import CollectorRegistry
+
+        from llmstream.metrics import PrometheusObserver
+
+        return (PrometheusObserver(registry=CollectorRegistry()),)
 
     def close(self) -> None:
         self.client.close()
@@ -271,7 +275,36 @@ class LLMStream(Contender):
 class LLMStreamBare(LLMStream):
     """The same without an observer."""
 
-    observed = False
+    def observers(self) -> tuple[Any, ...]:
+        return ()
+
+
+class LLMStreamAll(LLMStream):
+    """The same with all observers: metrics, OpenTelemetry's SDK with spans and metrics kept in
+    memory, the page of `--trace`, and a log that takes every line."""
+
+    needs = ("opentelemetry.sdk",)
+
+    def observers(self) -> tuple[Any, ...]:
+        import logging
+
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+        from llmstream.otel import OpenTelemetryObserver
+        from llmstream.trace import TraceObserver
+
+        log = logging.getLogger("llmstream")
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+        tracing = TracerProvider()
+        tracing.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+        metering = MeterProvider([InMemoryMetricReader()])
+        opentelemetry = OpenTelemetryObserver(tracing, metering)
+        return (*super().observers(), opentelemetry, TraceObserver())
 
 
 class LLMStreamText(LLMStream):
@@ -283,21 +316,6 @@ class LLMStreamText(LLMStream):
 
     def events(self, model: str) -> Iterator[Any]:
         return iter(self.client.stream(_PROMPT, model=model))
-
-
-def has_metrics() -> bool:
-    """Whether this llmstream has its Prometheus observer."""
-    return importlib.util.find_spec("llmstream.metrics") is not None
-
-
-def _observers() -> tuple[Any, ...]:
-    if not has_metrics():
-        return ()
-    from prometheus_client import CollectorRegistry
-
-    from llmstream.metrics import PrometheusObserver
-
-    return (PrometheusObserver(registry=CollectorRegistry()),)
 
 
 class LLMStreamParts(Contender):
@@ -565,6 +583,7 @@ CONTENDERS: dict[str, type[Contender] | type[AsyncContender]] = {
     "llmstream": LLMStream,
     "llmstream, text": LLMStreamText,
     "llmstream, no observer": LLMStreamBare,
+    "llmstream, all observers": LLMStreamAll,
     "llmstream, parts": LLMStreamParts,
     "openai create": OpenAICreate,
     "openai stream": OpenAIStream,
@@ -580,7 +599,14 @@ CONTENDERS: dict[str, type[Contender] | type[AsyncContender]] = {
 
 def installed(name: str) -> bool:
     """Whether the packages are there that a contender takes."""
-    return all(importlib.util.find_spec(package) for package in CONTENDERS[name].needs)
+    return all(_is_there(package) for package in CONTENDERS[name].needs)
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # not even what it is a part of
+        return False
 
 
 @contextlib.contextmanager

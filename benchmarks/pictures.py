@@ -95,7 +95,8 @@ def _bars(axes: Axes, rows: Sequence[tuple[str, float]], log: bool) -> None:
 
 
 def _cpu(figures: _Figures) -> Figure:
-    hidden = ("llmstream, parts", "llmstream, text", "llmstream, no observer")
+    ways = ("parts", "text", "no observer", "all observers")
+    hidden = {f"llmstream, {way}" for way in ways}
     panels = {
         api: [row for row in figures.rows("1", api=api) if row[0] not in hidden] for api in _APIS
     }

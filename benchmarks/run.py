@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import load
 import wire
-from contenders import CONTENDERS, has_metrics, installed
+from contenders import CONTENDERS, installed
 
 _HERE = Path(__file__).parent
 _JOB_SECONDS = 600  # after which a measurement is given up
@@ -462,7 +462,6 @@ def kept(name: str, section: Section, records: Sequence[Record], rounds: int) ->
         "title": section.title,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "rounds": rounds,
-        "observer": has_metrics(),
         "machine": _machine(),
         "versions": _versions(),
         "records": [
