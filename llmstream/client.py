@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from ._core.classify import KNOWN_WORDS
 from ._core.deadline import Clocks, Timeouts
 from ._core.dialects import DIALECTS
 from ._core.dialects.base import Call, Dialect, WireRequest
@@ -35,7 +36,14 @@ from .config import (
     keyring_settings,
     vendor_settings,
 )
-from .errors import ConfigurationError, ConnectionFailed, LLMStreamError, RateLimitError
+from .errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    LLMStreamError,
+    ProtocolError,
+    RateLimitError,
+    ServiceError,
+)
 from .observe import Observers, Watch, start_watch
 from .result import Result, Service
 from .secret import Secret, quotable, without_quotes
@@ -326,6 +334,8 @@ class Client:
 
     def _redact(self, error: LLMStreamError, call: Call, headers: Mapping[str, str]) -> None:
         """Some servers quote in their error what they were sent: the key, headers, the prompt."""
+        if not isinstance(error, (ServiceError, ProtocolError)):
+            return  # all its words are our own
         quoted = (*quotable(call.prompt), *quotable(call.instructions))
         values = [v for v in (*self._headers.values(), *headers.values()) if len(v) >= 8]
         values += [v.partition(" ")[2] for v in values if len(v.partition(" ")[2]) >= 8]
@@ -340,7 +350,7 @@ class Client:
         error.args = (redact(error.message), *error.args[1:])
         for name in ("code", "type", "param", "request_id"):
             value = getattr(error, name, None)
-            if isinstance(value, str):
+            if isinstance(value, str) and value.lower() not in KNOWN_WORDS:
                 setattr(error, name, redact(value))
 
     def close(self) -> None:
@@ -414,7 +424,11 @@ class _Run:
                 error = exc
             except Stopped:
                 error = pump.stopped()
+            # By what the service has said; behind this, what it quotes is blotted out.
+            simpler = client._dialect.simpler(self._request, error)
             client._redact(error, self._call, self._headers)
+            if error.request_id is not None:
+                pump.request_id = error.request_id  # as it is now
             self._learn(error)
             if isinstance(error, ConnectionFailed) and error.reused and not resent:
                 # A server closes idle connections when it likes. Not a byte came back, so it is
@@ -422,7 +436,6 @@ class _Run:
                 resent = True
                 pump.record(error, 0.0, resent=True)
                 continue
-            simpler = client._dialect.simpler(self._request, error)
             if simpler is not None:
                 self._request = simpler
                 step = msgspec.structs.replace(step, request=simpler)

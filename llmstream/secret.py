@@ -74,16 +74,27 @@ def without_quotes(text: str, quoted: Iterable[str]) -> str:
     """`text` with what it quotes of `quoted` blotted out, also where a service has escaped it, cut
     it, or put it on one line. Of longer texts, quotes of fewer than 23 characters may stay."""
     found: list[tuple[int, int]] = []
-    for source in quoted:
+    pieces = {text[at : at + _WINDOW] for at in range(len(text) - _WINDOW + 1)}
+    for source in set(quoted):
         one_line = " ".join(source.split())
         for form in {source, one_line, json.dumps(source)[1:-1], repr(source)[1:-1]}:
-            found += _quotes(text, form)
+            if _may_be_quoted(text, form, pieces):
+                found += _quotes(text, form)
     shown, done = [], 0
     for start, end in sorted(found):
         if end > done:
             shown += [text[done:start], "***"] if start > done or not done else []
             done = end
     return "".join([*shown, text[done:]])
+
+
+def _may_be_quoted(text: str, source: str, pieces: set[str]) -> bool:
+    """A quick answer for short texts, of which a prompt may have thousands."""
+    if len(source) < _WINDOW:
+        return source in text
+    if len(source) >= 2 * _WINDOW - 1:
+        return True
+    return any(source[at : at + _WINDOW] in pieces for at in range(len(source) - _WINDOW + 1))
 
 
 def _quotes(text: str, source: str) -> Iterator[tuple[int, int]]:

@@ -226,14 +226,18 @@ class _View(Generic[T]):
 
     def _further(self) -> T:
         pump = self._pump
-        while True:
-            if not pump.cancelled:  # nothing is delivered after a cancel; pull raises it
-                for item in self._items:
-                    return item
-            batch = pump.pull()
-            if batch is None:
-                raise StopIteration
-            self._items = iter(self._select(batch, pump))
+        pump.take_turn()  # also while the batch is put in its place: a second reader loses none
+        try:
+            while True:
+                if not pump.cancelled:  # nothing is delivered after a cancel, which is raised
+                    for item in self._items:
+                        return item
+                batch = pump._next_batch()
+                if batch is None:
+                    raise StopIteration
+                self._items = iter(self._select(batch, pump))
+        finally:
+            pump.end_turn()
 
     def close(self) -> None:
         """End the call, as a generator's `close` would (WSGI servers call it). Idempotent."""
@@ -376,14 +380,21 @@ class Pump:
 
     def pull(self) -> list[AnyEvent] | None:
         """The next events (perhaps none), or None at the end. Raises what ended the stream."""
-        if not self._turn.acquire(blocking=False):
-            raise ConfigurationError(_TWO_READERS)
+        self.take_turn()
         try:
             return self._next_batch()
         finally:
-            self._turn.release()
+            self.end_turn()
+
+    def take_turn(self) -> None:
+        if not self._turn.acquire(blocking=False):
+            raise ConfigurationError(_TWO_READERS)
+
+    def end_turn(self) -> None:
+        self._turn.release()
 
     def _next_batch(self) -> list[AnyEvent] | None:
+        """What `pull` does, for the thread that has the turn."""
         if self._over:
             self.raise_again()
             return None

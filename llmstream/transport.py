@@ -420,6 +420,8 @@ class RequestsTransport:
 
     def open(self, request: WireRequest, guard: Guard) -> Exchange:
         error: LLMStreamError | None = None
+        # An observer that is told of a phase, or a signal handler, may make a call of its own.
+        outer = getattr(_current, "guard", None), getattr(_current, "response", None)
         try:
             return self._open(request, guard)
         except _FOREIGN as exc:
@@ -433,7 +435,7 @@ class RequestsTransport:
             # prompt, and error reporters show what frames hold.
             raise exc.with_traceback(None)  # noqa: B904
         finally:
-            _current.guard = _current.response = None
+            _current.guard, _current.response = outer
         # Outside the handler, so that the foreign exception, which holds the request and its
         # key, is not chained.
         raise error from cause

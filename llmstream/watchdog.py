@@ -9,6 +9,7 @@ cannot tell a shutdown from a clean end.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import heapq
 import itertools
@@ -389,27 +390,61 @@ def shared_watchdog() -> Watchdog:
 
 
 class _Errand:
-    """Work to be done once, soon, in a thread of its own."""
+    """Work to be done once, soon, in a thread of its own; at the end of the program, at once."""
 
-    __slots__ = ("_work", "scheduled")
+    __slots__ = ("_doing", "_done", "_work", "scheduled")
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
+        self._doing = threading.Lock()
+        self._done = False
         self.scheduled = _NEVER
+
+    def do(self, patience: float = -1.0) -> None:
+        """Do it, or wait at most `patience` seconds for the thread that does."""
+        if not self._doing.acquire(timeout=patience):
+            return
+        try:
+            if not self._done:
+                self._done = True
+                self._work()
+        finally:
+            self._doing.release()
+            _errands.discard(self)
 
     def tick(self, now: float) -> float:
         # No thread to be had (a limit, the end of the interpreter): the watchdog has to survive it.
         with contextlib.suppress(RuntimeError):
-            threading.Thread(target=self._work, name="llmstream-errand", daemon=True).start()
+            threading.Thread(target=self.do, name="llmstream-errand", daemon=True).start()
         return _NEVER
 
 
 def later(work: Callable[[], None]) -> None:
     """Do what a finalizer must not do itself: the garbage collector may run it anywhere, also in
     a thread that holds the lock which the work wants. Safe in finalizers and signal handlers.
-    Nothing is done any more when the interpreter ends: no thread could be started."""
-    if not sys.is_finalizing():
-        shared_watchdog().schedule(_Errand(work), 0.0)
+    A program that ends does what is left first, and waits for it a few seconds at most. Nothing
+    is done any more behind that: no thread could be started."""
+    global _exit_awaited
+    if sys.is_finalizing():
+        return
+    errand = _Errand(work)
+    _errands.add(errand)
+    if not _exit_awaited:  # late: those who are to be told shut down behind us
+        _exit_awaited = True
+        atexit.register(_finish_errands)
+    shared_watchdog().schedule(errand, 0.0)
+
+
+_errands: set[_Errand] = set()  # not done yet
+_exit_awaited = False
+_EXIT_SECONDS = 6.0
+
+
+def _finish_errands() -> None:
+    until = SYSTEM_CLOCK.monotonic() + _EXIT_SECONDS
+    while _errands and (left := until - SYSTEM_CLOCK.monotonic()) > 0:
+        for errand in list(_errands)[:1]:
+            errand.do(left)
 
 
 def _after_fork() -> None:
@@ -417,6 +452,7 @@ def _after_fork() -> None:
     global _shared, _shared_lock
     _shared = None
     _shared_lock = threading.RLock()
+    _errands.clear()  # the parent's
 
 
 if hasattr(os, "register_at_fork"):

@@ -24,6 +24,7 @@ from .retry import parse_retry_after
 __all__ = ["error_from_payload", "error_from_status", "request_id_of"]
 
 _TAGS = re.compile(r"<[^<>]*>")
+_ID_LIMIT = 200  # characters of a service's id of a request
 _MESSAGE_LIMIT = 500  # characters of a service's own words that go into ours
 
 _STATUS: dict[int, type[ServiceError]] = {
@@ -88,7 +89,8 @@ _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-ms-re
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
     """The service's own id of the request; `headers` has lower-case names."""
-    return next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
+    found = (headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name))
+    return next((value[:_ID_LIMIT] for value in found), None)
 
 
 def error_from_status(

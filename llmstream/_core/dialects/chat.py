@@ -312,7 +312,7 @@ def _only_text(event: ev.ChatCompletionChunkEvent, hot: Hot) -> str:
         delta is None
         or choice.finish_reason is not None
         or choice.error is not None
-        or (event.id, event.model, choice.index) != hot.key
+        or (event.id, event.model, event.service_tier, choice.index) != hot.key
         or delta.reasoning_content is not None
         or delta.reasoning is not None
         or delta.reasoning_details is not None
@@ -331,7 +331,8 @@ def _warm(state: State, event: ev.ChatCompletionChunkEvent) -> None:
     item = state.items.get(choice.index or 0)
     part = item.content.get("text") if item is not None else None
     if item is not None and part is not None and item.index == state.primary and not item.closed:
-        state.warm((event.id, event.model, choice.index), part, item.index)
+        key = (event.id, event.model, event.service_tier, choice.index)
+        state.warm(key, part, item.index)
 
 
 def _unsaid(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:

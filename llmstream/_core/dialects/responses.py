@@ -82,7 +82,7 @@ def _delta(half: str, item_type: str | None = None) -> Apply:
         part = item.part((half, _number(item, half, number)), kind)
         part.add(delta)
         event.chunks = state.say(kind, delta, item.index)
-        if half == "text":
+        if half == "text" and not item.closed:
             state.warm((event.output_index, event.item_id, number), part, item.index)
         return CONTENT
 
