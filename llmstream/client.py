@@ -44,7 +44,7 @@ from .errors import (
     RateLimitError,
     ServiceError,
 )
-from .observe import Observers, Watch, start_watch
+from .observe import Observers, Watch, random_id, start_watch
 from .result import Result, Service
 from .secret import Secret, quotable, without_quotes
 from .stream import Batches, Pump, Stream
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 __all__ = ["Client", "stream"]
 
 _TRACE_ID = re.compile("[0-9a-f]{32}")
+# The fields of a request that hold prompts, in the words of the three APIs.
+_PROMPTS = ("input", "instructions", "messages", "system", "prompt")
 _FAREWELL = 5.0  # seconds, at most, to tell a service that a response is not wanted any more
 _GREATEST_FACTOR = 3  # times max_attempts: requests of a call, however often it made progress
 
@@ -336,7 +338,8 @@ class Client:
         """Some servers quote in their error what they were sent: the key, headers, the prompt."""
         if not isinstance(error, (ServiceError, ProtocolError)):
             return  # all its words are our own
-        quoted = (*quotable(call.prompt), *quotable(call.instructions))
+        extra = [(call.extra_body or {}).get(name) for name in _PROMPTS]
+        quoted = (*quotable(call.prompt), *quotable(call.instructions), *quotable(extra))
         values = [v for v in (*self._headers.values(), *headers.values()) if len(v) >= 8]
         values += [v.partition(" ")[2] for v in values if len(v.partition(" ")[2]) >= 8]
 
@@ -668,7 +671,7 @@ def _traceparent(trace_id: str) -> dict[str, str]:
     digits = trace_id.replace("-", "").lower()
     if not _TRACE_ID.fullmatch(digits) or digits == "0" * 32:
         return {}
-    return {"traceparent": f"00-{digits}-{os.urandom(8).hex()}-01"}
+    return {"traceparent": f"00-{digits}-{random_id(64)}-01"}
 
 
 # ---- the one-liner -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -141,10 +142,11 @@ class CallRecord(Struct, frozen=True, kw_only=True):
 class Observer(Protocol):
     """Who is told. Any object with at least one of these methods; those it lacks cost nothing.
 
-    They are called in the thread that reads the stream (`on_attempt` and `on_end` of a stream that
-    was dropped: in one of their own), while it does: be quick, and thread-safe, since one observer
-    may serve many streams. `call` is the record of the call's start, the same object each time.
-    An exception is logged once for each observer of a client, and goes no further.
+    They are called in the thread that reads the stream, while it does: be quick, and thread-safe,
+    since one observer may serve many streams. (`on_attempt` and `on_end` of a stream that was
+    dropped come in a thread of their own, at the end of a program in the main one.) `call` is the
+    record of the call's start, the same object each time. An exception is logged once for each
+    observer of a client, and goes no further.
     """
 
     def on_start(self, call: CallRecord) -> None:
@@ -192,6 +194,7 @@ _MOMENTS = (
 )
 Listener = Callable[..., Any]
 _ids = itertools.count(1)
+_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect takes longer than all of this module
 
 
 class Observers:
@@ -207,6 +210,9 @@ class Observers:
             if isinstance(observer, type) or not any(_own(observer, name) for name in _MOMENTS):
                 raise TypeError(f"{observer!r} has none of the methods {', '.join(_MOMENTS)}")
             self.any = True
+            for name in _MOMENTS:
+                if _is_async(getattr(observer, name, None)):
+                    raise TypeError(f"{type(observer).__name__}.{name} is async: nobody awaits it")
         for name in _MOMENTS:
             found = (_own(observer, name) for observer in everyone)
             self._listeners[name] = tuple(listener for listener in found if listener is not None)
@@ -272,6 +278,10 @@ def _own(observer: Any, name: str) -> Listener | None:
         return None
     listener: Listener = method
     return listener
+
+
+def _is_async(method: Any) -> bool:
+    return bool(getattr(getattr(method, "__code__", None), "co_flags", 0) & _COROUTINE)
 
 
 class Watch:
@@ -548,6 +558,18 @@ def _shown(value: Any) -> str:
 
 
 # ---- the trace id for the caller's own log -------------------------------------------------------
+
+
+# Of its own, since an application may seed the common one; no system call, since ids are no secret
+# and every system call is a chance for a hundred other threads.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
+def random_id(bits: int) -> str:
+    """In hex digits. Thread-safe; not the same in a forked child."""
+    return f"{_random.getrandbits(bits):0{bits // 4}x}"
 
 
 class Active:

@@ -4,7 +4,6 @@ the caller's thread."""
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
@@ -31,7 +30,7 @@ from .errors import (
     StreamTimeout,
 )
 from .events.base import marked
-from .observe import Active, Watch
+from .observe import Active, Watch, random_id
 from .result import Attempt, Chunk, Result, Service, Timings, ToolCall, Usage
 from .transport import Exchange, Transport
 from .watchdog import Guard, Scheduler, Stop, Stopped, later
@@ -297,7 +296,7 @@ class Pump:
         max_event_bytes: int = MAX_EVENT_BYTES,
         max_identical_chunks: int | None = None,
     ) -> None:
-        self.trace_id = trace_id or os.urandom(16).hex()
+        self.trace_id = trace_id or random_id(128)
         self.dialect = dialect
         self.guard = Guard(Clocks(timeouts, clock.monotonic()), clock, scheduler)
         self._limits = max_event_bytes, max_identical_chunks

@@ -357,11 +357,17 @@ def _try_address(
     sock.settimeout(None)
 
 
+@lru_cache(maxsize=64)
+def _numeric(host: str, port: int) -> list[Any]:
+    """The address that a host in digits is."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+
+
 def _resolve(host: str, port: int, guard: Guard) -> list[Any]:
     """The addresses of a host. getaddrinfo cannot be interrupted: it runs in a daemon thread that
     is left behind when the guard stops the call. Raises OSError, Stopped."""
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return _numeric(host, port)
     except socket.gaierror:
         pass  # a name
     found: list[list[Any] | OSError] = []

@@ -7,6 +7,7 @@ never give an answer that is not there.
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -261,3 +262,62 @@ def test_a_delta_like_the_last_needs_no_rules(monkeypatch: pytest.MonkeyPatch) -
 def wires(session: Session) -> list[Any]:
     """The items as they would be sent back."""
     return [item.wire() for item in session.state.in_order() if item.wire is not None]
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def chunk(text: str, **fields: Any) -> bytes:
+    choices = [{"index": 0, "delta": {"content": text}}]
+    return event(**{"id": "c", "object": "chat.completion.chunk", "choices": choices, **fields})
+
+
+def item_done(text: str) -> bytes:
+    item = {"type": "message", "content": [{"type": "output_text", "text": text}]}
+    return event(type="response.output_item.done", item=item)
+
+
+def delta(text: str, **fields: Any) -> bytes:
+    return event(type="response.output_text.delta", delta=text, **fields)
+
+
+# What looks like the last delta and is not.
+ALMOST = {
+    "a tier is told late": ("chat", [chunk("a"), chunk("b"), chunk("c", service_tier="priority")]),
+    "another model": ("chat", [chunk("a", model="m"), chunk("b", model="n"), chunk("c")]),
+    "usage with text": ("chat", [chunk("a"), chunk("b", usage={"completion_tokens": 2})]),
+    "no id behind a closed item": ("responses", [item_done("A"), delta("x"), delta("y")]),
+    "another part": (
+        "responses",
+        [delta(t, output_index=0, item_id="i", content_index=n) for t, n in (("a", 0), ("b", 1))],
+    ),
+    "another item": (
+        "responses",
+        [delta(t, output_index=n, item_id=f"i{n}") for t, n in (("a", 0), ("b", 1), ("c", 0))],
+    ),
+    "closed between": (
+        "responses",
+        [
+            delta("a", output_index=0, item_id="i", content_index=0),
+            event(type="response.output_text.done", output_index=0, item_id="i", text="a"),
+            delta("b", output_index=0, item_id="i", content_index=0),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALMOST)
+def test_the_short_way_knows_its_limits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that look like the last delta but bring something else are met with the rules."""
+    api, events = ALMOST[name]
+    seen = []
+    for short in (True, False):
+        with monkeypatch.context() as patch:
+            if not short:
+                patch.setattr(State, "warm", lambda *args: None)
+            found, session = replay(events, api)
+        state = session.state
+        items = [(item.index, item.closed) for item in state.in_order()]
+        seen.append((found, items, told(session, api), state.service_tier, state.model))
+    assert seen[0] == seen[1]

@@ -2294,3 +2294,83 @@ def test_the_page_tells_the_records_story(story: Story) -> None:
         assert [(row[0], number_in(row[4])) for row in retries] == [
             (str(retry.attempt), *near(retry.wait_ms)) for retry in end.retries
         ]
+
+
+# ---- calls inside of calls, and at the end -------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["connect", "send", "headers", "first_token", "body"])
+def test_an_observer_may_make_a_call_of_its_own(server: LLMServer, moment: str) -> None:
+    """In any phase of the call that it is told of: both end well."""
+    texts: list[str] = []
+
+    class Asks:
+        def on_phase(self, call: CallRecord, phase: str, at_ms: float) -> None:
+            if phase == moment and not texts:
+                texts.append("")
+                texts.append(inner.stream("inner").result().text)
+
+    with (
+        Client(base_url=server.base_url, model="m", api_key="k") as inner,
+        Client(base_url=server.base_url, model="m", api_key="k", observers=[Asks()]) as outer,
+    ):
+        answer = outer.stream("outer").result().text
+    assert texts == ["", answer]
+
+
+def test_a_program_that_ends_says_goodbye(server: LLMServer) -> None:
+    """A background response that was left early is cancelled at the service, and the call has its
+    line, though the program ends at once."""
+    blocks = Answer("The sky is blue").blocks()[:6]
+    server.script(Reply([*blocks, Silence()]), Reply.json({"status": "cancelled"}))
+    said = output_of(
+        """
+        import logging, sys
+        from llmstream import Client
+
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+
+        def main():
+            client = Client(base_url=sys.argv[1], model="m", api_key="k")
+            for token in client.stream("Hi", background=True):
+                break
+
+        main()
+        """,
+        server.base_url,
+    )
+    assert said.count("call ended") == 1
+    assert [request.path.rpartition("/")[2] for request in server.requests][1:] == ["cancel"]
+
+
+def test_async_observers_are_refused() -> None:
+    """Nobody would await them: said at once, not by silence."""
+
+    class Waits:
+        async def on_end(self, call: CallRecord, end: CallRecord) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="async"):
+        Client(base_url="http://test", observers=[Waits()])
+
+
+def test_ids_are_unique_though_random_is_seeded_and_the_process_forked() -> None:
+    """An application that seeds the common generator, or forks, gets other trace ids each time."""
+    said = output_of(
+        """
+        import os, random
+        from llmstream import Client
+
+        client = Client(base_url="http://127.0.0.1:9", model="m")
+        for _ in range(2):
+            random.seed(1)
+            print(client.stream("Hi").trace_id, flush=True)
+        if os.fork() == 0:
+            print(client.stream("Hi").trace_id, flush=True)
+            os._exit(0)
+        os.wait()
+        print(client.stream("Hi").trace_id, flush=True)
+        """
+    )
+    ids = said.split()
+    assert len(ids) == len(set(ids)) == 4
+    assert all(re.fullmatch("[0-9a-f]{32}", found) for found in ids)

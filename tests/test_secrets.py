@@ -38,6 +38,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from test_environment import every_logger, everything_shown  # noqa: F401 (a fixture)
 from test_observe import Told
 
+import llmstream.secret
 from llmstream import Client, InvalidRequestError, LLMStreamError, RetryPolicy, Stream
 from llmstream.metrics import PrometheusObserver
 from llmstream.otel import OpenTelemetryObserver
@@ -571,3 +572,59 @@ def test_a_long_prompt_costs_little() -> None:
     begun_at = time.process_time()
     assert without_quotes("x" * 500, ["".join(prompt)]) == "x" * 500
     assert time.process_time() - begun_at < 2.0
+
+
+# ---- what is not blotted out ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["stream_options", "What is 'stream_options is not supported'?"])
+def test_a_prompt_does_not_decide_how_a_refusal_is_met(server: LLMServer, prompt: str) -> None:
+    """What a service says is understood before what it quotes is blotted out."""
+    server.script(Reply.error(400, message="stream_options is not supported"), Answer("ok"))
+    with Client("chat", base_url=server.base_url, model="m", api_key=KEY) as client:
+        assert client.stream(prompt).result().text == "ok"
+
+
+def test_codes_that_classify_stay(server: LLMServer) -> None:
+    """A prompt about an error's code does not take the code from the error."""
+    server.script(Reply.error(429, message="no", code="insufficient_quota"))
+    with Client("chat", base_url=server.base_url, model="m", api_key=KEY) as client:
+        error = failure(client.stream("What does insufficient_quota mean?"))
+    assert (getattr(error, "code", None), error.retryable) == ("insufficient_quota", False)
+
+
+def test_our_own_sentences_stay(nothing_left: None) -> None:
+    """A prompt with the library's words does not make its errors useless."""
+    with Client("chat", base_url="http://127.0.0.1:9", model="m", retry=AGAIN) as client:
+        told = failure(client.stream("anything")).message
+        assert failure(client.stream("connection")).message == told
+        assert failure(client.stream(told)).message == told
+
+
+def test_a_key_in_a_request_id_is_nowhere(server: LLMServer) -> None:
+    """A service that gives the key back as the request's id: not in the error, nor its attempts,
+    nor in what had come; and an id without end is cut."""
+    for sent in (KEY, "x" * 5000):
+        server.script(Reply.error(401, message="no", headers={"x-request-id": sent}))
+        with Client(base_url=server.base_url, model="m", api_key=KEY) as client:
+            error = failure(client.stream("Hi"))
+        ids = {error.request_id, error.attempts[-1].request_id, error.partial.request_id}
+        assert len(ids) == 1
+        assert all(found and KEY not in found and len(found) <= 200 for found in ids)
+
+
+def test_many_short_texts_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of thousands of short texts costs a long error message little: only those that it
+    may quote are searched for."""
+    searched: list[str] = []
+    real = llmstream.secret._quotes
+
+    def quotes(text: str, source: str) -> Any:
+        searched.append(source)
+        return real(text, source)
+
+    monkeypatch.setattr(llmstream.secret, "_quotes", quotes)
+    sources = [f"text {number:05}" for number in range(5000)] * 2
+    message = "it says: text 00042, and " + "nothing else " * 40
+    assert "00042" not in without_quotes(message, sources)
+    assert len(searched) <= 8

@@ -311,6 +311,31 @@ PULLS: dict[str, Callable[[Stream, Any], Any]] = {
 }
 
 
+def test_a_second_reader_takes_nothing_away(server: LLMServer, client: Client) -> None:
+    """A second thread that reads while a batch is being taken apart is told so, and every word
+    comes to the first."""
+    server.script(ANSWER)
+    view: Any = client.stream(PROMPT).chunks()
+    select, others = view._select, []
+
+    def interrupted(batch: Any, pump: Any) -> Any:
+        def read() -> None:
+            try:
+                others.append(next(view))
+            except ConfigurationError as error:
+                others.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join(PATIENCE)
+        return select(batch, pump)
+
+    view._select = interrupted
+    assert "".join(chunk.text for chunk in view) == "one two three four"
+    assert others
+    assert all(isinstance(other, ConfigurationError) for other in others)
+
+
 @pytest.mark.parametrize("pull", PULLS.values(), ids=PULLS.keys())
 def test_two_readers_at_once(server: LLMServer, client: Client, pull: Any) -> None:
     """A second thread that pulls is told so, clearly; the first one is not disturbed."""

@@ -43,6 +43,7 @@ __all__ = ["MESSAGES", "MessagesDialect"]
 API_VERSION = "2023-06-01"
 DEFAULT_MAX_TOKENS = 4096  # the API demands a number
 
+_DELTA = ev.ContentBlockDeltaEvent
 _STOP = b'{"type":"message_stop"}'
 _COMPLETE = Verdict(PROGRESS.level, complete=True)
 # The item types that the caller has to run -> the kind of their arguments.
@@ -325,7 +326,7 @@ class MessagesDialect(TypedDialect):
 
     def apply(self, state: State, event: AnyEvent) -> Verdict:
         hot = state.hot
-        if hot is not None and isinstance(event, ev.ContentBlockDeltaEvent):
+        if hot is not None and type(event) is _DELTA:
             delta = event.delta
             if (
                 delta is not None

@@ -48,6 +48,7 @@ _LINGER_AFTER_ERROR = 0.25
 _TOOL_TYPES = {"function_call": "json", "custom_tool_call": "text"}
 _FINISH = {"max_output_tokens": "length", "content_filter": "content_filter"}
 _ARGUMENTS = "arguments"  # the key of a call's only part
+_TEXT = ev.ResponseTextDeltaEvent
 _NEAR = 64  # nameless items that are looked through for each one: the next ones, not thousands
 
 
@@ -457,7 +458,7 @@ class ResponsesDialect(TypedDialect):
         hot = state.hot
         if (
             hot is not None
-            and isinstance(event, ev.ResponseTextDeltaEvent)
+            and type(event) is _TEXT
             and event.delta
             and (event.output_index, event.item_id, event.content_index) == hot.key
         ):
