@@ -680,7 +680,7 @@ class Pump:
         if self._first_token is None:
             self._first_token = now
             if self.guard.phase != "body":
-                self.guard.enter("body")
+                self.guard.enter("body", now)
             if self._first_of_all is None:
                 self._first_of_all = now
                 if self.watch is not None:

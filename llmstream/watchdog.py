@@ -126,10 +126,12 @@ class Guard:
         self.clocks.connecting()
         self.wait()
 
-    def enter(self, phase: str) -> None:
-        """A phase begins."""
+    def enter(self, phase: str, at: float | None = None) -> None:
+        """A phase begins, now or with the byte that came `at`."""
         self.phase = phase
-        now = self.clock.monotonic()
+        now = self.clock.monotonic() if at is None else at
+        if self.phases and now < self.phases[-1][1]:  # it came with the bytes of the one before
+            now = self.phases[-1][1]
         if len(self.phases) < _PHASES:
             self.phases.append((phase, now))
         if self.listener is not None:
