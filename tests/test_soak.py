@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import logging
 import os
 import random
 import sys
@@ -296,8 +297,22 @@ class Soak:
         return sum((worker.ended for worker in self.workers), Counter())
 
 
+class ForgetfulHandler(logging.Handler):
+    """Formats every line and keeps none: pytest's own keeps them all, which looks like a leak."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.format(record)
+
+
 @pytest.fixture
-def soak(nothing_left: None) -> Iterator[Soak]:
+def forgotten_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = logging.Logger("llmstream")  # one that pytest does not know
+    log.addHandler(ForgetfulHandler())
+    monkeypatch.setattr("llmstream.observe.logger", log)
+
+
+@pytest.fixture
+def soak(nothing_left: None, forgotten_log: None) -> Iterator[Soak]:
     with ForgetfulServer() as server:
         made = Soak(server)
         yield made
