@@ -43,7 +43,8 @@ from llmstream import (
 from llmstream._core.dialects.base import AnyEvent
 from llmstream.testing import Cut, Drip, LLMServer, Pings, Reply, Reset, Send
 
-ONCE = RetryPolicy(max_attempts=1)
+# Asked to wait, nobody does: the next test would.
+ONCE = RetryPolicy(max_attempts=1, max_retry_after=0.001)
 BOUND = Timeouts(connect=20.0, first_token=20.0, idle=20.0, silence=20.0, total=60.0)
 ALL = [*own(), *recorded(), *recorded("messages"), *recorded("chat")]
 
