@@ -129,6 +129,8 @@ class Client:
         dialect = _dialect(api)
         settings = _settings(api, base_url, api_key)
         self._base_url = (settings.base_url or dialect.default_base_url).rstrip("/")
+        self._address = urlsplit(self._base_url)
+        self._service: Service = _Service(dialect.name, self._address.hostname or "")
         self._profile = profile_for(profile, self._base_url)
         self._dialect = dialect.with_profile(self._profile)
         self._secret = settings.api_key
@@ -325,7 +327,7 @@ class Client:
         return msgspec.structs.replace(request, headers=merged)
 
     def _shared_budget(self) -> Budget:
-        host = urlsplit(self._base_url).netloc.rpartition("@")[2]
+        host = self._address.netloc.rpartition("@")[2]
         return shared_budget(host, self._secret.reveal() if self._secret else "")
 
     def _auth(self) -> dict[str, str]:
@@ -408,8 +410,7 @@ class _Run:
         self._request = request
         self._headers = _checked_headers(headers)
         self.readable_as_text = recovery.readable_as_text
-        host = urlsplit(client._base_url).hostname or ""
-        self.service: Service = _Service(client._dialect.name, host)
+        self.service = client._service
 
     def __call__(self, pump: Pump) -> Batches:
         client, recovery = self._client, self._recovery
@@ -505,14 +506,14 @@ class _Run:
 
     def watch(self, pump: Pump, begun: float) -> Watch | None:
         client = self._client
-        address = urlsplit(client._base_url)
+        address, service = client._address, client._service
         return start_watch(
             client._observers,
             self._call,
             begun=begun,
             trace_id=pump.trace_id,
-            api=client._dialect.name,
-            host=address.hostname or "",
+            api=service.api,
+            host=service.host,
             port=address.port or {"https": 443, "http": 80}[address.scheme],
             started=client._clock.time(),
         )

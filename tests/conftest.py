@@ -348,6 +348,24 @@ def stuck_dns(nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
     over.set()
 
 
+def in_threads(count: int, work: Callable[[int], Any]) -> list[BaseException]:
+    """Runs `work` with 0, 1, ... in a thread each, to their ends; what they raised."""
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return errors
+
+
 # ---- processes ---------------------------------------------------------------------------------
 
 

@@ -47,6 +47,7 @@ from conftest import (
     Reading,
     eventually,
     failure,
+    in_threads,
     output_of,
 )
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -680,21 +681,12 @@ def test_one_observer_for_many_clients_and_threads(
     clients = [client_for(server, model=MODEL, observers=[observer]) for _ in range(2)]
     answer = Answer("one two", usage=(3, 5))
     server.script(*[answer] * 200)
-    wrong: list[BaseException] = []
 
-    def ask(client: Client) -> None:
-        try:
-            for _ in range(25):
-                client.stream(PROMPT).result()
-        except BaseException as exc:
-            wrong.append(exc)
+    def ask(number: int) -> None:
+        for _ in range(25):
+            clients[number % 2].stream(PROMPT).result()
 
-    threads = [threading.Thread(target=ask, args=(clients[n % 2],)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert wrong == []
+    assert in_threads(8, ask) == []
     page = read(registry)
     assert page("llm_stream_total_duration_ms_count", *API, "success") == 200
     assert page("llm_stream_first_token_ms_count", *API) == 200
@@ -969,6 +961,16 @@ def test_a_fork_while_others_count(multiprocess: bool, tmp_path: Path) -> None:
 # --- four workers -------------------------------------------------------------------------------
 
 
+def end(process: subprocess.Popen[Any]) -> None:
+    """Ends a server, by force where it does not go in time."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Gunicorn:
     """Four real gunicorn workers that run tests/metrics/app.py."""
 
@@ -1013,12 +1015,7 @@ class Gunicorn:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
         if exc[0] is not None:
             print(self.log.read_text())
 
@@ -1208,12 +1205,7 @@ class Prometheus:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
 
 def busy_hour(server: LLMServer, client: Client) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from conftest import AT_ONCE, ONCE, eventually, failure, output_of
+from conftest import AT_ONCE, ONCE, eventually, failure, in_threads, output_of
 from opentelemetry import baggage, propagate, trace
 from opentelemetry import context as otel_context
 from opentelemetry.metrics import MeterProvider as AnyMeterProvider
@@ -482,21 +481,12 @@ def test_many_threads_and_clients(server: LLMServer, ask: Ask, telemetry: Teleme
     server.default = ANSWER
     observer = telemetry.observer()
     clients = [ask(server, api, observer) for api in ("responses", "chat")]
-    errors: list[BaseException] = []
 
-    def work(client: Client) -> None:
-        try:
-            for _ in range(10):
-                client.stream(PROMPT).result()
-        except BaseException as exc:
-            errors.append(exc)
+    def work(number: int) -> None:
+        for _ in range(10):
+            clients[number % 2].stream(PROMPT).result()
 
-    threads = [threading.Thread(target=work, args=(clients[n % 2],)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    assert not in_threads(8, work)
     assert len({ids(span) for span in telemetry.spans}) == 80
     assert sum(p.count for p in telemetry.points("gen_ai.client.operation.duration")) == 80
     used = {p.attributes["gen_ai.token.type"]: p for p in telemetry.points(USAGE)}
