@@ -261,7 +261,7 @@ class LLMStream(Contender):
     def observers(self) -> tuple[Any, ...]:
         from prometheus_client import CollectorRegistry
 
-        from llmstream.metrics import PrometheusObserver
+        from llmstream.telemetry.prometheus import PrometheusObserver
 
         return (PrometheusObserver(registry=CollectorRegistry()),)
 
@@ -294,8 +294,8 @@ class LLMStreamAll(LLMStream):
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-        from llmstream.otel import OpenTelemetryObserver
-        from llmstream.trace import TraceObserver
+        from llmstream.telemetry.otel import OpenTelemetryObserver
+        from llmstream.telemetry.timeline import TimelineObserver
 
         log = logging.getLogger("llmstream")
         log.setLevel(logging.DEBUG)
@@ -304,7 +304,7 @@ class LLMStreamAll(LLMStream):
         tracing.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
         metering = MeterProvider([InMemoryMetricReader()])
         opentelemetry = OpenTelemetryObserver(tracing, metering)
-        return (*super().observers(), opentelemetry, TraceObserver())
+        return (*super().observers(), opentelemetry, TimelineObserver())
 
 
 class LLMStreamText(LLMStream):
@@ -323,15 +323,15 @@ class LLMStreamParts(Contender):
     usage, clocks, metrics or views."""
 
     def set_up(self) -> None:
-        from llmstream._core.dialects import DIALECTS
-        from llmstream._core.dialects.base import Call
+        from llmstream._core.dialects import APIS
         from llmstream._core.framing import Framer
+        from llmstream._core.request import Request
         from llmstream._core.session import MAX_EVENT_BYTES
         from llmstream._core.sse import parse
-        from llmstream.transport import RequestsTransport
+        from llmstream._transport.adapter import RequestsTransport
 
-        self.dialect: Any = DIALECTS[self.api]
-        self.call = Call
+        self.dialect: Any = APIS[self.api].load()
+        self.call = Request
         self.framer = lambda: Framer(MAX_EVENT_BYTES)
         self.parse = parse
         self.transport = RequestsTransport(max_connections=self.connections)
@@ -341,7 +341,7 @@ class LLMStreamParts(Contender):
 
     def events(self, model: str) -> Iterator[Any]:
         request = self.dialect.request(self.call(prompt=_PROMPT, model=model), self.base_url)
-        exchange = self.transport.open(request, cast(Any, _NoGuard()))
+        exchange = self.transport.send(request, cast(Any, _NoGuard()))
         feed, parse, decode = self.framer().feed, self.parse, self.dialect.decode
         while data := exchange.read():
             for name, said in parse(feed(data)):
@@ -361,7 +361,7 @@ class _NoClock:
 
 
 class _NoGuard:
-    """Stands where the transport expects the guard of a call, and does nothing."""
+    """Stands where the transport expects the scope of a call, and does nothing."""
 
     clocks = clock = _NoClock
     stop_reason = None

@@ -45,7 +45,7 @@ def lateness(client: Client, clock: str) -> float:
         last = error.attempts[-1]
         # idle and silence run from the last token, the others from the start
         if clock in ("idle", "silence") and last.first_token_ms is not None:
-            begun += last.started + last.first_token_ms / 1000
+            begun += (last.started_ms + last.first_token_ms) / 1000
         return (now - begun - CLOCK) * 1000
     raise AssertionError("the stream should not have succeeded")
 

@@ -69,7 +69,7 @@ class Target(NamedTuple):
     digits: int = 2
 
     @property
-    def verdict(self) -> str:
+    def effect(self) -> str:
         if self.found is None:
             return "not measured"
         return "met" if self.found <= self.limit else "missed"
@@ -410,7 +410,7 @@ def show(name: str, section: Section, records: Sequence[Record]) -> None:
     rows = [["target", "measured", "limit", ""]]
     for target in section.targets(Found(records)):
         found = "-" if target.found is None else f"{target.found:.{target.digits}f}"
-        rows.append([target.what, found, f"<= {target.limit:.{target.digits}f}", target.verdict])
+        rows.append([target.what, found, f"<= {target.limit:.{target.digits}f}", target.effect])
     print()
     _print_columns(rows)
 
@@ -480,7 +480,7 @@ def kept(name: str, section: Section, records: Sequence[Record], rounds: int) ->
             for record in records
         ],
         "targets": [
-            {**target._asdict(), "verdict": target.verdict}
+            {**target._asdict(), "effect": target.effect}
             for target in section.targets(Found(records))
         ],
     }

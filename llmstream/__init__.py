@@ -13,8 +13,8 @@ what it leaves behind; everything that goes wrong is an `LLMStreamError`.
 from __future__ import annotations
 
 from . import events
-from ._core.deadline import Timeouts
 from ._core.retry import RetryPolicy
+from ._core.timers import Timeouts
 from ._version import __version__
 from .client import Client, stream
 from .errors import (
@@ -28,12 +28,10 @@ from .errors import (
     FirstTokenTimeout,
     IdleTimeout,
     InvalidRequestError,
-    LLMStreamError,
     LoopDetected,
     NotAStreamError,
     OverloadedError,
     PermissionDeniedError,
-    ProtocolError,
     QuotaExceededError,
     RateLimitError,
     ServerError,
@@ -44,7 +42,7 @@ from .errors import (
     StreamTruncated,
 )
 from .events import Continued, Event, Restarted, UnknownEvent
-from .result import Attempt, Chunk, Result, Timings, ToolCall, Usage
+from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
 
 __all__ = [

@@ -31,9 +31,9 @@ message or attribute holds a key, a header's value or the prompt.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from .result import Attempt, Result
+from .result import LLMStreamError, ProtocolError
 
 __all__ = [
     "AuthenticationError",
@@ -61,44 +61,6 @@ __all__ = [
     "StreamTimeout",
     "StreamTruncated",
 ]
-
-
-class LLMStreamError(Exception):
-    """The root of everything the library raises.
-
-    `partial` is always a Result: what had arrived (empty where nothing had). `attempts` are the
-    requests made, the last one included. `retryable` says that the same call may succeed when it
-    is made again (what had already arrived would come a second time).
-    """
-
-    retryable: bool = False
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.partial: Result = Result()
-        self.attempts: tuple[Attempt, ...] = ()
-        self.trace_id: str | None = None
-        self.request_id: str | None = None
-
-    @property
-    def message(self) -> str:
-        """The sentence alone."""
-        return str(self.args[0])
-
-    def add(self, remark: str) -> None:
-        """Say more in the message."""
-        self.args = (f"{self.message}; {remark}", *self.args[1:])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Not through __init__: subclasses take more than the message. The attributes go as state,
-        # which is pickled after the object itself is known: `attempts` lead back to the error.
-        return _new, (type(self), self.args), self.__dict__
-
-
-def _new(cls: type[LLMStreamError], args: tuple[Any, ...]) -> Any:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    return error
 
 
 class ConfigurationError(LLMStreamError):
@@ -235,10 +197,6 @@ class StreamTruncated(LLMStreamError):
     """The body ended as HTTP should, but the answer's terminal event never came."""
 
     retryable = True
-
-
-class ProtocolError(LLMStreamError):
-    """What came is not the protocol. Retryable only where one event of a stream was garbled."""
 
 
 class NotAStreamError(ProtocolError):

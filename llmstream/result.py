@@ -6,16 +6,26 @@ Everything here is an immutable value: safe to read from any thread, to compare 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import date
+from decimal import Decimal
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from .cost import Cost
-    from .errors import LLMStreamError
-
-__all__ = ["Attempt", "Chunk", "Result", "Service", "Timings", "ToolCall", "Usage", "total_usage"]
+__all__ = [
+    "Attempt",
+    "Chunk",
+    "Cost",
+    "LLMStreamError",
+    "ProtocolError",
+    "Result",
+    "Service",
+    "Timings",
+    "ToolCall",
+    "Usage",
+    "total_usage",
+]
 
 
 class Chunk(Struct, frozen=True, gc=False):
@@ -81,8 +91,6 @@ class ToolCall(Struct, frozen=True):
         try:
             return msgspec.json.decode(self.arguments)
         except (msgspec.DecodeError, UnicodeError) as exc:
-            from .errors import ProtocolError  # errors is built on this module
-
             raise ProtocolError(
                 f"the arguments of the call of {self.name!r} are not JSON: the answer was cut "
                 "inside them, do not run it"
@@ -92,25 +100,24 @@ class ToolCall(Struct, frozen=True):
 class Attempt(Struct, frozen=True):
     """One request that was sent, or tried.
 
-    `number` counts from 1. `started` is in seconds since the start of the call. `phase` is where
-    it ended: "connect", "tls", "send", "headers", "first_token", "body" or "done". `error` is
-    what ended it, None for the one that succeeded. `delay` is the wait in seconds that followed
-    it before the next attempt (0.0 for the last), `held` the one before it, because the service had
-    asked this host's and key's callers to wait. `error.partial` has what an attempt that was given
-    up had brought. `usage` is what the service reported for this
-    attempt, `status` its HTTP status, `resent` marks a request that went out again at no cost
-    because a reused connection had gone stale, `bytes` what was received of headers and body,
-    `chunks` the events with content. `longest_gap_ms` is the longest wait for the network between
-    two arrivals of content (None for fewer than two), without the time the caller's loop took.
-    `service_tier` is the one that the service says it used ("default", "priority", ...), where it
-    does.
+    `number` counts from 1; all times are milliseconds, `started_ms` since the start of the call.
+    `phase` is where it ended: "connect", "tls", "send", "headers", "first_token", "body" or "done".
+    `error` is what ended it, None for the one that succeeded; `error.partial` has what an attempt
+    that was given up had brought. `delay_ms` is the wait that followed before the next attempt (0.0
+    for the last), `throttled_ms` the wait before it, because the service had asked all callers of
+    this host and key to wait. `usage` is what the service reported for this attempt, `status` its
+    HTTP status. `resent` marks a request that went out again at no cost because a reused connection
+    had gone stale. `bytes` counts the headers and body received, `chunks` the events with content.
+    `longest_gap_ms` is the longest wait for the network between two arrivals of content (None for
+    fewer than two), without the time that the caller's loop took. `service_tier` is the one that
+    the service says it used ("default", "priority", ...), where it says so.
     """
 
     number: int
-    started: float
+    started_ms: float
     phase: str
     error: LLMStreamError | None = None
-    delay: float = 0.0
+    delay_ms: float = 0.0
     usage: Usage | None = None
     status: int | None = None
     request_id: str | None = None
@@ -118,7 +125,7 @@ class Attempt(Struct, frozen=True):
     first_token_ms: float | None = None
     duration_ms: float = 0.0
     bytes: int = 0
-    held: float = 0.0
+    throttled_ms: float = 0.0
     chunks: int = 0
     longest_gap_ms: float | None = None
     service_tier: str | None = None
@@ -132,6 +139,30 @@ class Timings(Struct, frozen=True):
     first_token_ms: float | None = None
     total_ms: float = 0.0
     attempts: tuple[float, ...] = ()
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """What a call has cost by a price list.
+
+    `amount` is the sum in `currency` of all attempts that have reported their usage, `input` and
+    `output` are its parts for tokens (a fee per request is only in the amount). `lower_bound`: an
+    attempt that may be billed was cut, or has not told its usage, so it is at least so much.
+    `provider` and `model` are the list's names. `as_of` is the day whose price was taken, `since`
+    the day from which the list has that price (None where it does not say); `source` is the list
+    with its version, `url` the vendor's page that it names.
+    """
+
+    amount: Decimal
+    input: Decimal
+    output: Decimal
+    provider: str
+    model: str
+    as_of: date
+    source: str
+    since: date | None = None
+    url: str | None = None
+    currency: str = "USD"
+    lower_bound: bool = False
 
 
 class Service(Protocol):
@@ -176,10 +207,10 @@ class Result(Struct, frozen=True):
 
     def cost(self, at: float | None = None) -> Cost | None:
         """What all attempts of the call that have told their usage have cost, by the list prices of
-        genai-prices at the Unix time `at` (default: now): see `llmstream.cost.Cost`. An error's
+        genai-prices at the Unix time `at` (default: now): see `llmstream.Cost`. An error's
         `.partial` has it too.
 
-        None where it is not known: never a guess, see `llmstream.cost`. Nothing is fetched. Raises
+        None where it is not known: never a guess, see `llmstream.telemetry.cost`. Nothing is fetched. Raises
         ConfigurationError without the extra `cost`.
         """
         return self.service.cost(self, at) if self.service is not None else None
@@ -192,3 +223,49 @@ class Result(Struct, frozen=True):
         Half a block, and a call that cannot be answered, is left out.
         """
         return list(self.turn)
+
+
+# ---- the roots of the error tree (the rest of it is in errors.py) --------------------------------
+# Here, because a result keeps the errors of its attempts, and an error keeps the partial result.
+
+
+class LLMStreamError(Exception):
+    """The root of everything the library raises.
+
+    `partial` is always a Result: what had arrived (empty where nothing had). `attempts` are the
+    requests made, the last one included. `retryable` says that the same call may succeed when it
+    is made again (what had already arrived would come a second time).
+    """
+
+    retryable: bool = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.partial: Result = Result()
+        self.attempts: tuple[Attempt, ...] = ()
+        self.trace_id: str | None = None
+        self.request_id: str | None = None
+
+    @property
+    def message(self) -> str:
+        """The sentence alone."""
+        return str(self.args[0])
+
+    def add(self, remark: str) -> None:
+        """Say more in the message."""
+        self.args = (f"{self.message}; {remark}", *self.args[1:])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not through __init__: subclasses take more than the message. The attributes go as state,
+        # which is pickled after the object itself is known: `attempts` lead back to the error.
+        return _new, (type(self), self.args), self.__dict__
+
+
+def _new(cls: type[LLMStreamError], args: tuple[Any, ...]) -> Any:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    return error
+
+
+class ProtocolError(LLMStreamError):
+    """What came is not the protocol. Retryable only where one event of a stream was garbled."""

@@ -303,7 +303,7 @@ def phase_of(stream: Stream) -> str:
 
 def socket_of(stream: Stream) -> socket.socket | None:
     """The socket that a stream waits on just now."""
-    return stream._pump.guard._sock
+    return stream._call.ctx.scope._sock
 
 
 def until_blocked(thread: threading.Thread) -> None:

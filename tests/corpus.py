@@ -21,10 +21,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from llmstream import errors
-from llmstream._core.dialects import DIALECTS
-from llmstream._core.dialects.base import AnyEvent
+from llmstream._core.dialects import APIS
 from llmstream._core.session import MAX_EVENT_BYTES, Session
-from llmstream._core.state import sort_calls
+from llmstream._core.tool_calls import partition_calls
+from llmstream.events.base import AnyEvent
 from llmstream.result import Result, ToolCall
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,7 +162,7 @@ def replay(
     pieces: Iterable[bytes], api: str = "responses", *, limit: int = MAX_EVENT_BYTES
 ) -> tuple[list[AnyEvent], Session]:
     """The events of a body that ends cleanly behind the last piece."""
-    session = Session(DIALECTS[api], limit)
+    session = Session(APIS[api].load(), limit)
     events = [event for piece in pieces for event in session.receive(piece)]
     session.receive_eof()
     return events, session
@@ -171,7 +171,7 @@ def replay(
 def calls_of(session: Session, api: str = "responses") -> tuple[Sequence[ToolCall], ...]:
     """The calls that are safe to run, and those that are not."""
     state = session.state
-    return sort_calls(DIALECTS[api].calls(state), state.finish == "length", is_json)
+    return partition_calls(APIS[api].load().calls(state), state.finish == "length", is_json)
 
 
 def is_json(text: str) -> bool:

@@ -6,41 +6,40 @@ once something has been delivered. Nothing here touches the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from enum import Enum
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
-from ..errors import ConfigurationError, InvalidRequestError, LLMStreamError
+from ..errors import ConfigurationError, InvalidRequestError
 from ..events.base import Continued, Restarted
-from .dialects.base import Call, Dialect, WireRequest
+from ..result import LLMStreamError
+from .dialects import Api
+from .dialects.base import Dialect
+from .request import HTTPRequest, Request
 from .session import Session
 
-__all__ = ["POLICIES", "Asked", "Recovery", "Step"]
+__all__ = ["POLICIES", "Mode", "NextAttempt", "Recovery"]
 
 
-class Step(Struct, frozen=True):
-    """How the next attempt is made.
+class Mode(Enum):
+    """How an attempt relates to the answer that was shown so far."""
 
-    `request` goes out without credentials. `how`: "anew" is an answer of its own, that takes the
-    place of what was shown once the service accepts it; "continue" goes on with the text of what
-    was shown, "resume" with the very answer, and "poll" asks for it until it is whole. `mark` is
-    the event that tells the reader.
-    """
-
-    request: WireRequest
-    how: str = "anew"
-    mark: type[Restarted] | type[Continued] | None = None
+    ANEW = "anew"  # an answer of its own, that takes its place once the service accepts the request
+    CONTINUE = "continue"  # goes on with its text
+    RESUME = "resume"  # is the very same answer, from the cut on
+    POLL = "poll"  # asks for the very same answer until it is whole
 
 
-class Asked(Struct, frozen=True):
-    """One call, in the caller's words and in the API's."""
+class NextAttempt(Struct, frozen=True):
+    """How the next attempt is made. `request` has no credentials yet; `marker` is the event that
+    tells the reader, where there is something to tell."""
 
-    call: Call
-    dialect: Dialect
-    base_url: str
-    request: WireRequest
+    request: HTTPRequest
+    mode: Mode = Mode.ANEW
+    marker: type[Restarted] | type[Continued] | None = None
 
 
 class Recovery(Protocol):
@@ -48,14 +47,18 @@ class Recovery(Protocol):
 
     readable_as_text: bool
 
-    def __init__(self, asked: Asked) -> None:
-        """Raises ConfigurationError where the policy cannot work for this call."""
+    def __init__(
+        self, request: Request, first: HTTPRequest, dialect: Dialect, api: Api, url: str
+    ) -> None:
+        """`first` is `request` as `dialect` writes it for the base URL `url`. Raises
+        ConfigurationError where the policy
+        cannot work for this call."""
 
-    def next(self, shown: Session, request: WireRequest) -> Step | None:
-        """What to do after a failure that may be asked again after, or None: nothing. `shown` is
-        the answer as the reader knows it, `request` the latest form of the first request."""
+    def after_failure(self, shown: Session, first: HTTPRequest) -> NextAttempt | None:
+        """The next attempt after a retryable failure; None: there is none. `shown` is the answer as
+        the reader knows it, `first` the latest form of the first request."""
 
-    def instead(self, shown: Session, error: LLMStreamError) -> Step | None:
+    def fallback(self, shown: Session, error: LLMStreamError) -> NextAttempt | None:
         """Another way to go on at once, where `error` refused the last one."""
 
 
@@ -64,14 +67,16 @@ class _Raise:
 
     readable_as_text = True
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(
+        self, request: Request, first: HTTPRequest, dialect: Dialect, api: Api, url: str
+    ) -> None:
         pass
 
-    def instead(self, shown: Session, error: LLMStreamError) -> Step | None:
+    def fallback(self, shown: Session, error: LLMStreamError) -> NextAttempt | None:
         return None
 
-    def next(self, shown: Session, request: WireRequest) -> Step | None:
-        return None if shown.has_content else Step(request)
+    def after_failure(self, shown: Session, first: HTTPRequest) -> NextAttempt | None:
+        return None if shown.has_content else NextAttempt(first)
 
 
 class _Restart(_Raise):
@@ -79,16 +84,14 @@ class _Restart(_Raise):
 
     readable_as_text = False
 
-    def next(self, shown: Session, request: WireRequest) -> Step | None:
-        return Step(request, mark=Restarted if shown.has_content else None)
+    def after_failure(self, shown: Session, first: HTTPRequest) -> NextAttempt | None:
+        return NextAttempt(first, marker=Restarted if shown.has_content else None)
 
 
 # ---- continue ----------------------------------------------------------------------------------
 
 # The items of an answer that is plain text.
 _PLAIN = frozenset({None, "message", "text", "reasoning", "thinking", "redacted_thinking"})
-# What the limit of the answer may be called in extra_body.
-_LIMITS = ("max_output_tokens", "max_tokens", "max_completion_tokens")
 _LEAST_TOKENS = 16  # the Responses API takes no less
 _BYTES_A_TOKEN = 4  # of English; others have fewer, and more text deltas
 _REQUEST = """\
@@ -105,19 +108,21 @@ the interruption.
 class _Continue(_Raise):
     """A new request quotes what had come, and asks to go on."""
 
-    def __init__(self, asked: Asked) -> None:
-        call, extra = asked.call, asked.call.extra_body or {}
+    def __init__(
+        self, request: Request, first: HTTPRequest, dialect: Dialect, api: Api, url: str
+    ) -> None:
+        extra = request.extra_body or {}
         why = (
             "the call has tools, and half a tool call cannot be continued"
-            if call.tools
+            if request.tools
             else "the answer is to follow a schema, and half of it cannot be continued"
-            if _is_structured(extra)
+            if dialect.asks_for_structure(extra)
             else "extra_body gives the prompt itself"
-            if {"input", "messages"} & extra.keys()
+            if api.prompt_fields[0] in extra
             else "it asks for several answers"
-            if asked.request.choices > 1
+            if first.choices > 1
             else "it runs in the background: use 'resume'"
-            if call.background
+            if request.background
             else None
         )
         if why is not None:
@@ -125,35 +130,36 @@ class _Continue(_Raise):
                 f"on_disconnect='continue' works for plain text only, not for this call: {why}. "
                 "Pass on_disconnect='raise' (or 'restart') for it"
             )
-        self._asked = asked
+        self._request, self._dialect, self._url = request, dialect, url
+        self._limit_fields = api.limit_fields
 
-    def next(self, shown: Session, request: WireRequest) -> Step | None:
+    def after_failure(self, shown: Session, first: HTTPRequest) -> NextAttempt | None:
         if not shown.has_content:
-            return Step(request)
+            return NextAttempt(first)
         state = shown.state
         plain = all(item.type in _PLAIN for item in list(state.items.values()))
-        called = any(True for _ in self._asked.dialect.calls(state))
+        called = any(True for _ in self._dialect.calls(state))
         if not state.text or state.refusal or called or not plain:
             return None
-        return Step(self._request(shown), "continue", Continued)
+        return NextAttempt(self._rest_of(shown), Mode.CONTINUE, Continued)
 
-    def _request(self, shown: Session) -> WireRequest:
-        asked = self._asked
-        call, state, text = asked.call, shown.state, shown.state.text
+    def _rest_of(self, shown: Session) -> HTTPRequest:
+        request, state, text = self._request, shown.state, shown.state.text
         used = max(state.tokens_at_least, len(text.encode()) // _BYTES_A_TOKEN)
-        limit = call.max_output_tokens or asked.dialect.default_max_tokens
-        extra = dict(call.extra_body or {})
-        for name in _LIMITS:
+        limit = request.max_output_tokens or self._dialect.default_max_tokens
+        extra = dict(request.extra_body or {})
+        for name in self._limit_fields:
             if isinstance(extra.get(name), int):
                 extra[name] = max(_LEAST_TOKENS, extra[name] - used)
+        quote = _REQUEST.format(text=text)
         go_on = msgspec.structs.replace(
-            call,
-            prompt=_with_quote(call.prompt, _REQUEST.format(text=text), asked.dialect.text_part),
+            request,
+            prompt=_with_quote(request.prompt, quote, self._dialect.text_part),
             max_output_tokens=max(_LEAST_TOKENS, limit - used) if limit else None,
             thinking=None,  # it has been thought
             extra_body=extra,
         )
-        return asked.dialect.request(go_on, asked.base_url)
+        return self._dialect.request(go_on, self._url)
 
 
 def _with_quote(prompt: str | list[Any], quote: str, text_part: str) -> list[Any]:
@@ -171,59 +177,51 @@ def _with_quote(prompt: str | list[Any], quote: str, text_part: str) -> list[Any
     return [*turns[:-1], {**last, "content": longer}]
 
 
-def _is_structured(extra: Mapping[str, Any]) -> bool:
-    """Whether the answer has to be JSON: by `text.format` (Responses), `response_format` (Chat),
-    `output_format` or `output_config.format` (Messages), or a grammar (llama.cpp, vLLM)."""
-    text, config = extra.get("text"), extra.get("output_config")
-    formats = [
-        text.get("format") if isinstance(text, Mapping) else None,
-        config.get("format") if isinstance(config, Mapping) else None,
-        extra.get("response_format"),
-        extra.get("output_format"),
-    ]
-    said = [f.get("type") if isinstance(f, Mapping) else f for f in formats if f]
-    grammars = ("grammar", "json_schema", "guided_json", "guided_regex", "guided_grammar")
-    return any(kind != "text" for kind in said) or any(extra.get(name) for name in grammars)
-
-
 # ---- resume ------------------------------------------------------------------------------------
 
 
 class _Resume(_Raise):
     """The service keeps the answer: its stream is taken up again, or the whole is asked for."""
 
-    def __init__(self, asked: Asked) -> None:
-        if asked.dialect.stored(asked.request, "id") is None:
+    def __init__(
+        self, request: Request, first: HTTPRequest, dialect: Dialect, api: Api, url: str
+    ) -> None:
+        if dialect.stored(first, "id") is None:
             raise ConfigurationError(
                 "on_disconnect='resume' needs an answer that the service keeps: the Responses API "
                 "with background=True"
             )
-        self._asked = asked
-        self._how = "anew"
+        self._stored = partial(dialect.stored, first)
+        self._mode = Mode.ANEW
 
-    def next(self, shown: Session, request: WireRequest) -> Step | None:
+    def after_failure(self, shown: Session, first: HTTPRequest) -> NextAttempt | None:
         state = shown.state
         if state.response_id is None:
-            return Step(request)
+            return NextAttempt(first)
         if state.status in ("failed", "cancelled"):
             return None  # that is how it ended: it would be told the same
         # Without numbers there is no place to go on from; without a stream no sense in asking.
-        can = shown.cursor is not None and not shown.unfinished and self._how != "poll"
-        self._how = "resume" if can else "poll"
-        return self._step(shown, state.response_id)
+        can = shown.cursor is not None and not shown.unfinished and self._mode is not Mode.POLL
+        self._mode = Mode.RESUME if can else Mode.POLL
+        return self._next(shown, state.response_id)
 
-    def instead(self, shown: Session, error: LLMStreamError) -> Step | None:
+    def fallback(self, shown: Session, error: LLMStreamError) -> NextAttempt | None:
         known = shown.state.response_id
-        if self._how != "resume" or not isinstance(error, InvalidRequestError) or known is None:
+        if (
+            self._mode is not Mode.RESUME
+            or not isinstance(error, InvalidRequestError)
+            or known is None
+        ):
             return None
-        self._how = "poll"  # its stream is too old
-        return self._step(shown, known)
+        self._mode = Mode.POLL  # its stream is too old
+        return self._next(shown, known)
 
-    def _step(self, shown: Session, response_id: str) -> Step:
-        stored = self._asked.dialect.stored(self._asked.request, response_id)
+    def _next(self, shown: Session, response_id: str) -> NextAttempt:
+        stored = self._stored(response_id)
         assert stored is not None
-        resumes = self._how == "resume"
-        return Step(stored.resume(shown.cursor) if resumes else stored.poll(), self._how)
+        if self._mode is Mode.RESUME:
+            return NextAttempt(stored.resume(shown.cursor), Mode.RESUME)
+        return NextAttempt(stored.poll(), Mode.POLL)
 
 
 POLICIES: dict[str, type[Recovery]] = {

@@ -14,7 +14,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..errors import ConfigurationError, FirstTokenTimeout, LLMStreamError, ServiceError
+from ..errors import ConfigurationError, FirstTokenTimeout, ServiceError
+from ..result import LLMStreamError
 
 __all__ = ["RetryPolicy", "parse_retry_after"]
 

@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import json
 import math
+from enum import IntEnum
 from typing import Any
 
 import msgspec
 
-from ..errors import (
-    EventTooLarge,
-    LLMStreamError,
-    LoopDetected,
-    NotAStreamError,
-    ProtocolError,
-    StreamTruncated,
-)
-from ..events.base import UnknownEvent, decode_json
-from ..result import Chunk
+from ..errors import EventTooLarge, LoopDetected, NotAStreamError, StreamTruncated
+from ..events.base import AnyEvent, UnknownEvent, decode_json
+from ..result import Chunk, LLMStreamError, ProtocolError
 from .classify import error_from_payload
-from .dialects.base import CONTENT, AnyEvent, Dialect, Verdict
+from .dialects.base import CONTENT, Activity, Dialect, Effect
 from .framing import Framer
 from .sse import parse
 from .state import State
@@ -35,15 +29,29 @@ _DONE = b"[DONE]"
 _SHOWN = 300  # characters of a foreign body that an error shows
 
 
+class Stage(IntEnum):
+    """How far a response body is. In the first three more is read, in the others nothing is."""
+
+    OPEN = 0
+    COMPLETE = 1  # the answer is whole; what belongs to the stream may still come
+    FAILING = 2  # an error has arrived; what belongs to it may still come
+    WHOLE = 3
+    FAILED = 4
+    UNFINISHED = 5  # the body was the answer so far; the service is still at work on it
+
+
+_OPEN, _COMPLETE, _WHOLE = Stage.OPEN, Stage.COMPLETE, Stage.WHOLE
+_NONE, _CONTENT = Activity.NONE, Activity.CONTENT
+
+
 class Session:
     """One response body.
 
     `receive` and `receive_eof` never raise for what the bytes are: a failure is kept in `error`,
-    beside the events that came before it. `complete` says that the answer is whole; once `ended`
-    is true nothing more is read. `level` is the highest activity since it was last set to 0, and
+    beside the events that came before it. `stage` says how far the body is; `complete`, `ended` and
+    `unfinished` are read from it. `activity` is the highest since it was last set to NONE, and
     `linger` the seconds that what still belongs to the stream may take after the end. `has_content`
-    says that content has come at all, `cursor` is the number of the last event that has one, and
-    `unfinished` that the body was the answer as it stands, and the service is still at work on it;
+    says that content has arrived at all, `cursor` is the number of the last event that has one, and
     `contents` counts the events that brought content.
     Not thread-safe: one thread feeds it; its `state` may be read by any.
     """
@@ -56,17 +64,15 @@ class Session:
         "_repeated",
         "_repeats",
         "_seen",
-        "complete",
+        "activity",
         "contents",
         "cursor",
-        "ended",
         "error",
         "events",
         "has_content",
-        "level",
         "linger",
+        "stage",
         "state",
-        "unfinished",
     )
 
     def __init__(
@@ -85,16 +91,29 @@ class Session:
         self._seen = -math.inf  # events up to this number are known, in a stream that was resumed
         self.cursor: int | None = None
         self.has_content = False
-        self.unfinished = False
         self.state = State()
         self.state.expected = choices
-        self.complete = False
-        self.ended = False
+        self.stage = Stage.OPEN
         self.error: LLMStreamError | None = None
-        self.level = 0
+        self.activity = _NONE
         self.linger = 0.0
         self.events = 0
         self.contents = 0
+
+    @property
+    def complete(self) -> bool:
+        """The answer is whole."""
+        return self.stage is _COMPLETE or self.stage is _WHOLE
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more is read."""
+        return self.stage >= _WHOLE
+
+    @property
+    def unfinished(self) -> bool:
+        """The body was the answer so far, and the service is still at work on it."""
+        return self.stage is Stage.UNFINISHED
 
     def continue_from(self, before: Session) -> None:
         """The answer goes on where the one of `before` was cut."""
@@ -107,8 +126,8 @@ class Session:
         if self.cursor is not None:
             self._seen = self.cursor
         self.error = None
-        self.ended = self.unfinished = False
-        self.level = 0
+        self.stage = Stage.OPEN
+        self.activity = _NONE
         self.linger = 0.0
 
     def receive(self, data: bytes) -> list[AnyEvent]:
@@ -129,26 +148,26 @@ class Session:
                     if number <= self._seen:
                         continue
                     self.cursor = number
-                verdict = apply(state, event)
+                effect = apply(state, event)
             except (ValueError, RecursionError) as exc:
                 self._garbled(exc)
                 return events
             self.events += 1
-            if verdict is CONTENT:
+            if effect is CONTENT:
                 self.contents += 1
-                self.level = 2
+                self.activity = _CONTENT
                 self.has_content = True
             else:
-                self._judge(verdict)
-            if self.complete:
-                event.chunks += state.join()
+                self._judge(effect)
+            if self.stage is not _OPEN and self.complete:
+                event.chunks += state.flush()
             if self._max_identical is not None:
                 self._count_repeats(event.chunks, self._max_identical)
             events.append(event)
-            if self.ended:
+            if self.stage is not _OPEN and self.ended:
                 return events
         if self._framer.overflow and self.complete:
-            self.ended = True  # it is only what comes behind the end of the answer
+            self.stage = Stage.WHOLE  # only what comes after the end of the answer is too large
         elif self._framer.overflow:
             self._fail(
                 EventTooLarge(
@@ -164,14 +183,14 @@ class Session:
         if data != _DONE:
             return bool(data)
         self._judge(self._dialect.done(self.state))
-        late = self.state.join() if self.complete else ()
+        late = self.state.flush() if self.complete else ()
         if late:
             events.append(UnknownEvent("done", "[DONE]", chunks=late, raw=data))
         return False
 
     def _garbled(self, exc: Exception) -> None:
-        if self.complete:  # garbage behind the end of the answer
-            self.ended = True
+        if self.complete:  # garbage after the end of the answer
+            self.stage = Stage.WHOLE
             return
         error = ProtocolError(f"an event of the stream cannot be read: {_reason(exc)}")
         error.retryable = True  # garbled on the way, it may come whole the next time
@@ -189,32 +208,35 @@ class Session:
                     )
                 )
 
-    def _judge(self, verdict: Verdict) -> None:
-        level = verdict.level
-        if level > 1:
+    def _judge(self, effect: Effect) -> None:
+        activity = effect.activity
+        if activity is _CONTENT:
             self.contents += 1
             self.has_content = True
-        if level > self.level:
-            self.level = level
-        if verdict.error is not None:
-            # Also behind the finish of a chat answer: the service takes it back.
-            self.error = self.error or verdict.error
-            self.complete = False
-        elif verdict.complete:
-            self.complete = self.error is None
-        else:
+        if activity > self.activity:
+            self.activity = activity
+        if effect.error is not None:
+            # Also after the finish of a chat answer: the service takes it back.
+            self.error = self.error or effect.error
+        elif not effect.complete:
             return
-        self.linger = verdict.linger
-        self.ended = not verdict.linger
+        self.linger = effect.linger
+        if self.error is None:
+            self.stage = Stage.COMPLETE if effect.linger else Stage.WHOLE
+        else:
+            self.stage = Stage.FAILING if effect.linger else Stage.FAILED
 
     def _fail(self, error: LLMStreamError) -> None:
         self.error = self.error or error
-        self.ended = True
+        self.stage = Stage.FAILED
 
     def receive_eof(self) -> None:
         """The body ended as HTTP should. Half an event that is pending is no event."""
-        self.ended = True
-        if not self.complete and self.error is None:
+        if self.complete:
+            self.stage = Stage.WHOLE
+            return
+        self.stage = Stage.FAILED
+        if self.error is None:
             pending = self._framer.pending
             half = f", {pending} bytes into the next event" if pending else ""
             self.error = StreamTruncated(
@@ -232,10 +254,10 @@ class Session:
                 self._fail(error_from_payload(payload))
                 return []
             if self._dialect.is_unfinished(payload):
-                self.unfinished = True
                 self._fail(StreamTruncated("the service is still at work on the answer"))
+                self.stage = Stage.UNFINISHED
                 return []
-            events = self._dialect.whole_answer(payload, body)
+            events = self._dialect.events_from_json(payload, body)
             if not events:
                 return self.refuse(body, "JSON that is neither a completion nor an error")
             for event in events:
@@ -243,7 +265,7 @@ class Session:
             self._judge(self._dialect.done(self.state))
         except (ValueError, RecursionError):
             return self.refuse(body, "JSON that cannot be read")
-        events[-1].chunks += self.state.join()
+        events[-1].chunks += self.state.flush()
         self.events += len(events)
         self.linger = 0.0
         self.receive_eof()

@@ -6,23 +6,15 @@ thread writes; any thread may read at any time: lists only grow, values are repl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..result import Chunk, ToolCall, Usage
-from .joint import Joint
+from ..result import Chunk, Usage
+from .overlap import OverlapTrimmer
 
-__all__ = [
-    "CallState",
-    "ContentState",
-    "ItemState",
-    "State",
-    "item_calls",
-    "last_known",
-    "sort_calls",
-]
+__all__ = ["ContentState", "FastPath", "ItemState", "State", "merge_usage"]
 
 
 class ContentState:
@@ -109,7 +101,7 @@ class ItemState:
         return found
 
 
-class Hot(NamedTuple):
+class FastPath(NamedTuple):
     """Where a delta of text goes that is like the last one: an answer is mostly that. `key` is how
     the dialect tells that it is; valid until an event of any other kind comes."""
 
@@ -140,9 +132,9 @@ class State:
         self._next = 0  # the first index behind all items
         self._latest: ItemState | None = None  # the item with the greatest index
         self._said: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
-        self.hot: Hot | None = None
-        self._joint: Joint | None = None  # with what an earlier request had brought
-        self._joint_index = 0
+        self.fast_path: FastPath | None = None
+        self._overlap: OverlapTrimmer | None = None  # with what an earlier request had brought
+        self._overlap_index = 0
 
     # -- reading
 
@@ -222,13 +214,13 @@ class State:
     def continue_from(self, before: State) -> None:
         """What comes now goes on where `before` was cut."""
         self._said = {kind: ["".join(said)] for kind, said in before._said.items()}
-        self._joint = Joint(before.text)
+        self._overlap = OverlapTrimmer(before.text)
 
-    def say(self, kind: str, text: str, index: int) -> tuple[Chunk, ...]:
+    def emit(self, kind: str, text: str, index: int) -> tuple[Chunk, ...]:
         """Something for the reader's eyes: keep it, and hand it on as a chunk."""
-        if self._joint is not None and kind == "text":
-            self._joint_index = index
-            text = self._joint.feed(text)
+        if self._overlap is not None and kind == "text":
+            self._overlap_index = index
+            text = self._overlap.feed(text)
             if not text:
                 return ()
         said = self._said.get(kind)
@@ -236,25 +228,25 @@ class State:
             said.append(text)
         return (Chunk(kind, text, index),)
 
-    def warm(self, key: Hashable, part: ContentState, index: int) -> None:
+    def open_fast_path(self, key: Hashable, part: ContentState, index: int) -> None:
         """Text of `part` has come, by the rules; more of the same needs none of them."""
-        if self._joint is None:
-            self.hot = Hot(key, part.deltas, self._said["text"], index)
+        if self._overlap is None:
+            self.fast_path = FastPath(key, part.deltas, self._said["text"], index)
 
-    def say_more(self, hot: Hot, text: str) -> tuple[Chunk, ...]:
-        """What `say` does, for a further delta of the hot part."""
-        hot.deltas.append(text)
-        hot.said.append(text)
-        return (Chunk("text", text, hot.place),)
+    def append_fast(self, fast: FastPath, text: str) -> tuple[Chunk, ...]:
+        """What `emit` does, for a further delta of the hot part."""
+        fast.deltas.append(text)
+        fast.said.append(text)
+        return (Chunk("text", text, fast.place),)
 
-    def join(self) -> tuple[Chunk, ...]:
+    def flush(self) -> tuple[Chunk, ...]:
         """No more text comes: say what was held back, as it might have been an overlap."""
-        joint, self._joint = self._joint, None
-        text = joint.close() if joint is not None else ""
-        return self.say("text", text, self._joint_index) if text else ()
+        overlap, self._overlap = self._overlap, None
+        text = overlap.close() if overlap is not None else ""
+        return self.emit("text", text, self._overlap_index) if text else ()
 
 
-def last_known(old: Usage, said: Usage) -> Usage:
+def merge_usage(old: Usage, said: Usage) -> Usage:
     """Usage after a further report: the last value per field that is not None."""
     new = Usage(
         *(b if b is not None else a for a, b in zip(_fields(old), _fields(said), strict=True))
@@ -267,45 +259,3 @@ def last_known(old: Usage, said: Usage) -> Usage:
 
 def _fields(usage: Usage) -> tuple[int | None, ...]:
     return msgspec.structs.astuple(usage)
-
-
-class CallState(NamedTuple):
-    """A tool call as far as it came. `closed`: the service said that it is whole."""
-
-    id: str | None
-    name: str
-    arguments: str
-    custom: bool
-    closed: bool
-
-
-def item_calls(state: State, types: Mapping[str, str]) -> Iterator[CallState]:
-    """The calls among the items, where each is an item of its own. `types` maps the item types
-    that the caller has to run to the kind of their arguments, "json" or "text"."""
-    for item in state.in_order():
-        kind = types.get(item.type or "")
-        if kind is not None:
-            parts = list(item.content.values())  # another thread may be adding
-            text = "".join(part.text for part in parts if part.type == "tool_call")
-            closed = item.closed and item.status != "incomplete"
-            yield CallState(item.call_id or item.id, item.name or "", text, kind == "text", closed)
-
-
-def sort_calls(
-    calls: Iterator[CallState], cut: bool, is_json: Callable[[str], bool]
-) -> tuple[tuple[ToolCall, ...], tuple[ToolCall, ...]]:
-    """The calls that are safe to run, and those that are not.
-
-    A call is safe when it was closed and, unless it is free text, parses. No argument at all is
-    "{}", but not in an answer that was `cut` by a limit: there they may be missing.
-    """
-    whole: list[ToolCall] = []
-    broken: list[ToolCall] = []
-    for call in calls:
-        text = call.arguments
-        safe = call.closed and bool(call.name) and bool(text or call.custom or not cut)
-        if safe and not text and not call.custom:
-            text = "{}"
-        made = ToolCall(call.id, call.name, text, call.custom)
-        (whole if safe and (call.custom or is_json(text)) else broken).append(made)
-    return tuple(whole), tuple(broken)

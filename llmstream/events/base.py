@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from ..result import Chunk
 
-__all__ = ["Continued", "Event", "Restarted", "UnknownEvent"]
+__all__ = ["AnyEvent", "Continued", "Event", "Restarted", "UnknownEvent", "marker_event"]
 
 # The encoded names of fields that no service sends; "$" begins no field of any of the three APIs.
 _RAW = "$raw"
@@ -90,6 +90,9 @@ class UnknownEvent(Struct):
         return _shown(self)
 
 
+AnyEvent = Event | UnknownEvent
+
+
 class Restarted(Event, kw_only=True, tag="llmstream.restarted"):
     """Not of the wire: the answer begins anew with request number `attempt`
     (`on_disconnect="restart"`). What was shown of it does not count any more."""
@@ -104,7 +107,7 @@ class Continued(Event, kw_only=True, tag="llmstream.continued"):
     attempt: int = 0
 
 
-def marked(cls: type[Restarted] | type[Continued], attempt: int) -> Event:
+def marker_event(cls: type[Restarted] | type[Continued], attempt: int) -> Event:
     """The mark in the stream that request number `attempt` goes on with the answer."""
     event = cls(attempt=attempt)
     event.raw = msgspec.json.encode({"type": cls.type, "attempt": attempt})

@@ -16,7 +16,7 @@ __all__ = ["SIGNATURE", "encode_messages", "messages_error"]
 
 SIGNATURE = "c2lnbmVkIGJ5IHRoZSB0ZXN0IGJlbmNo"  # of every thinking block
 
-# A content filter's verdict is called "refusal" here: "when streaming classifiers intervene".
+# A content filter's effect is called "refusal" here: "when streaming classifiers intervene".
 _STOP_REASONS = {
     "stop": "end_turn",
     "tool_calls": "tool_use",

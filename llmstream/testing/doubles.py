@@ -17,9 +17,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from queue import Empty, SimpleQueue
 
-from .._core.dialects.base import WireRequest
+from .._core.request import HTTPRequest
+from .._runtime.scope import CancelScope
 from ..errors import ConnectionFailed, StreamInterrupted
-from ..watchdog import Guard
 from .answers import api_of_path
 from .script import (
     Cut,
@@ -55,7 +55,7 @@ class FakeClock:
         self._lock = threading.RLock()  # guards what is below
         self._now = start
         self._offset = unix - start
-        self._guards: dict[int, tuple[float, Guard]] = {}
+        self._scopes: dict[int, tuple[float, CancelScope]] = {}
         self.slept: list[float] = []
 
     @property
@@ -86,27 +86,27 @@ class FakeClock:
         target = self._now + seconds
         while True:
             with self._lock:
-                at, guard = min(
-                    self._guards.values(), key=lambda due: due[0], default=(_NEVER, None)
+                at, scope = min(
+                    self._scopes.values(), key=lambda due: due[0], default=(_NEVER, None)
                 )
-                if guard is None or at > target:
+                if scope is None or at > target:
                     self._now = target
                     return
                 self._now = max(self._now, at)
-                self.forget(guard)
-            again = guard.tick(self._now)
+                self.forget(scope)
+            again = scope.tick(self._now)
             if again < _NEVER:
-                self.schedule(guard, again)
+                self.schedule(scope, again)
 
-    def schedule(self, guard: Guard, at: float) -> None:
+    def schedule(self, scope: CancelScope, at: float) -> None:
         with self._lock:
-            self._guards[id(guard)] = (at, guard)
-            guard.scheduled = at
+            self._scopes[id(scope)] = (at, scope)
+            scope.scheduled = at
 
-    def forget(self, guard: Guard) -> None:
+    def forget(self, scope: CancelScope) -> None:
         with self._lock:
-            self._guards.pop(id(guard), None)
-            guard.scheduled = _NEVER
+            self._scopes.pop(id(scope), None)
+            scope.scheduled = _NEVER
 
 
 class FakeTransport:
@@ -128,25 +128,25 @@ class FakeTransport:
         with self._lock:
             self._replies.extend(replies)
 
-    def open(self, request: WireRequest, guard: Guard) -> _FakeExchange:
-        recorded, entry = self._record(request, guard)
+    def send(self, request: HTTPRequest, scope: CancelScope) -> _FakeExchange:
+        recorded, entry = self._record(request, scope)
         if callable(entry):
             entry = entry(recorded)
         reply = entry if isinstance(entry, Reply) else Reply(entry)
-        player = _Player(reply, api_of_path(recorded.path), guard)
+        player = _Player(reply, api_of_path(recorded.path), scope)
         player.before()
-        guard.asking("headers")
-        guard.woke(1)
-        return _FakeExchange(reply, player, guard)
+        scope.awaiting_response()
+        scope.end_wait(1)
+        return _FakeExchange(reply, player, scope)
 
-    def _record(self, request: WireRequest, guard: Guard) -> tuple[Recorded, Entry]:
+    def _record(self, request: HTTPRequest, scope: CancelScope) -> tuple[Recorded, Entry]:
         recorded = Recorded(
             method=request.method,
             path="/" + request.url.split("://", 1)[-1].partition("/")[2],
             headers=Headers(request.headers.items()),
             body=request.body,
             connection=1,
-            received_at=guard.clock.monotonic(),
+            received_at=scope.clock.monotonic(),
         )
         with self._lock:
             self.requests.append(recorded)
@@ -164,15 +164,15 @@ class FakeTransport:
 class _Player:
     """Plays a reply's steps as pieces of a body, moving time."""
 
-    def __init__(self, reply: Reply, api: str | None, guard: Guard) -> None:
+    def __init__(self, reply: Reply, api: str | None, scope: CancelScope) -> None:
         self._reply = reply
-        self._guard = guard
+        self._scope = scope
         self._before = expand(reply.before, api)
         self._pieces = self._play(expand(reply.steps, api))
 
     def before(self) -> None:
-        guard = self._guard
-        guard.asking("send")
+        scope = self._scope
+        scope.sending()
         self._pass(self._reply.delay)
         for step in self._before:
             if isinstance(step, (Cut, Reset)):
@@ -181,13 +181,13 @@ class _Player:
                 pass
 
     def next(self) -> bytes:
-        guard = self._guard
-        guard.wait()
+        scope = self._scope
+        scope.begin_wait()
         data = b""
         try:
             data = next(self._pieces, b"")
         finally:
-            guard.woke(len(data))
+            scope.end_wait(len(data))
         return data
 
     def _play(self, steps: list[Step]) -> Iterator[bytes]:
@@ -217,28 +217,28 @@ class _Player:
             self._silence()
 
     def _pass(self, seconds: float) -> None:
-        guard = self._guard
-        clock = guard.clock
+        scope = self._scope
+        clock = scope.clock
         if seconds and not isinstance(clock, FakeClock):
             raise AssertionError("a script with waits needs a FakeClock: Client(clock=...)")
         until = clock.monotonic() + seconds
         while isinstance(clock, FakeClock) and (left := until - clock.monotonic()) > 0:
             # In steps, so that time stands still at the moment that a clock breaks.
-            clock.advance(min(left, max(0.0, guard.clocks.at - clock.monotonic())))
-            guard.check()
-        guard.check()
+            clock.advance(min(left, max(0.0, scope.timers.at - clock.monotonic())))
+            scope.check()
+        scope.check()
 
     def _silence(self) -> None:
-        guard = self._guard
+        scope = self._scope
         while True:
-            at = guard.clocks.at
+            at = scope.timers.at
             if at == _NEVER:
                 raise AssertionError("no clock runs: this stream would hang for ever")
-            self._pass(max(0.0, at - guard.clock.monotonic()))
+            self._pass(max(0.0, at - scope.clock.monotonic()))
 
 
 class _FakeExchange:
-    def __init__(self, reply: Reply, player: _Player, guard: Guard) -> None:
+    def __init__(self, reply: Reply, player: _Player, scope: CancelScope) -> None:
         self.status = reply.status
         given = {"content-type": reply.content_type, **reply.headers}
         self.headers: Mapping[str, str] = {

@@ -14,27 +14,18 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ConfigurationError, LLMStreamError, ServiceError
+from ...errors import ConfigurationError, ServiceError
 from ...events import chat as ev
-from ...events.base import Event, UnknownEvent, decode_json
-from ...result import Chunk, Usage
+from ...events.base import AnyEvent, Event, UnknownEvent, decode_json
+from ...result import Chunk, LLMStreamError, Usage
 from ..classify import error_from_payload
-from ..profiles import DEFAULT, Profile, endpoint
-from ..state import CallState, Hot, ItemState, State, last_known
-from .base import (
-    CONTENT,
-    NOTHING,
-    PROGRESS,
-    AnyEvent,
-    Call,
-    Stored,
-    Verdict,
-    WireRequest,
-    chosen_tool,
-    encode_body,
-    function_tool,
-    lenient,
-)
+from ..request import HTTPRequest, Request, StoredResponse, encode_body
+from ..state import FastPath, ItemState, State, merge_usage
+from ..tool_calls import ToolCallState
+from .base import CONTENT, NOTHING, PROGRESS, Activity, Effect
+from .lenient import lenient
+from .profiles import DEFAULT, Profile, endpoint
+from .tools import asks_for_structure, chosen_tool, function_tool
 
 __all__ = ["CHAT", "ChatDialect"]
 
@@ -88,7 +79,7 @@ class ChatDialect:
 
     # -- asking
 
-    def request(self, call: Call, base_url: str) -> WireRequest:
+    def request(self, call: Request, base_url: str) -> HTTPRequest:
         if call.background:
             raise ConfigurationError("the Chat Completions API has no background responses")
         profile = self._profile
@@ -108,7 +99,7 @@ class ChatDialect:
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
         url = endpoint(profile, base_url, "/chat/completions")
         choices = (call.extra_body or {}).get("n")
-        return WireRequest(
+        return HTTPRequest(
             "POST",
             url,
             headers,
@@ -119,7 +110,9 @@ class ChatDialect:
     def auth(self, api_key: str) -> dict[str, str]:
         return bearer(api_key)
 
-    def simpler(self, request: WireRequest, error: LLMStreamError) -> WireRequest | None:
+    def without_refused_option(
+        self, request: HTTPRequest, error: LLMStreamError
+    ) -> HTTPRequest | None:
         """Some servers refuse `stream_options`, and say so."""
         refused = isinstance(error, ServiceError) and error.status in (400, 422)
         if not refused or "stream_options" not in f"{error.message} {error.param}":  # type: ignore[attr-defined]
@@ -129,7 +122,7 @@ class ChatDialect:
             return None
         return msgspec.structs.replace(request, body=msgspec.json.encode(body))
 
-    def stored(self, request: WireRequest, response_id: str) -> Stored | None:
+    def stored(self, request: HTTPRequest, response_id: str) -> StoredResponse | None:
         return None
 
     # -- understanding
@@ -156,51 +149,55 @@ class ChatDialect:
         event.chunks = ()  # not for the wire to say
         return event
 
-    def apply(self, state: State, event: AnyEvent) -> Verdict:
-        hot, chunk_event = state.hot, ev.ChatCompletionChunkEvent
-        if hot is not None and isinstance(event, chunk_event) and (text := _only_text(event, hot)):
-            event.chunks = state.say_more(hot, text)
+    def apply(self, state: State, event: AnyEvent) -> Effect:
+        fast, chunk_event = state.fast_path, ev.ChatCompletionChunkEvent
+        if (
+            fast is not None
+            and isinstance(event, chunk_event)
+            and (text := _only_text(event, fast))
+        ):
+            event.chunks = state.append_fast(fast, text)
             return CONTENT
-        state.hot = None
+        state.fast_path = None
         if isinstance(event, ev.ChatErrorEvent):
-            return Verdict(error=error_from_payload({"error": event.error}))
+            return Effect(error=error_from_payload({"error": event.error}))
         if not isinstance(event, ev.ChatCompletionChunkEvent):
             return NOTHING
         state.response_id = event.id or state.response_id
         state.model = event.model or state.model
         state.service_tier = event.service_tier or state.service_tier
         _used(state, event)
-        level = 0
+        activity = Activity.NONE
         chunks: list[Chunk] = []
         for choice in event.choices or ():
-            level = max(level, self._choice(state, choice, chunks))
+            activity = max(activity, self._choice(state, choice, chunks))
         event.chunks = tuple(chunks)
         failure = event.error or (event.x_groq.error if event.x_groq is not None else None)
         failure = failure or next(filter(None, map(_failure, event.choices or ())), None)
         if failure:
-            return Verdict(level, error=error_from_payload({"error": failure}))
-        verdict = self._verdict(state, level)
-        if verdict is CONTENT:
-            _warm(state, event)
-        return verdict
+            return Effect(activity, error=error_from_payload({"error": failure}))
+        effect = self._effect(state, activity)
+        if effect is CONTENT:
+            _open_fast_path(state, event)
+        return effect
 
-    def _verdict(self, state: State, level: int) -> Verdict:
+    def _effect(self, state: State, activity: Activity) -> Effect:
         items = state.items.values()
         finished = len(items) >= state.expected and all(item.closed for item in items)
         if finished and "finish" in self._profile.ends:
-            return Verdict(level, complete=True, linger=self._profile.linger)
-        return (NOTHING, PROGRESS, CONTENT)[level]
+            return Effect(activity, complete=True, linger=self._profile.linger)
+        return (NOTHING, PROGRESS, CONTENT)[activity]
 
-    def done(self, state: State) -> Verdict:
+    def done(self, state: State) -> Effect:
         """[DONE] came. It completes the answer, whether or not there was a finish_reason."""
         if not state.items:
             return NOTHING  # not one choice: another API's stream, or a failure in strange words
         for item in state.items.values():
             _close(item)
         state.status = "completed"
-        return Verdict(complete="done" in self._profile.ends or state.finish is not None)
+        return Effect(complete="done" in self._profile.ends or state.finish is not None)
 
-    def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk]) -> int:
+    def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk]) -> Activity:
         index = choice.index or 0
         item = state.item(index, None)
         item.type = "message"
@@ -211,18 +208,18 @@ class ChatDialect:
             delta = _unsaid(item, choice.message)  # the whole, from servers that do not stream
         elif delta is None and choice.text:
             raise ValueError("a choice of the older completions API, in a stream of the chat API")
-        level = 0
+        activity = Activity.NONE
         if delta is not None:
-            level = self._delta(state, item, delta, chunks)
+            activity = self._delta(state, item, delta, chunks)
         if choice.finish_reason:
             _finish(state, item, choice.finish_reason)  # and still more may follow
-            level = max(level, 1)
-        return level
+            activity = max(activity, Activity.PROGRESS)
+        return activity
 
     def _delta(
         self, state: State, item: ItemState, delta: ev.ChoiceDelta, chunks: list[Chunk]
-    ) -> int:
-        level = 0
+    ) -> Activity:
+        activity = Activity.NONE
         said = [("thinking", _reasoning(delta, self._profile.reasoning))]
         said += _content(delta.content)
         said.append(("refusal", delta.refusal))
@@ -231,18 +228,18 @@ class ChatDialect:
                 item.part(kind, kind).add(text)
                 # Every choice is heard, but only the first is the answer's text.
                 chunks += (
-                    state.say(kind, text, item.index)
+                    state.emit(kind, text, item.index)
                     if item.index == state.primary
                     else [Chunk(kind, text, item.index)]
                 )
-                level = 2
+                activity = Activity.CONTENT
         for piece in _call_pieces(delta):
             arguments = self._call(item, piece)
-            level = max(level, 1)
+            activity = max(activity, Activity.PROGRESS)
             if arguments:
                 chunks.append(Chunk("tool_call", arguments, item.index))
-                level = 2
-        return 2 if delta.audio else level
+                activity = Activity.CONTENT
+        return Activity.CONTENT if delta.audio else activity
 
     def _call(self, item: ItemState, piece: ev.ChoiceDeltaToolCall) -> str:
         function = piece.function or _custom(piece.custom)
@@ -259,13 +256,13 @@ class ChatDialect:
         call.deltas.append(text)
         return text
 
-    def calls(self, state: State) -> Iterator[CallState]:
+    def calls(self, state: State) -> Iterator[ToolCallState]:
         first = state.items.get(state.primary or 0)
         for call in first.extra.get("calls", ()) if first is not None else ():
             closed = first is not None and first.closed
-            yield CallState(call.id, call.name, "".join(call.deltas), call.custom, closed)
+            yield ToolCallState(call.id, call.name, "".join(call.deltas), call.custom, closed)
 
-    def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
+    def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         first = state.items.get(state.primary or 0)
         if first is None or not first.closed:
             return ()
@@ -273,10 +270,16 @@ class ChatDialect:
         said = message["content"] or message.get("refusal") or message.get("tool_calls")
         return (message,) if said else ()
 
+    def continued_turn(self, text: str) -> dict[str, Any]:
+        return {"role": "assistant", "content": text}
+
+    def asks_for_structure(self, extra: Mapping[str, Any]) -> bool:
+        return asks_for_structure(extra)
+
     def is_unfinished(self, payload: Any) -> bool:
         return False
 
-    def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
+    def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         choices = payload.get("choices") if isinstance(payload, dict) else None
         if not isinstance(choices, list) or not any(
             isinstance(choice, dict) and isinstance(choice.get("message"), dict)
@@ -294,7 +297,7 @@ def bearer(api_key: str) -> dict[str, str]:
 # ---- reading a chunk ---------------------------------------------------------------------------
 
 
-def _only_text(event: ev.ChatCompletionChunkEvent, hot: Hot) -> str:
+def _only_text(event: ev.ChatCompletionChunkEvent, fast: FastPath) -> str:
     """The text of an event that brings nothing else, for the same choice of the same answer as the
     last one; "" for any other event."""
     choices = event.choices
@@ -312,7 +315,7 @@ def _only_text(event: ev.ChatCompletionChunkEvent, hot: Hot) -> str:
         delta is None
         or choice.finish_reason is not None
         or choice.error is not None
-        or (event.id, event.model, event.service_tier, choice.index) != hot.key
+        or (event.id, event.model, event.service_tier, choice.index) != fast.key
         or delta.reasoning_content is not None
         or delta.reasoning is not None
         or delta.reasoning_details is not None
@@ -326,13 +329,13 @@ def _only_text(event: ev.ChatCompletionChunkEvent, hot: Hot) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _warm(state: State, event: ev.ChatCompletionChunkEvent) -> None:
+def _open_fast_path(state: State, event: ev.ChatCompletionChunkEvent) -> None:
     choice = event.choices[0] if event.choices else ev.Choice()
     item = state.items.get(choice.index or 0)
     part = item.content.get("text") if item is not None else None
     if item is not None and part is not None and item.index == state.primary and not item.closed:
         key = (event.id, event.model, event.service_tier, choice.index)
-        state.warm(key, part, item.index)
+        state.open_fast_path(key, part, item.index)
 
 
 def _unsaid(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:
@@ -484,13 +487,13 @@ def _used(state: State, event: ev.ChatCompletionChunkEvent) -> None:
         completion.reasoning_tokens,
         prompt.cache_write_tokens,
     )
-    state.usage = last_known(state.usage, usage)
+    state.usage = merge_usage(state.usage, usage)
 
 
 # ---- asking ------------------------------------------------------------------------------------
 
 
-def _messages(call: Call) -> list[Any]:
+def _messages(call: Request) -> list[Any]:
     turns = (
         [{"role": "user", "content": call.prompt}]
         if isinstance(call.prompt, str)

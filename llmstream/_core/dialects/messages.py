@@ -17,25 +17,14 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...events import messages as ev
-from ...events.base import UnknownEvent, decode_json
+from ...events.base import AnyEvent, UnknownEvent, decode_json
 from ...result import Chunk, Usage
 from ..classify import error_from_payload
-from ..profiles import Profile, endpoint
-from ..state import ItemState, State, last_known
-from .base import (
-    CONTENT,
-    NOTHING,
-    PROGRESS,
-    AnyEvent,
-    Call,
-    Stored,
-    TypedDialect,
-    Verdict,
-    WireRequest,
-    chosen_tool,
-    encode_body,
-    function_tool,
-)
+from ..request import HTTPRequest, Request, StoredResponse, encode_body
+from ..state import ItemState, State, merge_usage
+from .base import CONTENT, NOTHING, PROGRESS, Effect, TypedDialect
+from .profiles import Profile, endpoint
+from .tools import chosen_tool, function_tool
 
 __all__ = ["MESSAGES", "MessagesDialect"]
 
@@ -45,7 +34,7 @@ DEFAULT_MAX_TOKENS = 4096  # the API demands a number
 
 _DELTA = ev.ContentBlockDeltaEvent
 _STOP = b'{"type":"message_stop"}'
-_COMPLETE = Verdict(PROGRESS.level, complete=True)
+_COMPLETE = Effect(PROGRESS.activity, complete=True)
 # The item types that the caller has to run -> the kind of their arguments.
 _TOOL_TYPES = {"tool_use": "json"}
 _FINISH = {
@@ -66,7 +55,7 @@ _SEEN = {"text": ("text", "text"), "thinking": ("thinking", "thinking")}
 _INPUT = "input"
 
 
-def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Verdict:
+def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Effect:
     block = event.content_block
     if block is None:
         return PROGRESS
@@ -93,14 +82,14 @@ def _begin(
     if not text:
         return ()
     item.part(kind, kind).add(text)
-    return state.say(kind, text, item.index)
+    return state.emit(kind, text, item.index)
 
 
 def _started_block(raw: bytes) -> Any:
     return decode_json(raw)["content_block"]
 
 
-def _block_stop(state: State, event: ev.ContentBlockStopEvent) -> Verdict:
+def _block_stop(state: State, event: ev.ContentBlockStopEvent) -> Effect:
     event.chunks = _close(state, _block(state, event.index))
     return CONTENT if event.chunks else PROGRESS
 
@@ -112,7 +101,7 @@ def _close(state: State, item: ItemState) -> tuple[Chunk, ...]:
     if early is not None and _INPUT not in item.content:
         item.part(_INPUT, "tool_call").add(early)
         if item.type in _TOOL_TYPES:
-            chunks = state.say("tool_call", early, item.index)
+            chunks = state.emit("tool_call", early, item.index)
     for part in item.content.values():
         part.seal()
     if "start" in item.extra:
@@ -146,7 +135,7 @@ def _parsed(text: str) -> Any:
 # ---- deltas ------------------------------------------------------------------------------------
 
 
-def _block_delta(state: State, event: ev.ContentBlockDeltaEvent) -> Verdict:
+def _block_delta(state: State, event: ev.ContentBlockDeltaEvent) -> Effect:
     delta = event.delta
     if delta is None:
         return PROGRESS
@@ -165,47 +154,47 @@ def _block(state: State, index: int | None) -> ItemState:
     return same[-1] if same else state.item(index, None)
 
 
-Handle = Callable[[State, Any, ItemState, ev.ContentBlockDelta], Verdict]
+Handle = Callable[[State, Any, ItemState, ev.ContentBlockDelta], Effect]
 
 
 def _seen(kind: str) -> Handle:
-    def handle(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+    def handle(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
         text = getattr(delta, kind)
         if not text:
             return PROGRESS
         part = item.part(kind, kind)
         part.add(text)
-        event.chunks = state.say(kind, text, item.index)
+        event.chunks = state.emit(kind, text, item.index)
         if kind == "text":
-            state.warm(event.index, part, item.index)
+            state.open_fast_path(event.index, part, item.index)
         return CONTENT
 
     return handle
 
 
-def _input(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+def _input(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     text = delta.partial_json
     if not text:
         return PROGRESS
     item.part(_INPUT, "tool_call").add(text)
     if item.type in _TOOL_TYPES:
-        event.chunks = state.say("tool_call", text, item.index)
+        event.chunks = state.emit("tool_call", text, item.index)
     return CONTENT
 
 
-def _signature(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+def _signature(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     # Part of the block only once it stops (`wire` is made then): half a signature is worthless.
     item.part("signature", "signature").add(delta.signature or "")
     return PROGRESS
 
 
-def _citation(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+def _citation(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     if delta.citation is not None:
         item.extra.setdefault("citations", []).append(delta.citation)
     return PROGRESS
 
 
-def _compaction(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Verdict:
+def _compaction(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     if delta.encrypted_content is not None:
         item.extra["encrypted_content"] = delta.encrypted_content
     item.part("content", "compaction").add(delta.content or "")
@@ -225,7 +214,7 @@ _DELTAS: dict[str, Handle] = {
 # ---- the message -------------------------------------------------------------------------------
 
 
-def _message_start(state: State, event: ev.MessageStartEvent) -> Verdict:
+def _message_start(state: State, event: ev.MessageStartEvent) -> Effect:
     message = event.message
     if message is None:
         return NOTHING
@@ -250,7 +239,7 @@ def _preset_block(raw: bytes, index: int) -> Any:
     return decode_json(raw)["message"]["content"][index]
 
 
-def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Verdict:
+def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
     if event.delta is not None:
         _ended(state, event.delta.stop_reason)
     _used(state, event.usage)
@@ -273,7 +262,7 @@ def _used(state: State, said: ev.MessageUsage | None) -> None:
             details.thinking_tokens,
             said.cache_creation_input_tokens,
         )
-        state.usage = last_known(state.usage, usage)
+        state.usage = merge_usage(state.usage, usage)
         # "fast" has a price of its own, whatever the tier, and is said only once.
         if said.speed == "fast":
             state.service_tier = "fast"
@@ -281,20 +270,20 @@ def _used(state: State, said: ev.MessageUsage | None) -> None:
             state.service_tier = said.service_tier or state.service_tier
 
 
-def _message_stop(state: State, event: ev.MessageStopEvent) -> Verdict:
+def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
     state.status = "completed"
     return _COMPLETE
 
 
-def _ping(state: State, event: Any) -> Verdict:
+def _ping(state: State, event: Any) -> Effect:
     return NOTHING
 
 
-def _error(state: State, event: ev.MessageErrorEvent) -> Verdict:
-    return Verdict(NOTHING.level, error=error_from_payload(event.json()))
+def _error(state: State, event: ev.MessageErrorEvent) -> Effect:
+    return Effect(NOTHING.activity, error=error_from_payload(event.json()))
 
 
-_TABLE: dict[type[Any], Callable[[State, Any], Verdict]] = {
+_TABLE: dict[type[Any], Callable[[State, Any], Effect]] = {
     ev.MessageStartEvent: _message_start,
     ev.ContentBlockStartEvent: _block_start,
     ev.ContentBlockDeltaEvent: _block_delta,
@@ -324,21 +313,21 @@ class MessagesDialect(TypedDialect):
     def with_profile(self, profile: Profile) -> MessagesDialect:
         return MessagesDialect(profile)
 
-    def apply(self, state: State, event: AnyEvent) -> Verdict:
-        hot = state.hot
-        if hot is not None and type(event) is _DELTA:
+    def apply(self, state: State, event: AnyEvent) -> Effect:
+        fast = state.fast_path
+        if fast is not None and type(event) is _DELTA:
             delta = event.delta
             if (
                 delta is not None
                 and delta.text
                 and delta.type == "text_delta"
-                and event.index == hot.key
+                and event.index == fast.key
             ):
-                event.chunks = state.say_more(hot, delta.text)
+                event.chunks = state.append_fast(fast, delta.text)
                 return CONTENT
         return super().apply(state, event)
 
-    def request(self, call: Call, base_url: str) -> WireRequest:
+    def request(self, call: Request, base_url: str) -> HTTPRequest:
         if call.background:
             raise ConfigurationError("the Messages API has no background responses")
         system, messages = _split_system(call)
@@ -365,15 +354,15 @@ class MessagesDialect(TypedDialect):
         base, mark, query = base_url.partition("?")
         base = base.rstrip("/").removesuffix("/v1")
         url = endpoint(self._profile, f"{base}{mark}{query}", "/v1/messages")
-        return WireRequest("POST", url, headers, encode_body(body, call.extra_body))
+        return HTTPRequest("POST", url, headers, encode_body(body, call.extra_body))
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key}
 
-    def stored(self, request: WireRequest, response_id: str) -> Stored | None:
+    def stored(self, request: HTTPRequest, response_id: str) -> StoredResponse | None:
         return None
 
-    def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
+    def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         items = [
             item
             for item in state.in_order()
@@ -386,7 +375,7 @@ class MessagesDialect(TypedDialect):
         blocks = [item.wire() for item in items if item.wire is not None]
         return ({"role": "assistant", "content": blocks},) if blocks else ()
 
-    def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
+    def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         blocks = payload.get("content") if isinstance(payload, dict) else None
         if not isinstance(blocks, list) or not all(
             isinstance(block, dict) and isinstance(block.get("type"), str) for block in blocks
@@ -401,7 +390,7 @@ class MessagesDialect(TypedDialect):
 # ---- asking ------------------------------------------------------------------------------------
 
 
-def _split_system(call: Call) -> tuple[Any, list[Any]]:
+def _split_system(call: Request) -> tuple[Any, list[Any]]:
     """Instructions and system turns go into a field of their own here."""
     if isinstance(call.prompt, str):
         return call.instructions, [{"role": "user", "content": call.prompt}]

@@ -18,27 +18,14 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...events import responses as ev
-from ...events.base import UnknownEvent, decode_json
+from ...events.base import AnyEvent, UnknownEvent, decode_json
 from ...result import Chunk, Usage
 from ..classify import error_from_payload
-from ..profiles import Profile, endpoint
-from ..state import ItemState, State, last_known
-from .base import (
-    CONTENT,
-    NOTHING,
-    PROGRESS,
-    AnyEvent,
-    Apply,
-    Call,
-    Stored,
-    TypedDialect,
-    Verdict,
-    WireRequest,
-    chosen_tool,
-    encode_body,
-    function_tool,
-    under,
-)
+from ..request import HTTPRequest, Request, StoredResponse, encode_body, under
+from ..state import ItemState, State, merge_usage
+from .base import CONTENT, NOTHING, PROGRESS, Apply, Effect, TypedDialect
+from .profiles import Profile, endpoint
+from .tools import chosen_tool, function_tool
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
 
@@ -70,7 +57,7 @@ def _delta(half: str, item_type: str | None = None) -> Apply:
     kind, numbered_by, known_type = _HALVES[half]
     item_type = item_type or known_type
 
-    def apply(state: State, event: Any) -> Verdict:
+    def apply(state: State, event: Any) -> Effect:
         delta = event.delta
         if not delta:
             return PROGRESS
@@ -82,9 +69,9 @@ def _delta(half: str, item_type: str | None = None) -> Apply:
         number = getattr(event, numbered_by) if numbered_by else 0
         part = item.part((half, _number(item, half, number)), kind)
         part.add(delta)
-        event.chunks = state.say(kind, delta, item.index)
+        event.chunks = state.emit(kind, delta, item.index)
         if half == "text" and not item.closed:
-            state.warm((event.output_index, event.item_id, number), part, item.index)
+            state.open_fast_path((event.output_index, event.item_id, number), part, item.index)
         return CONTENT
 
     return apply
@@ -102,7 +89,7 @@ def _whole(half: str, field: str) -> Apply:
     """The whole of what deltas should have brought: what they did not bring is said now."""
     _, numbered_by, _ = _HALVES[half]
 
-    def apply(state: State, event: Any) -> Verdict:
+    def apply(state: State, event: Any) -> Effect:
         whole = getattr(event, field)
         number = getattr(event, numbered_by) if numbered_by else 0
         if not _is_old(state, event.output_index, half, whole):
@@ -127,7 +114,7 @@ def _finish_part(
     kind, _, item_type = _HALVES[half]
     item.type = item.type or item_type
     late = item.part((half, _number(item, half, number)), kind).finish(whole)
-    return state.say(kind, late, item.index) if late else ()
+    return state.emit(kind, late, item.index) if late else ()
 
 
 # ---- items -------------------------------------------------------------------------------------
@@ -142,7 +129,7 @@ _PARTS = {
 }
 
 
-def _part_added(state: State, event: Any) -> Verdict:
+def _part_added(state: State, event: Any) -> Effect:
     """A part begins: where the server numbers none, what follows belongs to it."""
     summary = isinstance(event, ev.ResponseReasoningSummaryPartAddedEvent)
     number = event.summary_index if summary else event.content_index
@@ -153,7 +140,7 @@ def _part_added(state: State, event: Any) -> Verdict:
     return PROGRESS
 
 
-def _part_done(state: State, event: ev.ResponseContentPartDoneEvent) -> Verdict:
+def _part_done(state: State, event: ev.ResponseContentPartDoneEvent) -> Effect:
     part = event.part
     half = _PARTS.get(part.type or "") if part is not None else None
     if part is None or half is None:
@@ -168,7 +155,7 @@ def _text_of(part: ev.ContentPart) -> str:
     return (part.refusal if part.type == "refusal" else part.text) or ""
 
 
-def _item_added(state: State, event: ev.ResponseOutputItemAddedEvent) -> Verdict:
+def _item_added(state: State, event: ev.ResponseOutputItemAddedEvent) -> Effect:
     if event.item is not None:
         _describe(state, state.announced(event.output_index, event.item.id), event.item)
     return PROGRESS
@@ -182,7 +169,7 @@ def _describe(state: State, item: ItemState, said: ev.Item) -> None:
     item.call_id = said.call_id or item.call_id
 
 
-def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Verdict:
+def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Effect:
     said = event.item
     if said is None:
         return PROGRESS
@@ -227,7 +214,7 @@ def _close_item(state: State, item: ItemState, said: ev.Item) -> Iterator[Chunk]
                 item.part((half, 0), kind).add(whole)
         elif len(whole) > len(had):
             item.part((half, len(item.content)), kind).add(whole[len(had) :])
-            yield from state.say(kind, whole[len(had) :], item.index)
+            yield from state.emit(kind, whole[len(had) :], item.index)
     for part in item.content.values():
         part.seal()
     item.closed = True
@@ -251,7 +238,7 @@ def _wholes(said: ev.Item) -> Iterator[tuple[str, str]]:
 # ---- the response ------------------------------------------------------------------------------
 
 
-def _lifecycle(state: State, event: Any) -> Verdict:
+def _lifecycle(state: State, event: Any) -> Effect:
     _take(state, event.response)
     return NOTHING
 
@@ -264,7 +251,7 @@ def _take(state: State, response: ev.Response | None) -> None:
     state.model = response.model or state.model
     state.service_tier = response.service_tier or state.service_tier
     if response.usage is not None:
-        state.usage = last_known(state.usage, _usage(response.usage))
+        state.usage = merge_usage(state.usage, _usage(response.usage))
 
 
 def _usage(said: ev.ResponseUsage) -> Usage:
@@ -280,14 +267,14 @@ def _usage(said: ev.ResponseUsage) -> Usage:
     )
 
 
-def _completed(state: State, event: Any) -> Verdict:
+def _completed(state: State, event: Any) -> Effect:
     _take(state, event.response)
     response = event.response or ev.Response()
     if response.status == "failed":  # in a whole answer that came as one JSON body
         return _failed(state, event)
     event.chunks = tuple(_reconcile(state, response.output or [], event.raw))
     state.finish = _finish(state, event, response)
-    return Verdict(CONTENT.level if event.chunks else PROGRESS.level, complete=True)
+    return Effect(CONTENT.activity if event.chunks else PROGRESS.activity, complete=True)
 
 
 def _finish(state: State, event: Any, response: ev.Response) -> str:
@@ -360,29 +347,29 @@ def _output_of(raw: bytes, position: int) -> Any:
     return payload.get("response", payload)["output"][position]
 
 
-def _failed(state: State, event: Any) -> Verdict:
+def _failed(state: State, event: Any) -> Effect:
     _take(state, event.response)
-    return Verdict(NOTHING.level, error=error_from_payload(event.json()))
+    return Effect(NOTHING.activity, error=error_from_payload(event.json()))
 
 
-def _error(state: State, event: ev.ResponseErrorEvent) -> Verdict:
-    return Verdict(
-        NOTHING.level, error=error_from_payload(event.json()), linger=_LINGER_AFTER_ERROR
+def _error(state: State, event: ev.ResponseErrorEvent) -> Effect:
+    return Effect(
+        NOTHING.activity, error=error_from_payload(event.json()), linger=_LINGER_AFTER_ERROR
     )
 
 
 # ---- the table ---------------------------------------------------------------------------------
 
 
-def _nothing(state: State, event: Any) -> Verdict:
+def _nothing(state: State, event: Any) -> Effect:
     return NOTHING
 
 
-def _progress(state: State, event: Any) -> Verdict:
+def _progress(state: State, event: Any) -> Effect:
     return PROGRESS
 
 
-def _content(state: State, event: Any) -> Verdict:
+def _content(state: State, event: Any) -> Effect:
     return CONTENT
 
 
@@ -426,7 +413,7 @@ for _cls in ev.EVENTS:  # a tool's status, an item or part begun or done
     _TABLE.setdefault(_cls, _progress)
 
 
-def _unknown(state: State, event: UnknownEvent) -> Verdict:
+def _unknown(state: State, event: UnknownEvent) -> Effect:
     # An unknown sign of life must not keep a dead stream open: only the API's own kind counts.
     if event.type == "response.cancelled":
         state.status = "cancelled"  # by someone else: the answer is cut
@@ -454,19 +441,19 @@ class ResponsesDialect(TypedDialect):
     def with_profile(self, profile: Profile) -> ResponsesDialect:
         return ResponsesDialect(profile)
 
-    def apply(self, state: State, event: AnyEvent) -> Verdict:
-        hot = state.hot
+    def apply(self, state: State, event: AnyEvent) -> Effect:
+        fast = state.fast_path
         if (
-            hot is not None
+            fast is not None
             and type(event) is _TEXT
             and event.delta
-            and (event.output_index, event.item_id, event.content_index) == hot.key
+            and (event.output_index, event.item_id, event.content_index) == fast.key
         ):
-            event.chunks = state.say_more(hot, event.delta)
+            event.chunks = state.append_fast(fast, event.delta)
             return CONTENT
         return super().apply(state, event)
 
-    def request(self, call: Call, base_url: str) -> WireRequest:
+    def request(self, call: Request, base_url: str) -> HTTPRequest:
         if call.stop is not None:
             raise ConfigurationError(
                 "the Responses API has no stop sequences: leave stop out, or give it in extra_body "
@@ -489,17 +476,17 @@ class ResponsesDialect(TypedDialect):
         }
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
         data = encode_body(body, call.extra_body)
-        return WireRequest("POST", endpoint(self._profile, base_url, "/responses"), headers, data)
+        return HTTPRequest("POST", endpoint(self._profile, base_url, "/responses"), headers, data)
 
-    def stored(self, request: WireRequest, response_id: str) -> Stored | None:
+    def stored(self, request: HTTPRequest, response_id: str) -> StoredResponse | None:
         if b'"background"' not in request.body:  # seldom there, and the rest may be large
             return None
         body = decode_json(request.body)
         if not isinstance(body, dict) or body.get("background") is not True:
             return None
-        return Stored(under(request.url, response_id), request.headers)
+        return StoredResponse(under(request.url, response_id), request.headers)
 
-    def turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
+    def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         items = [
             item
             for item in state.in_order()
@@ -522,7 +509,10 @@ class ResponsesDialect(TypedDialect):
             and payload.get("status") in ("queued", "in_progress")
         )
 
-    def whole_answer(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
+    def continued_turn(self, text: str) -> dict[str, Any]:
+        return {"type": "message", "role": "assistant", "content": text}
+
+    def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         output = payload.get("output") if isinstance(payload, dict) else None
         if not isinstance(output, list) or not ({"object", "status", "id"} & payload.keys()):
             return ()

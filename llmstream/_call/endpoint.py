@@ -1,0 +1,157 @@
+"""A service as one client talks to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+import msgspec
+
+from .._core.classify import KNOWN_WORDS
+from .._core.dialects import Api
+from .._core.dialects.base import Dialect
+from .._core.dialects.profiles import Profile
+from .._core.redact import prompt_texts, redact_quotes
+from .._core.request import HTTPRequest, Request
+from .._core.timers import Timeouts, Timers
+from .._runtime.clock import Clock
+from .._runtime.ids import random_id
+from .._runtime.scope import CancelScope, Scheduler, Stopped
+from .._settings.secret import Secret
+from .._transport.base import Transport
+from .._version import __version__
+from ..errors import ConfigurationError, LLMStreamError, ProtocolError, ServiceError
+from ..result import Service
+from .budget import Budget
+
+__all__ = ["Endpoint"]
+
+_TRACE_ID = re.compile("[0-9a-f]{32}")
+_LEAST_SECRET = 8  # characters of a header's value that is looked for in a service's words
+_FAREWELL = 5.0  # seconds, at most, to tell a service that a response is not wanted any more
+
+
+class Endpoint:
+    """Address, key, headers, profile, transport and budget. Immutable, but for the budget and the
+    transport, which are thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        api: Api,
+        dialect: Dialect,
+        profile: Profile,
+        service: Service,
+        base_url: str,
+        key: Secret | None,
+        headers: Mapping[str, str],
+        transport: Transport,
+        budget: Budget,
+        clock: Clock,
+        scheduler: Callable[[], Scheduler],
+    ) -> None:
+        self.api = api
+        self.dialect = dialect
+        self.service = service
+        self.base_url = base_url
+        self.port = _port(base_url)
+        self.transport = transport
+        self.budget = budget
+        self.clock = clock
+        self.scheduler = scheduler  # looked up for each call: a forked child has its own
+        self.profile = profile
+        self._key = key
+        self._headers = headers
+
+    def request(self, request: Request) -> HTTPRequest:
+        """`request` in the API's words. Raises ConfigurationError."""
+        try:
+            return self.dialect.request(request, self.base_url)
+        except (TypeError, ValueError, AttributeError) as exc:
+            raise ConfigurationError(
+                f"the call cannot be written as a request of this API ({type(exc).__name__}): "
+                "check the types of prompt, tools and options"
+            ) from exc
+
+    def dress(
+        self,
+        request: HTTPRequest,
+        trace_id: str,
+        headers: Mapping[str, str],
+        propagated: Mapping[str, str],
+    ) -> HTTPRequest:
+        """`request` with credentials and all headers: the call's own `headers` win over the
+        client's, those over the API's, and those over what is `propagated`."""
+        merged = {
+            "user-agent": f"llmstream/{__version__}",
+            "accept-encoding": "identity",  # compression would hold tokens back
+            "x-client-request-id": trace_id,
+            **_traceparent(trace_id),
+            **propagated,
+            **request.headers,
+            **self._auth(),
+            **self._headers,
+            **headers,
+        }
+        return msgspec.structs.replace(request, headers=merged)
+
+    def _auth(self) -> dict[str, str]:
+        if not self._key:
+            return {}
+        key = self._key.reveal()
+        return {"api-key": key} if self.profile.auth == "api-key" else self.dialect.auth(key)
+
+    def redact(self, error: LLMStreamError, request: Request, headers: Mapping[str, str]) -> None:
+        """Blot out what a service quotes in its error: the key, headers, the prompt."""
+        if not isinstance(error, (ServiceError, ProtocolError)):
+            return  # all its words are our own
+        extra = [(request.extra_body or {}).get(name) for name in self.api.prompt_fields]
+        prompts = (request.prompt, request.instructions, extra)
+        quoted = tuple(text for prompt in prompts for text in prompt_texts(prompt))
+        values = [
+            v for v in (*self._headers.values(), *headers.values()) if len(v) >= _LEAST_SECRET
+        ]
+        tokens = [v.partition(" ")[2] for v in values]  # "Bearer ..."
+        values += [token for token in tokens if len(token) >= _LEAST_SECRET]
+
+        def redact(text: str) -> str:
+            if self._key:
+                text = self._key.redact(text)
+            for value in values:
+                text = text.replace(value, "***")
+            return redact_quotes(text, quoted)
+
+        error.args = (redact(error.message), *error.args[1:])
+        for name in ("code", "type", "param", "request_id"):
+            value = getattr(error, name, None)
+            if isinstance(value, str) and value.lower() not in KNOWN_WORDS:
+                setattr(error, name, redact(value))
+
+    def send_and_forget(self, request: HTTPRequest) -> None:
+        """Send a dressed request that may fail, within 5 s. Never raises."""
+        limits = Timeouts(connect=_FAREWELL, first_token=_FAREWELL, total=_FAREWELL)
+        timers = Timers(limits, self.clock.monotonic())
+        scope = CancelScope(timers, self.clock, self.scheduler())
+        try:
+            scope.begin()
+            self.transport.send(request, scope).finish()
+        except (Stopped, LLMStreamError):
+            pass  # it was worth a try
+        finally:
+            scope.finish()
+
+
+def _port(base_url: str) -> int:
+    address = urlsplit(base_url)
+    return address.port or {"https": 443, "http": 80}[address.scheme]
+
+
+def _traceparent(trace_id: str) -> dict[str, str]:
+    """The header of W3C Trace Context, where the trace id is one in its sense (32 hex digits; a
+    UUID's hyphens do not count). The parent id is this request, which has no other record: a
+    random one."""
+    digits = trace_id.replace("-", "").lower()
+    if not _TRACE_ID.fullmatch(digits) or digits == "0" * 32:
+        return {}
+    return {"traceparent": f"00-{digits}-{random_id(64)}-01"}

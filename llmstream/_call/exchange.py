@@ -1,0 +1,293 @@
+"""One request and its response, as batches of events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+from .._core.classify import error_from_status, request_id_of
+from .._core.dialects.base import Activity
+from .._core.phase import ClockName, Phase
+from .._core.recovery import Mode, NextAttempt
+from .._core.request import HTTPRequest
+from .._core.session import Session
+from .._runtime.scope import Stopped, StopReason
+from .._transport.base import Response, Transport
+from ..errors import LLMStreamError
+from ..events.base import AnyEvent, marker_event
+from .context import CallContext
+
+__all__ = ["EventBatches", "Exchange"]
+
+_ERROR_BODY = 65536  # bytes of an error's body that are read
+_LINGER = 2.0  # seconds that the body of an error, or of a page, may take
+_SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
+_BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
+_POLL_FIRST, _POLL_LONGEST = 0.5, 5.0  # seconds between two polls
+_DRAIN_SECONDS = 0.05  # for the end of the body after the end of the answer
+_CONTENT = Activity.CONTENT
+
+EventBatches = Generator[list[AnyEvent], None, None]
+
+
+class Exchange:
+    """Makes the attempts of one call, one at a time. For the reader's thread.
+
+    `new_session` makes the session of an answer of so many choices; `max_bytes` bounds a JSON body.
+    """
+
+    __slots__ = ("_ctx", "_max_bytes", "_new_session", "_reported", "_transport")
+
+    def __init__(
+        self,
+        ctx: CallContext,
+        transport: Transport,
+        new_session: Callable[[int], Session],
+        max_bytes: int,
+    ) -> None:
+        self._ctx = ctx
+        self._transport = transport
+        self._new_session = new_session
+        self._max_bytes = max_bytes
+        self._reported = 0  # contents of the session, before this batch
+
+    def events(self, attempt: NextAttempt, request: HTTPRequest) -> EventBatches:
+        """Send `request` (the attempt's, with credentials) once and yield what arrives, batch by
+        batch; an empty batch (or the marker) when the service has accepted it. Raises Stopped and
+        what ended the attempt."""
+        self._begin(attempt)
+        if attempt.mode is Mode.POLL:
+            yield from self._poll(request)
+        else:
+            yield from self._stream(attempt, request)
+        error = self._ctx.latest.error
+        if error is not None:
+            raise error
+
+    def _begin(self, attempt: NextAttempt) -> None:
+        ctx = self._ctx
+        shown = ctx.session
+        if attempt.mode in (Mode.RESUME, Mode.POLL):
+            session = shown
+            session.resume()
+        else:
+            session = self._new_session(attempt.request.choices)
+            if attempt.mode is Mode.CONTINUE:
+                session.continue_from(shown)
+                ctx.continued = True
+            if attempt.mode is Mode.CONTINUE or not shown.has_content:
+                ctx.session = session
+            # else what was shown stays readable until the service has accepted the new request
+        ctx.latest = session
+        ctx.status = ctx.request_id = None
+        ctx.meter.begin_attempt(ctx.clock.monotonic(), session.contents, session.state.usage)
+        self._reported = session.contents
+        ctx.scope.phases = []
+        ctx.scope.timers.resumed = session is shown and session.has_content
+
+    # -- a stream
+
+    def _stream(self, attempt: NextAttempt, request: HTTPRequest) -> EventBatches:
+        ctx = self._ctx
+        session = ctx.latest
+        ctx.scope.begin()
+        response = self._transport.send(request, ctx.scope)
+        try:
+            self._accepted(response)
+            ctx.session = session
+            number = len(ctx.meter.attempts[0]) + 1
+            yield [marker_event(attempt.marker, number)] if attempt.marker is not None else []
+            yield from self._body(response, session)
+        finally:
+            self._close(response, session.complete)
+
+    def _accepted(self, response: Response) -> None:
+        """The head has arrived. Raises the error of a status that is not a success."""
+        ctx, scope = self._ctx, self._ctx.scope
+        if scope.phase is not Phase.HEADERS:  # a transport double that does not report
+            scope.awaiting_response()
+        scope.end_wait(0)
+        ctx.status = response.status
+        ctx.request_id = request_id_of(response.headers)
+        if not _is_success(response.status):
+            body = self._read_some(response, _ERROR_BODY)
+            error = error_from_status(response.status, body, response.headers, ctx.clock.time())
+            del body  # some servers quote the key in it, and tracebacks may show locals
+            raise error
+        scope.enter(Phase.BODY if scope.timers.resumed else Phase.FIRST_TOKEN)
+
+    def _close(self, response: Response, whole: bool) -> None:
+        try:
+            if whole or not _is_success(response.status):
+                # All of the body but its end has been read: keep the connection.
+                self._ctx.scope.timers.linger(_DRAIN_SECONDS)
+                response.finish()
+        finally:
+            response.close()
+
+    def _body(self, response: Response, session: Session) -> EventBatches:
+        first = _first_bytes(response)
+        foreign = _foreign(response.headers.get("content-type", ""), first)
+        if foreign == "JSON":
+            pieces, first = [first], b""  # a traceback may show locals
+            body = _read_all(response, self._max_bytes, pieces)
+            yield self._noted(session, session.receive_json(body))
+            return
+        if foreign:
+            session.refuse(first + self._read_some(response, _SNIFF - len(first)), foreign)
+            return
+        data = first
+        while True:
+            if data:
+                events = self._noted(session, session.receive(data))
+            else:
+                session.receive_eof()
+                events = []
+            if events:
+                yield events
+            if session.ended:
+                return
+            first = data = b""  # a traceback may show locals
+            events = []
+            data = self._read_on(response, session)
+
+    def _read_on(self, response: Response, session: Session) -> bytes:
+        if not session.linger:
+            return response.read()
+        # The answer, or its error, is known: whatever happens now is only the end.
+        timers = self._ctx.scope.timers
+        if timers.phase_clock is not ClockName.LINGER:  # again after content, not after pings
+            timers.linger(session.linger)
+        try:
+            return response.read()
+        except (Stopped, LLMStreamError):
+            return b""
+
+    def _read_some(self, response: Response, limit: int) -> bytes:
+        """A body for an error's message: what of it arrives soon, at most about `limit` bytes."""
+        body = b""
+        scope = self._ctx.scope
+        scope.timers.linger(_LINGER)
+        try:
+            while len(body) < limit and (data := response.read()):
+                body += data
+        except LLMStreamError:
+            pass  # the status, or what arrived, is reason enough
+        except Stopped:
+            stop = scope.stop_reason
+            if stop is not None and stop.clock is not ClockName.LINGER:
+                raise
+        return body
+
+    # -- a stored answer
+
+    def _poll(self, request: HTTPRequest) -> EventBatches:
+        """Ask for the answer until it is whole. While it does not change, the idle clock runs
+        (before the first content the first-token clock)."""
+        ctx, scope = self._ctx, self._ctx.scope
+        session, clock = ctx.latest, ctx.clock
+        name = ClockName.IDLE if session.has_content else ClockName.FIRST_TOKEN
+        patience = getattr(ctx.timeouts, name.value)
+        before: int | None = None  # a hash: a traceback may show locals
+        changed = clock.monotonic()
+        wait = _POLL_FIRST
+        while True:
+            scope.begin()
+            response = self._transport.send(request, scope)
+            whole = False
+            try:
+                self._accepted(response)
+                body = _read_all(response, self._max_bytes, [])
+                whole = True
+            finally:
+                self._close(response, whole)
+            events = session.receive_json(body)
+            if not session.unfinished:
+                yield self._noted(session, events)
+                return
+            session.resume()
+            now = clock.monotonic()
+            if (known := hash(body)) != before:
+                before, changed = known, now
+            elif patience is not None and now - changed >= patience:
+                scope.stop(StopReason(clock=name))
+            body, events = b"", []
+            scope.sleep(wait, Phase.POLL)
+            wait = min(wait * 1.5, _POLL_LONGEST)
+
+    # -- what arrived
+
+    def _noted(self, session: Session, events: list[AnyEvent]) -> list[AnyEvent]:
+        """Tell the meter and the clocks what arrived."""
+        if not events:
+            return events
+        ctx = self._ctx
+        scope = ctx.scope
+        now = scope.last_byte
+        if now is None:
+            now = ctx.clock.monotonic()
+        ctx.meter.event(now)
+        activity = session.activity
+        session.activity = Activity.NONE
+        if activity is _CONTENT:
+            self._content(now, session)
+        if session.error is None:  # else only the end is awaited, and not for long
+            if activity is _CONTENT:
+                scope.timers.content()
+            elif activity:
+                scope.timers.progress()
+        return events
+
+    def _content(self, now: float, session: Session) -> None:
+        ctx = self._ctx
+        meter, scope, reporter = ctx.meter, ctx.scope, ctx.reporter
+        first_of_attempt, first_of_call = meter.first_token is None, meter.first_content is None
+        gap = meter.content(now, scope.timers.waited)
+        if first_of_attempt and scope.phase is not Phase.BODY:
+            scope.enter(Phase.BODY, now)
+        if reporter is None:
+            return
+        if first_of_call:
+            reporter.first_token(now)
+        if reporter.tokens is not None:
+            reporter.tokens(now, gap, session.contents - self._reported)
+            self._reported = session.contents
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
+
+
+def _read_all(response: Response, limit: int, pieces: list[bytes]) -> bytes:
+    """The rest of a body after its first `pieces`, at most about `limit` bytes."""
+    size = 0
+    try:
+        while size < limit and (data := response.read()):
+            pieces.append(data)
+            size += len(data)
+    except BaseException:
+        data = b""  # a traceback may show locals
+        pieces.clear()
+        raise
+    return b"".join(pieces)
+
+
+def _first_bytes(response: Response) -> bytes:
+    """The beginning of a body, up to something that can be seen: some servers send white space to
+    keep a connection alive before they know what they will answer."""
+    first = response.read()
+    while not first.strip(_BLANK) and len(first) < _SNIFF and (more := response.read()):
+        first += more
+    return first
+
+
+def _foreign(content_type: str, first: bytes) -> str:
+    """What a success status brought instead of an event stream ("" where it is one).
+
+    By the first byte, since labels are often wrong: no line of an event stream begins so.
+    """
+    start = first.lstrip(_BLANK)[:1]
+    if start in (b"{", b"["):
+        return "JSON"
+    if start == b"<" or content_type.lower().startswith("text/html"):
+        return "an HTML page"
+    return ""

@@ -1,0 +1,201 @@
+"""The visible loop: what to do after an attempt has failed."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from .._core.phase import Phase
+from .._core.recovery import Mode, NextAttempt, Recovery
+from .._core.request import HTTPRequest, Request
+from .._core.retry import RetryPolicy
+from .._runtime.scope import Stopped
+from ..errors import ConnectionFailed, LLMStreamError, RateLimitError
+from .context import CallContext
+from .endpoint import Endpoint
+from .exchange import EventBatches, Exchange
+
+__all__ = ["Retrying"]
+
+_GREATEST_FACTOR = 3  # times max_attempts: requests of a call, however often it made progress
+
+
+class Retrying:
+    """The attempts of one call. For the reader's thread.
+
+    `request` is the call in the caller's words, `first` in the API's; `before` is called when the
+    call starts and may refuse it by raising.
+    """
+
+    def __init__(
+        self,
+        ctx: CallContext,
+        endpoint: Endpoint,
+        exchange: Exchange,
+        policy: RetryPolicy,
+        recovery: Recovery,
+        request: Request,
+        first: HTTPRequest,
+        headers: Mapping[str, str],
+        before: Callable[[], None],
+    ) -> None:
+        self._ctx = ctx
+        self._endpoint = endpoint
+        self._exchange = exchange
+        self._policy = policy
+        self._recovery = recovery
+        self._request = request
+        self._first = first
+        self._headers = headers
+        self._before = before
+        self._retries = 0  # attempts that have failed, the free ones not counted
+        self._failures = 0  # those in a row that brought no content
+        self._resent = False
+        self.readable_as_text = recovery.readable_as_text
+
+    def batches(self) -> EventBatches:
+        """The events of the call, attempt by attempt. Raises Stopped and the library's errors."""
+        self._before()
+        attempt = NextAttempt(self._first)
+        while True:
+            self._wait_while_throttled()
+            try:
+                yield from self._exchange.events(attempt, self._dress(attempt.request))
+                self._endpoint.budget.refill(retried=self._retries > 0)
+                return
+            except LLMStreamError as exc:
+                error = exc
+            except Stopped:
+                error = self._ctx.stop_error()
+            attempt = self._after_failure(attempt, error)
+
+    def _dress(self, request: HTTPRequest) -> HTTPRequest:
+        ctx = self._ctx
+        propagated = ctx.reporter.headers() if ctx.reporter is not None else {}
+        return self._endpoint.dress(request, ctx.trace_id, self._headers, propagated)
+
+    def _after_failure(self, attempt: NextAttempt, error: LLMStreamError) -> NextAttempt:
+        """The next attempt, once it is time for it. Raises `error` where there is none."""
+        ctx, endpoint = self._ctx, self._endpoint
+        # By what the service said; after `redact`, what it quotes is blotted out.
+        simpler = endpoint.dialect.without_refused_option(self._first, error)
+        endpoint.redact(error, self._request, self._headers)
+        if error.request_id is not None:
+            ctx.request_id = error.request_id  # as it is now
+        self._learn(error)
+        at_once = self._at_once(attempt, error, simpler)
+        if at_once is not None:
+            return at_once
+        # New content is progress: then the attempts count anew.
+        had_content = ctx.meter.first_token is not None
+        self._failures = 0 if had_content else self._failures + 1
+        self._retries += 1
+        delay = self._delay(error)
+        if delay is None:
+            raise error
+        following = self._recovery.after_failure(ctx.session, self._first)
+        if following is None:
+            raise error
+        if not ctx.scope.rearm():  # ended meanwhile: that is the reason now
+            ctx.report_attempt(ctx.end_attempt(error))
+            raise Stopped
+        if not endpoint.budget.spend():
+            error.add("not sent again: the retry budget of this host and key is used up")
+            raise error
+        self._give_up(error, delay, had_content)
+        if following.mode not in (Mode.RESUME, Mode.POLL):
+            self._cancel_response()
+        self._rest(delay, Phase.BACKOFF)
+        return following
+
+    def _at_once(
+        self, attempt: NextAttempt, error: LLMStreamError, simpler: HTTPRequest | None
+    ) -> NextAttempt | None:
+        """An attempt that costs no wait and no attempt, where there is one."""
+        ctx = self._ctx
+        if isinstance(error, ConnectionFailed) and error.reused and not self._resent:
+            # A server closes idle connections when it likes. Not a byte came back, so it is safe
+            # to send the request again.
+            self._resent = True
+            ctx.report_attempt(ctx.end_attempt(error, resent=True))
+            return attempt
+        if simpler is not None:
+            self._first = simpler
+            ctx.report_attempt(ctx.end_attempt(error))
+            return msgspec.structs.replace(attempt, request=simpler)
+        fallback = self._recovery.fallback(ctx.session, error)
+        if fallback is not None:
+            ctx.report_attempt(ctx.end_attempt(error))
+        return fallback
+
+    def _delay(self, error: LLMStreamError) -> float | None:
+        if self._retries >= _GREATEST_FACTOR * self._policy.max_attempts:
+            return None
+        ctx = self._ctx
+        remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
+        return self._policy.next_delay(error, self._failures, random.random(), remaining)
+
+    def _give_up(self, error: LLMStreamError, delay: float, had_content: bool) -> None:
+        """The attempt has failed, and another one follows. What it brought stays readable."""
+        ctx = self._ctx
+        ctx.report_attempt(ctx.end_attempt(error, delay))
+        if ctx.reporter is not None:
+            ctx.reporter.retry(delay)
+        if had_content:
+            error.partial = ctx.result()
+        error.__traceback__ = None  # its frames hold the request, and the error is kept
+
+    # -- waits
+
+    def _rest(self, seconds: float, phase: Phase) -> None:
+        """Wait between two attempts. Raises Stopped."""
+        ctx = self._ctx
+        since = ctx.clock.monotonic()
+        try:
+            ctx.scope.sleep(seconds, phase)
+        finally:
+            ctx.meter.rested += ctx.clock.monotonic() - since
+
+    def _learn(self, error: LLMStreamError) -> None:
+        """One stream that is asked to wait speaks for all of its host and key."""
+        wait = error.retry_after if isinstance(error, RateLimitError) else None
+        if isinstance(error, RateLimitError) and wait and wait <= self._policy.max_retry_after:
+            self._endpoint.budget.throttle(error, self._ctx.clock.monotonic())
+
+    def _wait_while_throttled(self) -> None:
+        """Wait until the service may be asked again. Raises Stopped, RateLimitError."""
+        ctx, budget = self._ctx, self._endpoint.budget
+        since = ctx.clock.monotonic()
+        left, whole = budget.throttled(since)
+        if not left:
+            return
+        # The jitter spreads those that wait for the same moment.
+        until = since + left + random.random() * self._policy.jitter * whole
+        while left:
+            now = ctx.clock.monotonic()
+            if left >= ctx.scope.timers.remaining(now):
+                ctx.scope.enter(Phase.THROTTLED)
+                raise budget.refusal(now)
+            self._rest(max(left, until - now), Phase.THROTTLED)
+            left, _ = budget.throttled(ctx.clock.monotonic())
+        ctx.meter.throttled = ctx.clock.monotonic() - since
+
+    # -- a response that the service goes on with
+
+    def cancel_response(self) -> None:
+        """The call was cancelled: so is the response, if it runs in the background. Never raises;
+        takes 5 s at most."""
+        if not sys.is_finalizing():
+            self._cancel_response()
+
+    def _cancel_response(self) -> None:
+        session = self._ctx.latest
+        known = session.state.response_id
+        if known is None or session.complete or session.state.status in ("failed", "cancelled"):
+            return
+        stored = self._endpoint.dialect.stored(self._first, known)
+        if stored is not None:
+            self._endpoint.send_and_forget(self._dress(stored.cancel()))

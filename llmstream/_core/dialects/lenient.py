@@ -1,0 +1,80 @@
+"""Reading events that do not fit the reference."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ...events.base import AnyEvent, Event, UnknownEvent, decode_json
+
+__all__ = ["lenient"]
+
+
+def lenient(
+    name: str, data: bytes, classes: Mapping[str, type[Event]], essential: frozenset[str]
+) -> AnyEvent:
+    """An event that the typed decoder refused: of an unknown type, without a type, or with fields
+    of other types than the reference says.
+
+    A field that does not fit is left out (it stays in `raw`), unless it is `essential`: answer
+    text that cannot be read must not vanish. Raises ValueError then, and for what is not JSON.
+    """
+    payload = decode_json(data)
+    if not isinstance(payload, dict):
+        if name == "error":
+            return classes[name](raw=data)
+        return UnknownEvent(name, payload, raw=data)
+    kind = payload.get("type")
+    kind = kind if isinstance(kind, str) else None
+    if kind not in classes and (name == "error" or (kind is None and payload.get("error"))):
+        kind = "error"  # a gateway's: without a type, or with the failure's own in its place
+    kind = name if kind is None else kind
+    cls = classes.get(kind)
+    if cls is None:
+        number = payload.get("sequence_number")
+        return UnknownEvent(kind, payload, number if isinstance(number, int) else None, raw=data)
+    event = _build(cls, payload, essential)
+    assert isinstance(event, Event)
+    return event
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _build(cls: type[Any], payload: Mapping[str, Any], essential: frozenset[str]) -> Any:
+    hints = _hints(cls)
+    found: dict[str, Any] = {}
+    for name, wire in zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True):
+        value = payload.get(wire)
+        if value is None:
+            continue
+        fitted = _fitted(hints[name], value, essential)
+        if fitted is not None:
+            found[name] = fitted
+        elif wire in essential:
+            raise ValueError(f"a field {wire!r} of the event holds something else")
+    return cls(**found)
+
+
+def _fitted(hint: Any, value: Any, essential: frozenset[str]) -> Any:
+    """`value` as `hint`, or None where it does not fit."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if isinstance(hint, type) and issubclass(hint, Struct):
+        return _build(hint, value, essential) if isinstance(value, dict) else None
+    if typing.get_origin(hint) is list:
+        (inner,) = typing.get_args(hint)
+        if not isinstance(value, list):
+            return None
+        found = [_fitted(inner, v, essential) for v in value if v is not None]
+        return None if None in found else found
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,103 @@
+"""Where servers of the same API contradict each other: the differences, as data.
+
+A profile is a row here; the code that uses it is the dialect's. The default is lenient enough for
+all of them, and strict enough that a truncated stream is one.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from ...errors import ConfigurationError
+
+__all__ = ["DEFAULT", "PROFILES", "Profile", "endpoint", "profile_for"]
+
+_REASONING = ("reasoning_content", "reasoning", "reasoning_details")
+
+
+class Profile(Struct, frozen=True, kw_only=True):
+    """How one service does what others do differently.
+
+    `hosts`: host name endings it is recognised by. `ends`: what makes a chat answer complete,
+    "finish" (a finish_reason) or "done" ([DONE]); either will do where both are named. `linger`:
+    seconds to wait, after the finish, for usage and [DONE]. `usage`: whether usage is asked for
+    with stream_options. `calls`: what tells tool calls apart, "index" or, where the index is
+    missing, "id". `reasoning`: the fields it may come in, the first that is filled counts.
+    `max_tokens`, `thinking`: the names of the options. `auth`: the header of the key. `path`: what
+    a base_url without a path needs. `typed_turns`: whether a turn in a Responses input has to say
+    that it is a message.
+    """
+
+    name: str
+    hosts: tuple[str, ...] = ()
+    ends: frozenset[str] = frozenset({"finish", "done"})
+    linger: float = 2.0
+    usage: bool = True
+    calls: str = "index"
+    reasoning: tuple[str, ...] = _REASONING
+    max_tokens: str = "max_tokens"
+    thinking: str = "reasoning_effort"
+    auth: str = "bearer"
+    path: str = ""
+    typed_turns: bool = False
+
+
+DEFAULT = Profile(name="default")
+
+_ROWS = (
+    DEFAULT,
+    Profile(name="openai", hosts=("api.openai.com",), max_tokens="max_completion_tokens"),
+    Profile(
+        name="azure",
+        hosts=("openai.azure.com", "services.ai.azure.com", "cognitiveservices.azure.com"),
+        max_tokens="max_completion_tokens",
+        auth="api-key",
+        path="/openai/v1",
+    ),
+    Profile(
+        name="openrouter",
+        hosts=("openrouter.ai",),
+        reasoning=("reasoning", "reasoning_content", "reasoning_details"),
+        thinking="reasoning",
+    ),
+    Profile(name="ollama", thinking="reasoning_effort", reasoning=("reasoning", *_REASONING)),
+    Profile(name="vllm", thinking="chat_template_kwargs"),
+    Profile(name="llama.cpp", thinking="chat_template_kwargs", typed_turns=True),
+    # Neither sends [DONE] always, nor an index with every call; usage comes unasked.
+    Profile(name="mistral", hosts=("api.mistral.ai",), calls="id", usage=False, thinking=""),
+    Profile(name="gemini", hosts=("generativelanguage.googleapis.com",), calls="id", linger=1.0),
+    Profile(name="deepseek", hosts=("api.deepseek.com",), thinking="thinking"),
+    Profile(name="groq", hosts=("api.groq.com",), reasoning=("reasoning",)),
+    Profile(name="perplexity", hosts=("api.perplexity.ai",), usage=False),
+    Profile(name="cerebras", hosts=("api.cerebras.ai",), max_tokens="max_completion_tokens"),
+)
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ROWS}
+
+
+def profile_for(name: str | None, base_url: str) -> Profile:
+    """The profile of that name; without one, the profile that knows the host, else the default.
+
+    Raises ConfigurationError for an unknown name.
+    """
+    if name is not None:
+        found = PROFILES.get(name)
+        if found is None:
+            raise ConfigurationError(f"profile={name!r} is not known: there is {list(PROFILES)}")
+        return found
+    host = urlsplit(base_url).hostname or ""
+    return next((p for p in PROFILES.values() if _is_at(p, host)), DEFAULT)
+
+
+def _is_at(profile: Profile, host: str) -> bool:
+    return any(host == known or host.endswith("." + known) for known in profile.hosts)
+
+
+def endpoint(profile: Profile, base_url: str, path: str) -> str:
+    """The URL of `path` (such as "/chat/completions") under a base URL, whose query is kept."""
+    base, _, query = base_url.partition("?")
+    base = base.rstrip("/")
+    if profile.path and not urlsplit(base).path:
+        base += profile.path
+    return f"{base}{path}" + (f"?{query}" if query else "")

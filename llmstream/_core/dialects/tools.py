@@ -1,0 +1,52 @@
+"""Tools, tool choices and formats in any of the APIs' forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["chosen_tool", "function_tool", "asks_for_structure"]
+
+
+def function_tool(tool: Any) -> dict[str, Any] | None:
+    """A function tool, in any of the three APIs' forms, as {"name", "description", "parameters",
+    ...}; None for a tool of another kind (the service's own), which is passed on as it is."""
+    if not isinstance(tool, Mapping):
+        return None
+    inner = tool.get("function")
+    if isinstance(inner, Mapping):  # Chat Completions
+        return dict(inner)
+    if "input_schema" in tool and tool.get("type", "custom") == "custom":  # Messages
+        rest = {k: v for k, v in tool.items() if k not in ("type", "input_schema")}
+        return {**rest, "parameters": tool["input_schema"]}
+    if tool.get("type") == "function" or (tool.get("name") and "type" not in tool):
+        return {k: v for k, v in tool.items() if k != "type"}
+    return None
+
+
+def chosen_tool(choice: Any) -> str | None:
+    """The name of the one function that a tool choice asks for, in any of the three forms."""
+    if not isinstance(choice, Mapping):
+        return None
+    inner = choice.get("function")
+    named = inner if isinstance(inner, Mapping) else choice
+    name = named.get("name")
+    return name if isinstance(name, str) else None
+
+
+# llama.cpp and vLLM constrain an answer with fields of their own.
+_GRAMMARS = ("grammar", "json_schema", "guided_json", "guided_regex", "guided_grammar")
+
+
+def asks_for_structure(extra: Mapping[str, Any]) -> bool:
+    """Whether the answer has to be JSON: by `text.format` (Responses), `response_format` (Chat),
+    `output_format` or `output_config.format` (Messages), or a grammar."""
+    text, config = extra.get("text"), extra.get("output_config")
+    formats = [
+        text.get("format") if isinstance(text, Mapping) else None,
+        config.get("format") if isinstance(config, Mapping) else None,
+        extra.get("response_format"),
+        extra.get("output_format"),
+    ]
+    kinds = [f.get("type") if isinstance(f, Mapping) else f for f in formats if f]
+    return any(kind != "text" for kind in kinds) or any(extra.get(name) for name in _GRAMMARS)

@@ -1,0 +1,171 @@
+"""The moments and counts of one call in; attempts and timings out, in milliseconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..result import Attempt, LLMStreamError, Timings, Usage
+
+__all__ = ["Meter", "usage_since"]
+
+
+class Meter:
+    """Moments are seconds on any one monotonic scale. The reader writes; any thread may read."""
+
+    __slots__ = (
+        "_attempt_begun",
+        "_attempts",
+        "_contents",
+        "_ended",
+        "_last_event",
+        "_last_token",
+        "_longest_gap",
+        "_used",
+        "_waited",
+        "begun",
+        "first_content",
+        "first_token",
+        "rested",
+        "throttled",
+    )
+
+    def __init__(self) -> None:
+        self.begun = 0.0
+        self._ended: float | None = None
+        self.first_content: float | None = None  # of all attempts
+        self.rested = 0.0  # seconds of waits between attempts
+        self.throttled = 0.0  # seconds that the next attempt had to wait
+        # The attempts that have ended, and whether another one runs: one value, since another
+        # thread may read while this is written.
+        self._attempts: tuple[tuple[Attempt, ...], bool] = ((), False)
+        # The current attempt:
+        self._attempt_begun = 0.0
+        self.first_token: float | None = None
+        self._last_event: float | None = None
+        self._last_token: float | None = None
+        self._waited = 0.0  # by the clocks, when content arrived last
+        self._longest_gap: float | None = None
+        self._contents = 0  # of the session, before this attempt
+        self._used = Usage()  # what the service had reported before this attempt
+
+    # -- moments in
+
+    def begin_attempt(self, now: float, contents: int, used: Usage) -> None:
+        """`contents` and `used` are those of the session, which may go on with an answer."""
+        self._attempt_begun = now
+        self.first_token = self._last_event = self._last_token = None
+        self._longest_gap = None
+        self._contents = contents
+        self._used = used
+        self._attempts = (self._attempts[0], True)
+
+    def event(self, now: float) -> None:
+        """Events have arrived."""
+        self._last_event = now
+
+    def content(self, now: float, waited: float) -> float | None:
+        """Content has arrived; `waited` is the seconds spent on waiting for the network so far.
+        Returns the wait since the last content, None for the first of an attempt."""
+        gap = None
+        if self.first_token is None:
+            self.first_token = now
+            if self.first_content is None:
+                self.first_content = now
+        else:
+            gap = waited - self._waited
+            if self._longest_gap is None or gap > self._longest_gap:
+                self._longest_gap = gap
+        self._waited, self._last_token = waited, now
+        return gap
+
+    def add(self, attempt: Attempt) -> None:
+        """The current attempt has ended so."""
+        self._attempts = ((*self._attempts[0], attempt), False)
+        self.throttled = 0.0
+
+    def end(self, now: float) -> None:
+        """The call has ended."""
+        self._ended = now
+
+    # -- values out
+
+    @property
+    def attempts(self) -> tuple[tuple[Attempt, ...], bool]:
+        """The attempts that have ended, and whether another one runs."""
+        return self._attempts
+
+    def attempt(
+        self,
+        now: float,
+        *,
+        phase: str,
+        error: LLMStreamError | None,
+        delay: float,
+        usage: Usage,
+        contents: int,
+        number: int | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        received: int = 0,
+        resent: bool = False,
+        service_tier: str | None = None,
+    ) -> Attempt:
+        """The current attempt as it stands; `delay` is in seconds, `contents` and `usage` are the
+        session's."""
+        now = now if self._ended is None else self._ended
+        first, gap = self.first_token, self._longest_gap
+        return Attempt(
+            number=number or len(self._attempts[0]) + 1,
+            started_ms=(self._attempt_begun - self.begun) * 1000.0,
+            phase=phase,
+            error=error,
+            delay_ms=delay * 1000.0,
+            usage=usage_since(usage, self._used),
+            status=status,
+            request_id=request_id,
+            resent=resent,
+            first_token_ms=None if first is None else (first - self._attempt_begun) * 1000.0,
+            duration_ms=(now - self._attempt_begun) * 1000.0,
+            bytes=received,
+            throttled_ms=self.throttled * 1000.0,
+            chunks=contents - self._contents,
+            longest_gap_ms=None if gap is None else gap * 1000.0,
+            service_tier=service_tier,
+        )
+
+    def timings(self, now: float, attempts: tuple[Attempt, ...]) -> Timings:
+        return Timings(
+            first_token_ms=self.first_token_ms,
+            total_ms=self.total_ms(now) if attempts else 0.0,
+            attempts=tuple(attempt.started_ms for attempt in attempts),
+        )
+
+    @property
+    def first_token_ms(self) -> float | None:
+        """The first content of all attempts, since the call's start."""
+        first = self.first_content
+        return None if first is None else (first - self.begun) * 1000.0
+
+    def total_ms(self, now: float) -> float:
+        """Since the call's start, up to its end where it has ended."""
+        return ((now if self._ended is None else self._ended) - self.begun) * 1000.0
+
+    def since(self, now: float, last_byte: float | None) -> str:
+        """How long ago something last arrived, in words."""
+        moments = (("byte", last_byte), ("event", self._last_event), ("token", self._last_token))
+        return ", ".join(
+            f"no {name} yet" if at is None else f"last {name} {now - at:.1f} s ago"
+            for name, at in moments
+        )
+
+
+def usage_since(usage: Usage, before: Usage) -> Usage:
+    """What the service has reported beyond `before`: an answer that is taken up again reports the
+    whole of it."""
+    if usage is before:
+        return Usage()
+    fields = Usage.__struct_fields__
+    parts = zip(
+        fields, msgspec.structs.astuple(usage), msgspec.structs.astuple(before), strict=True
+    )
+    return Usage(**{n: None if now is None else now - (known or 0) for n, now, known in parts})

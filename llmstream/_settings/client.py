@@ -1,0 +1,127 @@
+"""The settings of a client, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from .._core.dialects import DEFAULT_API
+from .._core.retry import RetryPolicy
+from .._core.session import MAX_EVENT_BYTES
+from .._core.timers import Timeouts
+from ..errors import ConfigurationError
+from .arguments import (
+    checked_address,
+    checked_api,
+    checked_count,
+    checked_headers,
+    checked_key,
+    checked_policy,
+    of_type,
+)
+from .environment import WAYS_OUT, ServiceSettings, keyring_settings, own_key, vendor_settings
+from .secret import Secret
+
+__all__ = ["ClientSettings"]
+
+# Headers that authenticate: they stay behind with the key.
+_CREDENTIALS = frozenset(
+    {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
+)
+
+
+class ClientSettings(Struct, frozen=True, kw_only=True):
+    """What a client was made with, checked. `Client.from_settings` makes another one like it.
+
+    The fields are arguments of `Client`, as they were given: with no `base_url` and no `api_key`,
+    whoever uses the settings reads them from the environment. Pickling leaves the key and the
+    headers that authenticate behind, and whoever unpickles the settings needs a key of their own
+    (`LLMSTREAM_API_KEY`, or without a `base_url` the vendor's variable); `with_key()` takes them
+    along.
+    """
+
+    api: str = DEFAULT_API
+    base_url: str | None = None
+    api_key: Secret | None = None
+    model: str | None = None
+    timeouts: Timeouts = Timeouts()
+    retry: RetryPolicy = RetryPolicy()
+    on_disconnect: str = "raise"
+    profile: str | None = None
+    headers: Mapping[str, str] = {}
+    max_connections: int = 100
+    max_cost: Decimal | float | str | None = None
+    verify: bool | str = True
+    max_event_bytes: int = MAX_EVENT_BYTES
+    max_identical_chunks: int | None = None
+    key_left_behind: bool = False
+    key_travels: bool = False
+
+    @classmethod
+    def checked(cls, **given: Any) -> ClientSettings:
+        """Raises ConfigurationError for what cannot work."""
+        checked_api(given["api"])
+        return cls(
+            **{
+                **given,
+                "base_url": checked_address(given["base_url"]),
+                "api_key": checked_key(given["api_key"]),
+                "timeouts": of_type(Timeouts, "timeouts", given["timeouts"]) or Timeouts(),
+                "retry": of_type(RetryPolicy, "retry", given["retry"]) or RetryPolicy(),
+                "on_disconnect": checked_policy(given["on_disconnect"]),
+                "headers": checked_headers(given["headers"]),
+                "max_connections": checked_count("max_connections", given["max_connections"]) or 1,
+                "max_event_bytes": checked_count("max_event_bytes", given["max_event_bytes"]) or 0,
+                "max_identical_chunks": checked_count(
+                    "max_identical_chunks", given["max_identical_chunks"]
+                ),
+            }
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `Client` that give these settings."""
+        given = {name: getattr(self, name) for name in self.__struct_fields__}
+        del given["key_travels"]
+        if given.pop("key_left_behind"):
+            given["api_key"] = own_key() or given["api_key"]
+            if given["api_key"] is None and self.base_url is not None:
+                raise ConfigurationError(
+                    "these settings were pickled without their key: set LLMSTREAM_API_KEY where "
+                    "they are used, or pickle client.settings.with_key()"
+                )
+        return given
+
+    def service(self) -> ServiceSettings:
+        """The service that is meant: as given, else by the environment, else by the keyring. Raises
+        ConfigurationError with the ways out where there is nothing."""
+        if self.base_url is not None:
+            return ServiceSettings(self.api, self.base_url, self.api_key)
+        found = vendor_settings(self.api)
+        if self.api_key is not None:
+            return ServiceSettings(self.api, found.base_url if found else None, self.api_key)
+        found = found or keyring_settings(self.api)
+        if found is None:
+            raise ConfigurationError(f"no API key: {WAYS_OUT}")
+        return found
+
+    def with_key(self) -> ClientSettings:
+        """The same settings, whose key and authenticating headers travel when they are pickled:
+        only to where a key may lie."""
+        return msgspec.structs.replace(self, key_travels=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {name: getattr(self, name) for name in self.__struct_fields__}
+        key = state.pop("api_key")
+        if self.key_travels:
+            return _with_key, (state, key.reveal() if key is not None else None)
+        headers = {n: v for n, v in self.headers.items() if n not in _CREDENTIALS}
+        left = key is not None or len(headers) < len(self.headers) or self.key_left_behind
+        return _with_key, ({**state, "headers": headers, "key_left_behind": left}, None)
+
+
+def _with_key(state: dict[str, Any], key: str | None) -> ClientSettings:
+    return ClientSettings(**state, api_key=Secret(key) if key is not None else None)

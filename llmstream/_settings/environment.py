@@ -1,0 +1,97 @@
+"""Where a client's settings come from when the caller does not give them: the environment, then
+the operating system's keyring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from .._core.dialects import APIS, DEFAULT_API
+from ..errors import ConfigurationError
+from .secret import Secret
+
+__all__ = [
+    "WAYS_OUT",
+    "ServiceSettings",
+    "from_environment",
+    "keyring_settings",
+    "own_key",
+    "vendor_settings",
+]
+
+_found: dict[str, Secret] = {}
+
+WAYS_OUT = (
+    "set OPENAI_API_KEY or ANTHROPIC_API_KEY, or LLMSTREAM_BASE_URL for another server (with "
+    "LLMSTREAM_API_KEY if it wants one), or store a key with `llmstream keys set openai`, or pass "
+    "api_key= or base_url=; Client.local() and `llmstream --local` need none of it"
+)
+
+
+class ServiceSettings(Struct, frozen=True):
+    """What the environment says. None: nothing."""
+
+    api: str
+    base_url: str | None = None
+    api_key: Secret | None = None
+
+
+def vendor_settings(api: str, environ: Mapping[str, str] | None = None) -> ServiceSettings | None:
+    """What the vendor's own variables say for this API, or None where they are not set."""
+    environ = os.environ if environ is None else environ
+    row = APIS.get(api)
+    if row is None:
+        return None
+    key, url = environ.get(row.key_variable) or None, environ.get(row.url_variable) or None
+    return ServiceSettings(api, url, Secret(key) if key else None) if key or url else None
+
+
+def keyring_settings(api: str) -> ServiceSettings | None:
+    """What the operating system's keyring has for this API, or None.
+
+    Remembered once found: a keyring takes milliseconds to ask. Raises ConfigurationError where it
+    is there but does not answer.
+    """
+    row = APIS.get(api)
+    name = row.keyring if row is not None else ""
+    if name and name not in _found:
+        from . import keyring
+
+        secret = keyring.find(name)
+        if secret is None:
+            return None
+        _found[name] = secret
+    return ServiceSettings(api, None, _found[name]) if name else None
+
+
+def own_key(environ: Mapping[str, str] | None = None) -> Secret | None:
+    """LLMSTREAM_API_KEY, or None."""
+    key = (os.environ if environ is None else environ).get("LLMSTREAM_API_KEY")
+    return Secret(key) if key else None
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> ServiceSettings:
+    """The first of: LLMSTREAM_API, LLMSTREAM_BASE_URL, LLMSTREAM_API_KEY; OPENAI_API_KEY and
+    OPENAI_BASE_URL (Responses); ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL (Messages); a key on the
+    operating system's keyring.
+
+    A vendor's key is never taken for a server that LLMSTREAM_BASE_URL names. Raises
+    ConfigurationError with the ways out where there is nothing.
+    """
+    environ = os.environ if environ is None else environ
+    own = [environ.get(f"LLMSTREAM_{name}") or None for name in ("API", "BASE_URL", "API_KEY")]
+    api, base_url, api_key = own
+    if base_url or api_key:
+        return ServiceSettings(api or DEFAULT_API, base_url, Secret(api_key) if api_key else None)
+    candidates = [api] if api else list(APIS)
+    for candidate in candidates:
+        settings = vendor_settings(candidate, environ)
+        if settings is not None:
+            return settings
+    for candidate in candidates:
+        settings = keyring_settings(candidate)
+        if settings is not None:
+            return settings
+    raise ConfigurationError(f"no service is configured: {WAYS_OUT}")

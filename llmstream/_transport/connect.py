@@ -1,0 +1,115 @@
+"""A connected socket within the connect clock: name resolution, all addresses, keepalive."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from functools import lru_cache
+from typing import Any
+
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import NameResolutionError, NewConnectionError
+
+from .._core.phase import Phase
+from .._runtime.scope import CancelScope
+
+__all__ = ["connect"]
+
+# A peer that is gone without a word is noticed while nothing is sent: after 60 s, four probes, one
+# every 15 s (the system's own default is two hours). The clocks are stricter; this holds for idle
+# connections, and keeps middleboxes from forgetting a stream that thinks.
+_KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+        if hasattr(socket, name)
+    ),
+]
+
+
+# ---- connecting --------------------------------------------------------------------------------
+
+
+def connect(conn: HTTPConnection, scope: CancelScope, tls: bool) -> socket.socket:
+    """A connected socket. The connect clock covers all addresses together; each one gets an equal
+    share of what is left, so that one that does not answer cannot use it up."""
+    host = conn._dns_host
+    try:
+        addresses = _resolve(host, conn.port, scope)
+    except OSError as exc:
+        error = exc if isinstance(exc, socket.gaierror) else socket.gaierror(*exc.args)
+        raise NameResolutionError(host, conn, error) from exc
+    failure: OSError | None = None
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            _try_address(sock, address, conn, scope, len(addresses) - index)
+            scope.attach(sock, duplicate=tls)
+            if tls:
+                scope.enter(Phase.TLS)
+        except OSError as exc:
+            sock.close()
+            scope.check()  # it failed because it was shut
+            failure = exc
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise NewConnectionError(conn, f"no address of {host} answered") from failure
+
+
+def _try_address(
+    sock: socket.socket, address: Any, conn: HTTPConnection, scope: CancelScope, left: int
+) -> None:
+    scope.attach(sock)
+    for option in conn.socket_options or ():
+        sock.setsockopt(*option)
+    for level, option, value in _KEEPALIVE:
+        sock.setsockopt(level, option, value)
+    remaining = scope.timers.at - scope.clock.monotonic()
+    # The last address has a little more than is left: the scope is to end it, and does where
+    # shutdown() wakes a connect (Linux); elsewhere the timeout does, and the scope says why.
+    share = remaining / left if left > 1 else remaining + 0.25
+    sock.settimeout(max(0.001, share) if share < 1e6 else None)
+    if conn.source_address:
+        sock.bind(conn.source_address)
+    sock.connect(address)
+    # From here on only the scope ends a wait: it knows five clocks, a socket knows none of them.
+    sock.settimeout(None)
+
+
+@lru_cache(maxsize=64)
+def _numeric(host: str, port: int) -> list[Any]:
+    """The address that a host in digits is."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+
+
+def _resolve(host: str, port: int, scope: CancelScope) -> list[Any]:
+    """The addresses of a host. getaddrinfo cannot be interrupted: it runs in a daemon thread that
+    is left behind when the scope stops the call. Raises OSError, Stopped."""
+    try:
+        return _numeric(host, port)
+    except socket.gaierror:
+        pass  # a name
+    found: list[list[Any] | OSError] = []
+
+    def look_up() -> None:
+        try:
+            found.append(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except OSError as exc:
+            found.append(exc)
+        except Exception as exc:  # above all UnicodeError; whatever it is, nobody may wait for it
+            found.append(socket.gaierror(socket.EAI_NONAME, f"not resolved ({type(exc).__name__})"))
+        scope.wake()
+
+    try:
+        threading.Thread(target=look_up, name="llmstream-resolver", daemon=True).start()
+    except RuntimeError as exc:  # no more threads to be had
+        raise OSError(str(exc)) from exc
+    while not found:
+        scope.pause(None)
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return found[0]

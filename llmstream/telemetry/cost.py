@@ -1,0 +1,260 @@
+"""What a call has cost, by the price list of genai-prices (extra `cost`), and a limit to it.
+
+    result.cost()                         # Cost(amount=Decimal('0.001065'), ...) or None
+    Client(max_cost=5)                    # refuses further calls once 5 USD are known to be spent
+
+The list comes with that package, and nothing is fetched. What it says is a price of the list: the
+service's bill knows discounts, taxes, fees of regions, and what is not counted in tokens (searches,
+tools, storage). Nothing is guessed; unknown is None:
+
+- no usage was reported, or not all of it that the price needs (where cached tokens have a price of
+  their own, how many there were);
+- the service, told by its host, is not in the list (a local server, a proxy of one's own), whatever
+  the model is called there; or it is, and the model that it names is not;
+- the service used a tier ("priority", "flex") for which the list has no price;
+- its sums do not add up.
+
+How tokens are counted: `cached_tokens` and `cache_write_tokens` are part of `input_tokens` in
+Responses and Chat Completions, and come beside them in Messages. `reasoning_tokens` are part of
+`output_tokens`, but for services whose total shows that they come beside them (xAI, Gemini).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+from datetime import date, datetime, timezone
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from .._core.dialects import APIS
+from .._core.phase import Phase
+from .._runtime.clock import SYSTEM_CLOCK
+from .._runtime.fork import renew_in_child
+from ..errors import ConfigurationError
+from ..result import Attempt, Cost, Result, Usage
+from .records import CallRecord, RequestContent
+
+__all__ = ["CostLimit", "cost_of"]
+
+logger = logging.getLogger("llmstream")
+
+
+def cost_of(api: str, host: str, result: Result, at: float | None = None) -> Cost | None:
+    """What the attempts of `result` have cost, None where that is not known.
+
+    `api` and `host` say who answered, `at` is the Unix time of the call (default: now). Raises
+    ConfigurationError without the extra `cost`.
+    """
+    prices = _price_list()
+    when = datetime.fromtimestamp(SYSTEM_CLOCK.time() if at is None else at, timezone.utc)
+    known = []
+    lower_bound = False
+    for attempt in result.attempts:
+        price = _price(prices, api, host, result.model, attempt, when)
+        if price is None:
+            lower_bound |= _may_be_billed(attempt)
+        else:
+            known.append(price)
+            lower_bound |= not _is_whole(price, attempt)
+    if not known:
+        return None
+    first = known[0]
+    return Cost(
+        amount=sum((price.total_price for price in known), Decimal(0)),
+        input=sum((price.input_price for price in known), Decimal(0)),
+        output=sum((price.output_price for price in known), Decimal(0)),
+        provider=first.provider.id,
+        model=first.model.id,
+        as_of=when.date(),
+        since=_since(first.model, when),
+        source=_source(prices, first),
+        url=next(iter(first.provider.pricing_urls or ()), None),
+        lower_bound=lower_bound,
+    )
+
+
+def _price_list() -> Any:
+    try:
+        import genai_prices
+    except ImportError as exc:
+        raise ConfigurationError(
+            "costs need a price list, the extra `cost`. Install it with: "
+            'pip install "llmstream-sync[cost]"'
+        ) from exc
+    return genai_prices
+
+
+def _source(prices: Any, price: Any) -> str:
+    updated = price.auto_update_timestamp  # by the application itself: we never do
+    version = f"genai-prices {prices.__version__}"
+    return version if updated is None else f"{version}, updated {updated:%Y-%m-%d}"
+
+
+def _since(model: Any, when: datetime) -> date | None:
+    """The first day of the price that holds at that time, where the list has days."""
+    if not isinstance(model.prices, list):
+        return None
+    for conditional in reversed(model.prices):  # the last that holds is taken
+        constraint = conditional.constraint
+        if constraint is None or constraint.active(when):
+            since: date | None = getattr(constraint, "start_date", None)
+            return since
+    return None
+
+
+# ---- one attempt ---------------------------------------------------------------------------------
+
+# A price of the list, and the count without which it cannot be applied.
+_NEEDED = {
+    "input_mtok": "input_tokens",
+    "output_mtok": "output_tokens",
+    "cache_read_mtok": "cached_tokens",
+    "cache_write_mtok": "cache_write_tokens",
+    "output_reasoning_mtok": "reasoning_tokens",
+}
+# Tiers that are billed by the standard price.
+_STANDARD = {None, "auto", "default", "standard", "on_demand"}
+# In the list, but everyone's own models run there.
+_OWN_MODELS = {"modal"}
+
+
+def _price(
+    prices: Any, api: str, host: str, model: str | None, attempt: Attempt, when: datetime
+) -> Any:
+    """The list's PriceCalculation for an attempt; None where there is none."""
+    usage = attempt.usage
+    if model is None or usage is None or None in (usage.input_tokens, usage.output_tokens):
+        return None
+    asked = {
+        "model_ref": model,
+        "provider_api_url": f"https://{host}/",
+        "genai_request_timestamp": when,
+    }
+    try:
+        found = prices.calc_price(prices.Usage(), **asked)
+        if not _is_at(found.provider, host) or not _is_countable(api, found, usage):
+            return None
+        if attempt.service_tier not in _STANDARD:
+            context = {"service_tier": attempt.service_tier}
+            variants = getattr(found.model, "price_variants", None) or ()
+            if not any(variant.when == context for variant in variants):
+                return None
+            asked["price_context"] = context
+        counts = _counts(api, usage, found.model_price)
+        return None if counts is None else prices.calc_price(prices.Usage(**counts), **asked)
+    except (LookupError, ValueError):  # not in the list; counts that contradict each other
+        return None
+
+
+def _is_at(provider: Any, host: str) -> bool:
+    """The list's patterns are beginnings: api.openai.com.example.org is not OpenAI."""
+    url = f"https://{host}/"
+    match = re.match(provider.api_pattern, url)
+    whole = match is not None and match.end() in (len(url) - 1, len(url))
+    return whole and provider.id not in _OWN_MODELS
+
+
+def _is_countable(api: str, found: Any, usage: Usage) -> bool:
+    """Whether the list has prices, and the usage what they need."""
+    priced = [key for key in _NEEDED if getattr(found.model_price, key, None) is not None]
+    if not {"input_mtok", "output_mtok"} <= set(priced):
+        return False
+    if APIS[api].cached_beside and found.provider.id != APIS[api].vendor:
+        return False  # what others count in this API is not known
+    return all(getattr(usage, _NEEDED[key]) is not None for key in priced)
+
+
+def _counts(api: str, usage: Usage, price: Any) -> dict[str, int] | None:
+    """The usage in the list's terms, in which the parts are part of the whole."""
+    read, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
+    input_tokens, output_tokens = usage.input_tokens or 0, usage.output_tokens or 0
+    reasoning = usage.reasoning_tokens or 0
+    if APIS[api].cached_beside:
+        input_tokens += read + written
+    elif usage.total_tokens is not None:
+        beside = usage.total_tokens - input_tokens - output_tokens
+        if beside not in (0, reasoning):
+            return None
+        output_tokens += beside
+    counts = {
+        "input_tokens": input_tokens,
+        "cache_read_tokens": read,
+        "cache_write_tokens": written,
+        "output_tokens": output_tokens,
+    }
+    if getattr(price, "output_reasoning_mtok", None) is not None:
+        counts["output_reasoning_tokens"] = reasoning
+    return counts
+
+
+def _may_be_billed(attempt: Attempt) -> bool:
+    """Whether the service may have begun to work: not on a refusal, or when it was not asked."""
+    if attempt.error is None:
+        return True
+    if attempt.resent or attempt.phase in (Phase.CONNECT, Phase.TLS):
+        return False
+    return attempt.status is None or 200 <= attempt.status < 300
+
+
+def _is_whole(price: Any, attempt: Attempt) -> bool:
+    """Whether that is all: a service that is cut short has told less than it bills, and what was
+    written to a cache costs more if it is kept for an hour, which the usage does not tell."""
+    written = attempt.usage.cache_write_tokens if attempt.usage is not None else None
+    longer = getattr(price.model_price, "cache_write_1h_mtok", None)
+    return attempt.error is None and not (written and longer is not None)
+
+
+# ---- a limit -------------------------------------------------------------------------------------
+
+
+class CostLimit:
+    """Adds up the known cost of a client's calls; one of its observers. Thread-safe."""
+
+    def __init__(self, limit: Any) -> None:
+        """`limit` in USD, greater than 0; infinite: only add up. Raises ConfigurationError for
+        anything else, and without the extra `cost`."""
+        self.limit = _checked(limit)
+        _price_list()
+        self._lock = threading.Lock()  # guards spent
+        renew_in_child(self, _lock=threading.Lock)
+        self.spent = Decimal(0)
+        self._has_warned = False
+
+    def on_content(self, call: CallRecord, request: RequestContent, result: Result) -> None:
+        cost = cost_of(call.api, call.host, result, call.started)
+        if cost is not None:
+            with self._lock:
+                self.spent += cost.amount
+        elif result.attempts and result.attempts[-1].error is None and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "max_cost: what the model %r at %s costs is not known, and not counted (this is "
+                "said once)",
+                result.model or call.model,
+                call.host,
+            )
+
+    def check(self) -> None:
+        """Raises ConfigurationError once the limit is reached."""
+        if self.spent >= self.limit:
+            raise ConfigurationError(
+                f"max_cost: the calls of this client have cost at least {self.spent:f} USD, and "
+                f"its limit is {self.limit:f}: nothing was sent. Make a new client to go on"
+            )
+
+
+def _checked(limit: Any) -> Decimal:
+    try:
+        if isinstance(limit, bool) or not isinstance(limit, (int, float, str, Decimal)):
+            raise ValueError
+        amount = Decimal(str(limit))
+        if math.isnan(amount) or amount <= 0:
+            raise ValueError
+    except (InvalidOperation, ValueError):
+        raise ConfigurationError(
+            f"max_cost={limit!r}: give an amount of USD greater than 0"
+        ) from None
+    return amount

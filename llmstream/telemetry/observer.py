@@ -1,0 +1,207 @@
+"""The observers of a client: what they implement, and who calls them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from ..result import Result
+from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord
+
+__all__ = ["Dispatcher", "Hooks", "Observer", "Propagator"]
+
+logger = logging.getLogger("llmstream")
+logger.addHandler(logging.NullHandler())  # quiet unless the application has set up logging
+
+
+class Observer(Protocol):
+    """Observes calls. Any object with at least one of these methods; a missing method costs
+    nothing.
+
+    The methods are called in the thread that reads the stream, while it reads: be quick, and be
+    thread-safe, since one observer may serve many streams. (For a stream that was dropped,
+    `on_attempt` and `on_end` are called in a thread of their own, or in the main thread when the
+    program ends.) `call` is the record of the call's start, the same object each time. An exception
+    is logged once for each observer of a client, and goes no further.
+    """
+
+    def wants(self, hook: str) -> bool:
+        """Whether `hook` ("on_phase", ...) is to be called during the call that begins now. Asked
+        once a call for each hook; default: yes."""
+        return True
+
+    def on_start(self, call: CallRecord) -> None:
+        """The call begins."""
+
+    def on_phase(self, call: CallRecord, phase: str, at_ms: float) -> None:
+        """A phase begins, `at_ms` after the call's start: "connect", "tls", "send", "headers",
+        "first_token", "body", "backoff", "throttled" or "poll"."""
+
+    def on_first_token(self, call: CallRecord, at_ms: float) -> None:
+        """The first content of all attempts has arrived."""
+
+    def on_tokens(self, call: CallRecord, at_ms: float, gap_ms: float | None, chunks: int) -> None:
+        """Content has arrived: `chunks` events in one read, after a wait of `gap_ms` for the
+        network since the last content (None for the first content of an attempt). The only hook
+        that is called often."""
+
+    def on_attempt(self, call: CallRecord, attempt: AttemptRecord) -> None:
+        """An attempt has ended."""
+
+    def on_retry(self, call: CallRecord, retry: RetryRecord) -> None:
+        """Another attempt follows, after a wait."""
+
+    def on_content(self, call: CallRecord, request: RequestContent, result: Result) -> None:
+        """The call has ended; what was asked and answered. The only hook that is given text: use
+        it only where there is a reason to keep text."""
+
+    def on_end(self, call: CallRecord, end: CallRecord) -> None:
+        """The call has ended."""
+
+
+class Propagator(Protocol):
+    """Adds headers to the requests of a call, so that a trace goes on at the service. Given to a
+    client among its observers; one object may be both. Called in the reader's thread."""
+
+    def request_headers(self, call: CallRecord) -> Mapping[str, str]:
+        """The headers to send with every request of the call: `traceparent`, above all."""
+
+
+_HOOKS = (
+    "on_start",
+    "on_phase",
+    "on_first_token",
+    "on_tokens",
+    "on_attempt",
+    "on_retry",
+    "on_content",
+    "on_end",
+)
+_PROPAGATE = "request_headers"
+Listener = Callable[..., Any]
+Hooks = Mapping[str, tuple[Listener, ...]]  # the listeners of each hook
+_Row = tuple["Listener | None", Listener]  # the observer's `wants`, and one of its methods
+_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect takes longer than all of this module
+
+
+class Dispatcher:
+    """A client's observers and propagators. Thread-safe."""
+
+    def __init__(self, observers: Iterable[Any] = ()) -> None:
+        """Raises TypeError for an object that implements none of the hooks, and for async ones."""
+        self._failed: set[int] = set()
+        self._observers = tuple(observers)
+        for observer in self._observers:
+            _check(observer)
+        self._rows = {name: tuple(self._rows_of(name)) for name in _HOOKS}
+        self._all: Hooks = {name: _listeners(rows) for name, rows in self._rows.items()}
+        self._choosy = any(wants for rows in self._rows.values() for wants, _ in rows)
+        self._propagators = _listeners(self._rows_of(_PROPAGATE))
+
+    def _rows_of(self, name: str) -> Iterator[_Row]:
+        for observer in self._observers:
+            listener = _own(observer, name)
+            if listener is not None:
+                yield _own(observer, "wants"), listener
+
+    def hooks(self) -> Hooks:
+        """The listeners of a call that begins now."""
+        if not self._choosy:
+            return self._all
+        return {
+            name: _listeners(row for row in rows if self._is_wanted(row[0], name))
+            for name, rows in self._rows.items()
+        }
+
+    def _is_wanted(self, wants: Listener | None, hook: str) -> bool:
+        if wants is None:
+            return True
+        try:
+            return bool(wants(hook))
+        except Exception as exc:
+            self._complain(wants, exc)
+            return False
+
+    def listens(self, hooks: Hooks) -> bool:
+        """Whether anybody would be told of a call with these hooks."""
+        return bool(self._propagators) or any(hooks.values())
+
+    def notify(self, listeners: Iterable[Listener], *what: Any) -> None:
+        """Call each of them; one that fails is logged once and harms nobody."""
+        interrupt: BaseException | None = None
+        for listener in listeners:
+            try:
+                listener(*what)
+            except Exception as exc:
+                self._complain(listener, exc)
+            except BaseException as exc:  # Ctrl-C: the others are called all the same
+                interrupt = exc
+        if interrupt is not None:
+            raise interrupt
+
+    def headers(self, call: CallRecord) -> dict[str, str]:
+        """What the propagators want to be sent along."""
+        merged: dict[str, str] = {}
+        for propagate in self._propagators:
+            try:
+                merged.update(_sendable(propagate(call)))
+            except Exception as exc:
+                self._complain(propagate, exc)
+        return merged
+
+    def _complain(self, listener: Listener, exc: Exception) -> None:
+        observer = getattr(listener, "__self__", listener)
+        if id(observer) in self._failed:
+            return
+        self._failed.add(id(observer))
+        with contextlib.suppress(Exception):  # an application's own filter may fail too
+            logger.error(
+                "the observer %s failed in %s (%s); streams go on, and this is logged once",
+                type(observer).__name__,
+                getattr(listener, "__name__", "?"),
+                type(exc).__name__,
+                # Without our own frame, which holds what was reported.
+                exc_info=(type(exc), exc, exc.__traceback__ and exc.__traceback__.tb_next),
+            )
+
+
+def _listeners(rows: Iterable[_Row]) -> tuple[Listener, ...]:
+    return tuple(listener for _, listener in rows)
+
+
+def _check(observer: Any) -> None:
+    names = (*_HOOKS, _PROPAGATE)
+    if isinstance(observer, type) or not any(_own(observer, name) for name in names):
+        raise TypeError(f"{observer!r} has none of the methods {', '.join(names)}")
+    for name in names:
+        if _is_async(getattr(observer, name, None)):
+            raise TypeError(f"{type(observer).__name__}.{name} is async: nobody awaits it")
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
+
+
+def _sendable(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """With lower-case names. Raises ValueError for what HTTP cannot carry."""
+    checked = {str(name).lower(): str(value) for name, value in headers.items()}
+    for name, value in checked.items():
+        if not _NAME.fullmatch(name) or not value.isascii() or not value.isprintable():
+            raise ValueError(f"{name!r} or its value cannot be sent as a header")
+    return checked
+
+
+def _own(observer: Any, name: str) -> Listener | None:
+    """The observer's method, unless it is the one of the Protocol, which does nothing."""
+    method = getattr(observer, name, None)
+    inherited = getattr(Observer, name, None) or getattr(Propagator, name, None)
+    if not callable(method) or getattr(type(observer), name, None) is inherited:
+        return None
+    listener: Listener = method
+    return listener
+
+
+def _is_async(method: Any) -> bool:
+    return bool(getattr(getattr(method, "__code__", None), "co_flags", 0) & _COROUTINE)

@@ -1,0 +1,440 @@
+"""Prometheus metrics of every call, as one observer.
+
+    from llmstream import Client
+    from llmstream.telemetry import PrometheusObserver
+
+    client = Client(observers=[PrometheusObserver(models=["gpt-5.4-mini"])])
+
+What is on the wire, by these names (`ms`: milliseconds):
+
+    name                                      type       labels
+    llm_stream_first_token_ms                 histogram  api, model            with exemplars
+    llm_stream_total_duration_ms              histogram  api, model, outcome   with exemplars
+    llm_stream_token_gap_ms                   histogram  api, model
+    llm_stream_tokens_in, llm_stream_tokens_out  gauge   api, model            only grow
+    llm_stream_retry_count                    gauge      api, model, type      only grows
+    llm_stream_backoff_ms                     gauge      api, model            only grows
+    llm_stream_error_total                    counter    code, type
+    llm_stream_in_flight                      gauge      api, model
+
+- `first_token_ms`: from the start of the call, retries and waits included, to its first content.
+- `total_duration_ms`: one observation per call that has ended; its `_count` is the calls.
+- `token_gap_ms`: waits for the network between two reads that brought content, without the time
+  the caller's own loop took. Told in batches, and at the end of an attempt.
+- `tokens_in`, `tokens_out`: what the service reported as used, per attempt; nothing is estimated,
+  so it is a lower bound where an answer was cut.
+- `retry_count`: attempts that failed and were followed by another one, by the type of the failure.
+- `backoff_ms`: what calls that have ended lost in waits between their attempts.
+- `error_total`: every attempt that failed, also those that were retried (a request that was resent
+  because a reused connection had gone stale is one), and every call that failed between two
+  attempts or before the first. A cancelled one is no error. What the users saw of it is
+  `llm_stream_total_duration_ms_count{outcome="error"}`.
+- `in_flight`: calls that have begun and not ended.
+
+Those that only grow would be counters, but for their names: prometheus-client appends `_total` to
+a counter's. `rate()` and `increase()` do not look at the type and work on them.
+
+Every label is a closed set, so the number of series is bounded whatever callers and services say:
+
+- `api`: "responses", "messages", "chat".
+- `model`: the names in `models`, else "other".
+- `outcome`: "success", "error", "cancelled".
+- `type`: the classes of `llmstream.errors`, else "other".
+- `code`: the codes that the library knows to classify (`insufficient_quota`, `rate_limit_exceeded`,
+  `overloaded_error`, ...), where the service gave none the HTTP status (300 to 308, 400 to 431,
+  451, 499, 500 to 511, 520 to 530), "none" for an error that is not the service's, else "other".
+
+In prefork servers (gunicorn, uWSGI) set `PROMETHEUS_MULTIPROC_DIR` before Python starts, serve a
+registry of its own with a `MultiProcessCollector`, and call `mark_process_dead(pid)` for a worker
+that has ended, or the calls that it had in flight are counted for ever:
+
+    # gunicorn.conf.py
+    from prometheus_client import multiprocess
+
+    def child_exit(server, worker):
+        multiprocess.mark_process_dead(worker.pid)
+
+`import llmstream` does not import this module, nor prometheus-client.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from .. import errors
+from .._core.classify import KNOWN_WORDS
+from .._core.dialects import APIS
+from .._runtime.fork import around_fork
+from ..errors import ConfigurationError
+from .records import AttemptRecord, CallRecord, RetryRecord
+
+__all__ = ["PrometheusObserver"]
+
+# Upper bounds in milliseconds, finest where a user feels the difference. The last of each lies
+# where the default clock ends the wait (first token 300 s, idle 180 s), or beyond.
+FIRST_TOKEN_BUCKETS = (
+    *(10, 25, 50, 100, 200, 300, 400, 500, 750),
+    *(1_000, 1_500, 2_000, 3_000, 5_000, 7_500),
+    *(10_000, 20_000, 30_000, 60_000, 120_000, 300_000),
+)
+TOTAL_BUCKETS = (
+    *(50, 100, 250, 500),
+    *(1_000, 2_000, 3_000, 5_000, 7_500),
+    *(10_000, 15_000, 20_000, 30_000, 45_000, 60_000, 90_000),
+    *(120_000, 180_000, 300_000, 600_000, 1_200_000, 3_600_000),
+)
+GAP_BUCKETS = (
+    *(1, 2, 5, 10, 15, 20, 30, 40, 50, 75),
+    *(100, 150, 200, 300, 500),
+    *(1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 180_000),
+)
+
+_OUTCOMES = ("success", "error", "cancelled")
+# IANA's registry, nginx's 499, Cloudflare's 520 to 530, Anthropic's 529.
+_NUMBERS = (*range(300, 309), *range(400, 432), 451, 499, *range(500, 512), *range(520, 531))
+_STATUSES = frozenset(map(str, _NUMBERS))
+_CODES = _STATUSES | frozenset(KNOWN_WORDS)
+_TYPES = frozenset(errors.__all__)
+_OTHER = "other"
+_EXEMPLAR = "trace_id"
+_EXEMPLAR_ROOM = 128 - len(_EXEMPLAR)  # OpenMetrics 1.0: 128 characters for names and values
+_BATCH = 256  # gaps of a call that are kept before they are told
+
+# One for the process: held while metrics are written or collected, never while anything waits. So
+# a scrape sees the whole of what an end has brought, and a fork waits for it: no lock inside
+# prometheus-client is held in the child by a thread that is not there.
+_lock = threading.RLock()
+
+
+class _Histogram(Histogram):
+    """A Histogram that takes many observations for little more than one."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """As `observe` for each of them."""
+        try:
+            bounds, buckets, total = self._upper_bounds, self._buckets, self._sum
+        except AttributeError:  # no part of prometheus-client's API
+            for amount in amounts:
+                self.observe(amount)
+            return
+        counts: dict[int, int] = {}
+        for amount in amounts:
+            index = bisect_left(bounds, amount)
+            counts[index] = counts.get(index, 0) + 1
+        total.inc(sum(amounts))
+        for index, count in counts.items():
+            buckets[index].inc(count)
+
+
+class _Series(NamedTuple):
+    """The series of one API and model, bound."""
+
+    first_token: Histogram
+    total: dict[str, Histogram]  # by outcome
+    gap: _Histogram
+    tokens_in: Gauge
+    tokens_out: Gauge
+    backoff: Gauge
+    in_flight: Gauge
+
+
+class _Metrics(Collector):
+    """The metrics on one registry, shared by the observers on it. Written and collected under the
+    lock."""
+
+    def __init__(self) -> None:
+        model = ("api", "model")
+        self._first_token = Histogram(
+            "llm_stream_first_token_ms",
+            "Milliseconds from the start of a call to its first content.",
+            model,
+            registry=None,
+            buckets=FIRST_TOKEN_BUCKETS,
+        )
+        self._total = Histogram(
+            "llm_stream_total_duration_ms",
+            "Milliseconds from the start of a call to its end.",
+            (*model, "outcome"),
+            registry=None,
+            buckets=TOTAL_BUCKETS,
+        )
+        self._gap = _Histogram(
+            "llm_stream_token_gap_ms",
+            "Milliseconds of waiting for the network between two arrivals of content.",
+            model,
+            registry=None,
+            buckets=GAP_BUCKETS,
+        )
+        self._tokens_in = _sum("tokens_in", "Input tokens, as the service reported them.")
+        self._tokens_out = _sum("tokens_out", "Output tokens, as the service reported them.")
+        self._backoff = _sum("backoff_ms", "Milliseconds lost in waits between attempts.")
+        self._retries = _sum("retry_count", "Failed attempts that another one followed.", "type")
+        self._errors = Counter(
+            "llm_stream_error",  # and the `_total` that prometheus-client appends
+            "Failed attempts, retried ones included, and calls that failed outside of an attempt.",
+            ("code", "type"),
+            registry=None,
+        )
+        self._in_flight = Gauge(
+            "llm_stream_in_flight",
+            "Calls that have begun and not ended.",
+            model,
+            registry=None,
+            multiprocess_mode="livesum",
+        )
+        # Bound once, since labels() costs more than what it is called for.
+        self._bound: dict[tuple[str, str], _Series] = {}
+        self._bound_retries: dict[tuple[str, str, str], Gauge] = {}
+        self._bound_errors: dict[tuple[str, str], Counter] = {}
+        self._forked = False  # since in_flight was last right
+
+    def families(self) -> tuple[Counter | Gauge | Histogram, ...]:
+        return (
+            self._first_token,
+            self._total,
+            self._gap,
+            self._tokens_in,
+            self._tokens_out,
+            self._retries,
+            self._backoff,
+            self._errors,
+            self._in_flight,
+        )
+
+    # -- what prometheus-client calls
+
+    def describe(self) -> Iterable[Metric]:
+        return [metric for family in self.families() for metric in family.describe()]
+
+    def collect(self) -> Iterable[Metric]:
+        with _lock:
+            self._after_fork()
+            return [metric for family in self.families() for metric in family.collect()]
+
+    # -- the bound series
+
+    def series(self, api: str, model: str) -> _Series:
+        self._after_fork()
+        found = self._bound.get((api, model))
+        return found or self._bound.setdefault((api, model), self._bind(api, model))
+
+    def _bind(self, api: str, model: str) -> _Series:
+        return _Series(
+            first_token=self._first_token.labels(api, model),
+            total={outcome: self._total.labels(api, model, outcome) for outcome in _OUTCOMES},
+            gap=self._gap.labels(api, model),
+            tokens_in=self._tokens_in.labels(api, model),
+            tokens_out=self._tokens_out.labels(api, model),
+            backoff=self._backoff.labels(api, model),
+            in_flight=self._in_flight.labels(api, model),
+        )
+
+    def retries(self, api: str, model: str, kind: str) -> Gauge:
+        key = api, model, kind
+        found = self._bound_retries.get(key)
+        return found or self._bound_retries.setdefault(key, self._retries.labels(*key))
+
+    def errors(self, code: str, kind: str) -> Counter:
+        key = code, kind
+        found = self._bound_errors.get(key)
+        return found or self._bound_errors.setdefault(key, self._errors.labels(*key))
+
+    # -- forks
+
+    def forked(self) -> None:
+        """In the child. What it then writes may open files (multiprocess mode), so that waits."""
+        self._forked = True
+
+    def _after_fork(self) -> None:
+        """The parent's calls are not this process's."""
+        if self._forked:
+            self._forked = False
+            for series in self._bound.values():
+                series.in_flight.set(0)
+
+
+def _sum(name: str, what: str, *labels: str) -> Gauge:
+    """A gauge that only grows, whose processes are added up, those that have ended too."""
+    return Gauge(
+        f"llm_stream_{name}",
+        what,
+        ("api", "model", *labels),
+        registry=None,
+        multiprocess_mode="sum",
+    )
+
+
+_shared: weakref.WeakKeyDictionary[CollectorRegistry, _Metrics] = weakref.WeakKeyDictionary()
+
+
+def _metrics_on(registry: CollectorRegistry) -> _Metrics:
+    """The metrics of this registry, made and registered where it has none."""
+    with _lock:
+        known = _shared.get(registry)
+        metrics = known or _Metrics()
+        try:
+            registry.register(metrics)
+        except ValueError as exc:
+            if known is None:
+                raise ConfigurationError(
+                    f"this registry has metrics of the same names already ({exc}): give the "
+                    "observer one of its own, PrometheusObserver(registry=CollectorRegistry())"
+                ) from exc
+            # else they are on it already
+        _shared[registry] = metrics
+        return metrics
+
+
+class PrometheusObserver:
+    """Counts and times every call of the clients that it is given to: `Client(observers=[...])`.
+
+    Args:
+        registry: where the metrics are registered; default: `prometheus_client.REGISTRY`. Several
+            observers on one registry share its metrics. In multiprocess mode not the one that has
+            the `MultiProcessCollector`, which would show everything twice.
+        models: the names, as they are asked for, that have series of their own (about 130 for each
+            of them and API); all others are "other". Default: all are.
+
+    One observer serves any number of clients and threads, and may be used after a fork. Raises
+    ConfigurationError where the registry has foreign metrics of these names, and for `models` that
+    are no names. See the module for the metrics, their units and labels.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry | None = None, models: Iterable[str] = ()
+    ) -> None:
+        self._models = _checked_models(models)
+        self._metrics = _metrics_on(REGISTRY if registry is None else registry)
+        # The gaps of the calls that run, until they are told. Each list belongs to the thread that
+        # reads the call, the dict to all: single operations on it are atomic.
+        self._gaps: dict[int, list[float]] = {}
+        _instances.add(self)
+
+    def on_start(self, call: CallRecord) -> None:
+        with _lock:
+            self._series(call).in_flight.inc()
+        self._gaps[call.id] = []
+
+    def on_first_token(self, call: CallRecord, at_ms: float) -> None:
+        with _lock:
+            _observe(self._series(call).first_token, at_ms, call)
+
+    def on_tokens(self, call: CallRecord, at_ms: float, gap_ms: float | None, chunks: int) -> None:
+        # Called for every read: no lock, no label.
+        if gap_ms is not None:
+            gaps = self._gaps[call.id]
+            gaps.append(gap_ms)
+            if len(gaps) >= _BATCH:
+                self._tell_gaps(call)
+
+    def on_attempt(self, call: CallRecord, attempt: AttemptRecord) -> None:
+        usage = attempt.usage
+        with _lock:
+            self._tell_gaps(call)
+            series = self._series(call)
+            series.tokens_in.inc(max(0, usage.input_tokens or 0))
+            series.tokens_out.inc(max(0, usage.output_tokens or 0))
+            if attempt.outcome == "error":
+                self._count_error(attempt)
+
+    def on_retry(self, call: CallRecord, retry: RetryRecord) -> None:
+        with _lock:
+            self._metrics.retries(*self._labels(call), _type(retry.error_type)).inc()
+
+    def on_end(self, call: CallRecord, end: CallRecord) -> None:
+        with _lock:
+            self._tell_gaps(call)
+            if self._gaps.pop(call.id, None) is None:
+                return  # it did not begin here
+            series = self._series(call)
+            series.in_flight.dec()
+            _observe(series.total[end.outcome], end.total_ms, call)
+            series.backoff.inc(end.backoff_ms)
+            if _failed_outside(end):
+                self._count_error(end)
+
+    def _tell_gaps(self, call: CallRecord) -> None:
+        gaps = self._gaps.get(call.id)
+        if gaps:
+            with _lock:
+                self._series(call).gap.observe_all(gaps)
+            gaps.clear()
+
+    def _count_error(self, record: AttemptRecord | CallRecord) -> None:
+        self._metrics.errors(_code(record.error_code), _type(record.error_type)).inc()
+
+    def _series(self, call: CallRecord) -> _Series:
+        return self._metrics.series(*self._labels(call))
+
+    def _labels(self, call: CallRecord) -> tuple[str, str]:
+        return (
+            call.api if call.api in APIS else _OTHER,
+            call.model if call.model in self._models else _OTHER,
+        )
+
+    def forked(self) -> None:
+        """In the child, where none of the calls runs. For the fork handler."""
+        self._gaps.clear()
+        self._metrics.forked()
+
+
+def _checked_models(models: Iterable[str]) -> frozenset[str]:
+    listed = (models,) if isinstance(models, str) else tuple(models)
+    if isinstance(models, str) or not all(isinstance(model, str) for model in listed):
+        raise ConfigurationError(f"models={models!r}: give a list of the models' names")
+    return frozenset(listed)
+
+
+def _observe(histogram: Histogram, ms: float, call: CallRecord) -> None:
+    fits = len(call.trace_id) <= _EXEMPLAR_ROOM
+    histogram.observe(ms, {_EXEMPLAR: call.trace_id} if fits else None)
+
+
+def _failed_outside(end: CallRecord) -> bool:
+    """The call's error is not its last attempt's, which is counted: it was refused, or ended in a
+    wait."""
+    if end.outcome != "error" or not end.attempts:
+        return end.outcome == "error"
+    last = end.attempts[-1]
+    another_followed = bool(end.retries) and end.retries[-1].attempt == last.number
+    return another_followed or last.error_type != end.error_type
+
+
+def _type(name: str | None) -> str:
+    return name if name in _TYPES else _OTHER
+
+
+def _code(code: str | None) -> str:
+    if code is None:
+        return "none"
+    word = code.lower()  # as the classifier reads it
+    return word if word in _CODES else _OTHER
+
+
+_instances: weakref.WeakSet[PrometheusObserver] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+    for observer in list(_instances):
+        observer.forked()
+
+
+around_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)

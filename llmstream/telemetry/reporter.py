@@ -1,0 +1,183 @@
+"""What is reported of one call while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from .._core.request import Request
+from .._runtime.ids import call_numbers
+from ..errors import LLMStreamError
+from ..result import Attempt, Result, Usage, total_usage
+from .observer import Dispatcher, Hooks
+from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord, error_code, outcome
+
+__all__ = ["Reporter", "start_reporter"]
+
+
+class Reporter:
+    """Makes the records of one call and hands them to the observers. Used by the thread that reads
+    the call; other threads may look."""
+
+    __slots__ = (
+        "_attempts",
+        "_begun",
+        "_dispatcher",
+        "_ended",
+        "_headers",
+        "_hooks",
+        "_pid",
+        "_request",
+        "_retries",
+        "call",
+        "phase",
+        "tokens",
+    )
+
+    def __init__(
+        self, dispatcher: Dispatcher, hooks: Hooks, call: CallRecord, request: Request, begun: float
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._hooks = hooks
+        self._request = request
+        self._begun = begun
+        self._pid = os.getpid()
+        self._attempts: list[AttemptRecord] = []
+        self._retries: list[RetryRecord] = []
+        self.call = call
+        # None where nobody listens.
+        self.phase: Callable[[str, float], None] | None = self._phase if hooks["on_phase"] else None
+        self.tokens: Callable[[float, float | None, int], None] | None = (
+            self._tokens if hooks["on_tokens"] else None
+        )
+        self._headers: dict[str, str] = {}
+        self._ended = False
+
+    def start(self) -> None:
+        """Report that the call begins. Separate from the constructor: the call has to know of its
+        reporter before anybody is told."""
+        self._tell("on_start", self.call)
+
+    @property
+    def _mine(self) -> bool:
+        """Not in a forked child: the parent makes the call, and reports it."""
+        return self._pid == os.getpid()
+
+    def _tell(self, hook: str, *what: Any) -> None:
+        listeners = self._hooks[hook]
+        if listeners and self._mine:
+            self._dispatcher.notify(listeners, *what)
+
+    def _ms(self, at: float) -> float:
+        return (at - self._begun) * 1000.0
+
+    def headers(self) -> dict[str, str]:
+        """What the propagators send along. After the call's end it is what they sent last: they
+        have forgotten the call."""
+        if not self._ended:
+            self._headers = self._dispatcher.headers(self.call)
+        return self._headers
+
+    def _phase(self, phase: str, at: float) -> None:
+        self._tell("on_phase", self.call, phase, self._ms(at))
+
+    def first_token(self, at: float) -> None:
+        self._tell("on_first_token", self.call, self._ms(at))
+
+    def _tokens(self, at: float, gap: float | None, chunks: int) -> None:
+        gap_ms = None if gap is None else gap * 1000.0
+        self._tell("on_tokens", self.call, self._ms(at), gap_ms, chunks)
+
+    def attempt(self, attempt: Attempt, phases: Iterable[tuple[str, float]]) -> None:
+        call, error = self.call, attempt.error
+        record = AttemptRecord(
+            trace_id=call.trace_id,
+            api=call.api,
+            model=call.model,
+            host=call.host,
+            number=attempt.number,
+            outcome=outcome(error),
+            phase=attempt.phase,
+            error_type=None if error is None else type(error).__name__,
+            error_code=error_code(error),
+            status=attempt.status,
+            request_id=attempt.request_id,
+            started_ms=attempt.started_ms,
+            total_ms=attempt.duration_ms,
+            first_token_ms=attempt.first_token_ms,
+            longest_gap_ms=attempt.longest_gap_ms,
+            throttled_ms=attempt.throttled_ms,
+            wait_ms=attempt.delay_ms,
+            usage=attempt.usage or Usage(),
+            chunks=attempt.chunks,
+            bytes=attempt.bytes,
+            resent=attempt.resent,
+            phases=tuple((name, self._ms(at)) for name, at in phases),
+        )
+        self._attempts.append(record)
+        self._tell("on_attempt", call, record)
+
+    def retry(self, delay: float) -> None:
+        """After the last reported attempt another one follows, in `delay` seconds."""
+        last = self._attempts[-1]
+        record = RetryRecord(
+            attempt=last.number,
+            wait_ms=delay * 1000.0,
+            error_type=last.error_type or "",
+            error_code=last.error_code,
+            status=last.status,
+            phase=last.phase,
+        )
+        self._retries.append(record)
+        self._tell("on_retry", self.call, record)
+
+    def end(self, error: LLMStreamError | None, result: Callable[[], Result], **known: Any) -> None:
+        """The call has ended; `known` are further fields of its record."""
+        if not self._mine:
+            return
+        attempts = tuple(self._attempts)
+        self._ended = True
+        gaps = [a.longest_gap_ms for a in attempts if a.longest_gap_ms is not None]
+        end = msgspec.structs.replace(
+            self.call,
+            outcome=outcome(error),
+            error_type=None if error is None else type(error).__name__,
+            error_code=error_code(error),
+            reason=getattr(error, "reason", None),
+            longest_gap_ms=max(gaps, default=None),
+            usage=total_usage(a.usage for a in attempts),
+            chunks=sum(a.chunks for a in attempts),
+            bytes=sum(a.bytes for a in attempts),
+            attempts=attempts,
+            retries=tuple(self._retries),
+            **known,
+        )
+        try:
+            if self._hooks["on_content"]:
+                request = self._request
+                content = RequestContent(request.prompt, request.instructions, request.tools)
+                self._tell("on_content", self.call, content, result())
+        finally:
+            self._tell("on_end", self.call, end)
+
+
+def start_reporter(
+    dispatcher: Dispatcher, request: Request, *, begun: float, trace_id: str, **known: Any
+) -> Reporter | None:
+    """The reporter of a call that begins now; None where nobody would be told."""
+    hooks = dispatcher.hooks()
+    if not dispatcher.listens(hooks):
+        return None
+    call = CallRecord(
+        id=next(call_numbers),
+        trace_id=trace_id,
+        model=request.model,
+        max_output_tokens=request.max_output_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        **known,
+    )
+    return Reporter(dispatcher, hooks, call, request, begun)

@@ -1,0 +1,630 @@
+"""A marked key, prompt, instructions, header and answer, through good days and bad ones, with all
+observers on: which outputs hold what. Services like to quote what they were sent; here they all do.
+
+The key, the caller's headers, the prompt and the instructions are in no output of any kind: log,
+metrics, spans, trace page, records, reprs, messages and attributes of errors, tracebacks with their
+locals, what an error reporter sends, pickles. Nor are they in an error's `.partial`, as far as it
+is the library that fills it.
+
+The answer is what was asked for. It is in the Result, in `.partial`, and so in a pickled error, in
+events and chunks, and in none of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from conftest import PATIENCE, clocks, eventually, failure, python
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from test_environment import every_logger, everything_shown  # noqa: F401 (a fixture)
+from test_observers import Told
+
+from llmstream import Client, InvalidRequestError, LLMStreamError, RetryPolicy, Stream
+from llmstream._core import redact
+from llmstream._core.redact import prompt_texts, redact_quotes
+from llmstream.telemetry.otel import OpenTelemetryObserver
+from llmstream.telemetry.prometheus import PrometheusObserver
+from llmstream.telemetry.timeline import TimelineObserver
+from llmstream.testing import Answer, Cut, LLMServer, Pings, Recorded, Reply, Reset, Silence
+from llmstream.testing.answers import error_document, sse_block
+from llmstream.testing.script import prompt_text
+
+APIS = ("responses", "messages", "chat")
+KEY = "sk-marked-key-4f1d8a2b9c"
+PROMPT = "marked-prompt: the launch code of the year is 0-4-7-1"
+INSTRUCTIONS = "marked-instructions: answer as a pirate would, and briefly"
+HEADER = "marked-header-77aa"
+MARKS = ("marked-key", "marked-prompt", "launch code", "marked-instr", "as a pirate", "marked-head")
+ANSWERED = "marked-answer"
+SAID = f"cannot do '{PROMPT}' ({INSTRUCTIONS}) with Bearer {KEY} and {HEADER}"
+AGAIN = RetryPolicy(max_attempts=2, base=0.0, cap=0.0)
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+# ---- what happens ------------------------------------------------------------------------------
+
+
+def answer_blocks(api: str) -> list[bytes]:
+    """An answer's blocks; the Responses API repeats the instructions in its first event."""
+    blocks = Answer([f"{ANSWERED} ", "two ", "three ", "four"]).blocks(api)
+    said = f'"instructions":{json.dumps(INSTRUCTIONS)}'.encode()
+    return [block.replace(b'"instructions":null', said) for block in blocks]
+
+
+def begun(api: str) -> list[bytes]:
+    """Its beginning, up to the third token."""
+    blocks = answer_blocks(api)
+    return blocks[: next(n for n, block in enumerate(blocks) if b"four" in block)]
+
+
+def in_stream(code: str) -> bytes:
+    error = {"type": code, "code": code, "message": SAID}
+    return sse_block("error", {"type": "error", **error, "error": error})
+
+
+def refused(api: str, status: int, **said: Any) -> Reply:
+    headers = said.pop("headers", {})
+    body, identity = error_document(api, status, **{"message": SAID, **said})
+    return Reply.json(body, status, headers={**identity, **headers})
+
+
+# what happens -> the replies of a service, the last as often as it is asked
+HAPPENS: dict[str, Callable[[str], list[Any]]] = {
+    "a whole answer": lambda api: [Reply(answer_blocks(api))],
+    "429, then an answer": lambda api: [refused(api, 429), Reply(answer_blocks(api))],
+    "429": lambda api: [refused(api, 429)],
+    "429 that asks for too much": lambda api: [refused(api, 429, headers={"retry-after": "999"})],
+    "401": lambda api: [refused(api, 401, code="invalid_api_key")],
+    "401 that codes the key": lambda api: [refused(api, 401, code=KEY, type=KEY)],
+    "400 in plain words": lambda api: [Reply(SAID.encode(), status=400, framing="length")],
+    "400 that codes the prompt": lambda api: [refused(api, 400, code=PROMPT, type=PROMPT)],
+    "422 in a list": lambda api: [
+        Reply.json({"detail": [{"msg": SAID, "input": PROMPT}]}, 422),
+    ],
+    "500 with a page": lambda api: [Reply.html(f"<h1>Sorry</h1>\n<p>{SAID}</p>", 500)],
+    "200 with a page": lambda api: [Reply.html(f"<html><p>{SAID}</p></html>")],
+    "200 with other JSON": lambda api: [Reply.json({"you": {"said": SAID}})],
+    "200 with an error": lambda api: [Reply.json({"error": {"code": 400, "message": SAID}})],
+    "200 with half an answer": lambda api: [
+        Reply([f'{{"output": "{ANSWERED}", "instructions": "{INSTRUCTIONS}'.encode(), Cut()])
+    ],
+    "an error in the stream": lambda api: [Reply([*begun(api), in_stream("server_error")])],
+    "an overload in the stream": lambda api: [Reply([in_stream("overloaded_error")])],
+    "a garbled event": lambda api: [Reply([*begun(api), f"data: {{{SAID}\n\n".encode()])],
+    "a drop": lambda api: [Reply([*begun(api), Cut()])],
+    "a reset": lambda api: [Reply([*begun(api), Reset()])],
+    "a drop at the beginning": lambda api: [Reply([answer_blocks(api)[0], Cut()])],
+    "a truncation": lambda api: [Reply(begun(api))],
+    "no answer": lambda api: [Reply(before=[Cut()])],
+    "no HTTP": lambda api: [Reply.raw(f"{SAID}\r\n".encode())],
+    "no HTTP chunk": lambda api: [
+        Reply.raw(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{SAID}\r\n".encode())
+    ],
+    "no progress": lambda api: [Reply([*begun(api), Silence()])],
+    "no first token": lambda api: [Reply([Pings(0.02)])],
+    "no headers": lambda api: [Reply(before=[Silence()])],
+    "a cancel": lambda api: [Reply([*begun(api), Silence()])],
+}
+NAMES = tuple(HAPPENS)
+HANGS = ("no progress", "no first token", "no headers")
+
+
+def service(api: str) -> Callable[[Recorded], Reply]:
+    """Does what the number at the end of the prompt names; counts the requests for each."""
+    asked: dict[int, int] = {}
+
+    def reply(request: Recorded) -> Reply:
+        number = int(prompt_text(request).rpartition("#")[2])
+        replies = HAPPENS[NAMES[number]](api)
+        asked[number] = asked.get(number, 0) + 1
+        found: Reply = replies[min(asked[number], len(replies)) - 1]
+        return found
+
+    return reply
+
+
+SETTINGS: dict[str, Any] = {
+    "api_key": KEY,
+    "model": "m",
+    "retry": AGAIN,
+    "timeouts": clocks(8.0),
+    "headers": {"x-mine": HEADER, "x-gateway-authorization": f"Bearer {HEADER}-for-the-gateway"},
+}
+
+
+def ask(client: Client, number: int) -> Stream:
+    prompt = [{"role": "user", "content": f"{PROMPT} #{number}"}]
+    limits = clocks(8.0, idle=0.1, first_token=0.1) if NAMES[number] in HANGS else None
+    return client.stream(
+        prompt,
+        instructions=INSTRUCTIONS,
+        headers={"x-call": f"{HEADER}-call"},
+        timeouts=limits,
+    )
+
+
+def nothing_marked(outputs: dict[str, str], *marks: str) -> None:
+    """None of the outputs holds one of the marks."""
+    for name, text in outputs.items():
+        for mark in marks or (*MARKS, ANSWERED):
+            at = text.find(mark)
+            shown = text[max(0, at - 300) : at + 100]
+            assert at < 0, f"{mark!r} is in {name}: ...{shown}..."
+
+
+# ---- all that is on ----------------------------------------------------------------------------
+
+
+class Everything:
+    """All observers, and what they would let out."""
+
+    def __init__(self, **otel: Any) -> None:
+        self.registry = CollectorRegistry()
+        self.exporter = InMemorySpanExporter()
+        self.reader = InMemoryMetricReader()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.meters = MeterProvider([self.reader])
+        self.trace = TimelineObserver(calls=100)
+        self.told = Told()
+        self.observers = [
+            PrometheusObserver(self.registry),
+            OpenTelemetryObserver(self.tracers, self.meters, **otel),
+            self.trace,
+            self.told,
+        ]
+
+    def close(self) -> None:
+        self.tracers.shutdown()
+        self.meters.shutdown()
+
+    def spans(self) -> str:
+        return "".join(span.to_json() for span in self.exporter.get_finished_spans())
+
+    def outputs(self) -> dict[str, str]:
+        """All that leaves the process, and the records."""
+        data = self.reader.get_metrics_data()
+        records = [*self.told.calls, *self.told.ends, *self.told.attempts]
+        records += [retry for (retry,) in self.told.all("retry")]
+        return {
+            "/metrics": generate_latest(self.registry).decode(),
+            "OpenMetrics": generate_openmetrics(self.registry).decode(),
+            "the spans": self.spans(),
+            "the metrics of OpenTelemetry": data.to_json() if data is not None else "",
+            "the trace page": self.trace.html(),
+            "the records": repr(records),
+            "the records in JSON": msgspec.json.encode(records).decode(),
+            "the pickled records": repr(pickle.dumps(records, 0)),
+            "reprs of observers": repr([*self.observers, self.exporter, self.reader]),
+        }
+
+
+@pytest.fixture
+def everything() -> Iterator[Everything]:
+    on = Everything()
+    yield on
+    on.close()
+
+
+@contextlib.contextmanager
+def clients(server: LLMServer, api: str, observers: Any) -> Iterator[Client]:
+    server.default = service(api)
+    base_url = server.base_url_for(api)
+    with Client(api, base_url=base_url, observers=observers, **SETTINGS) as client:
+        yield client
+
+
+def ended(client: Client, number: int) -> tuple[Stream, LLMStreamError | None]:
+    """A call that goes as the table says."""
+    stream, name = ask(client, number), NAMES[number]
+    if "answer" in name and "half" not in name and not name.startswith("no"):
+        assert ANSWERED in stream.result().text
+        return stream, None
+    if name == "a cancel":
+        assert next(stream).startswith(ANSWERED)
+        stream.cancel("enough")
+    return stream, failure(stream, Stream.result)
+
+
+def traceback_of(error: BaseException) -> str:
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(shown.format(chain=True))
+
+
+# ---- the proofs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_no_output_holds_a_mark(
+    server: LLMServer,
+    everything: Everything,
+    every_logger: pytest.LogCaptureFixture,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+    api: str,
+) -> None:
+    """All loggers at DEBUG, all observers on, everything that can happen: no secret in anything,
+    and the answer only in results, `.partial` and what is pickled of it."""
+    printed = io.StringIO()
+    with clients(server, api, everything.observers) as client:
+        for number, name in enumerate(NAMES):
+            stream, error = ended(client, number)
+            shown = {
+                f"{name}: reprs": repr([client, stream, stream.attempts, vars(stream)]),
+                f"{name}: text": f"{client} {stream} {stream.attempts}",
+                f"{name}: pickled attempts": repr(
+                    [pickle.dumps(msgspec.structs.replace(a, error=None)) for a in stream.attempts]
+                ),
+            }
+            for attempt in stream.attempts:
+                shown[f"{name}: attempt {attempt.number}"] = repr(attempt) + str(attempt.error)
+            if error is not None:
+                again = pickle.loads(pickle.dumps(error))
+                for form in (error, again):
+                    nothing_marked(
+                        {f"{name}: all of the error": "".join(everything_shown(form))}, *MARKS
+                    )
+                    shown[f"{name}: the error"] = f"{form} {form!r} {form.args}"
+                    shown[f"{name}: its traceback"] = traceback_of(form)
+                traceback.print_exception(error, file=printed)
+                logging.getLogger("application").error("failed: %s", error, exc_info=error)
+            nothing_marked(shown)
+        assert everything.trace.calls == len(everything.told.ends) == len(NAMES)
+    records = [vars(record) for record in every_logger.records]
+    captured = capfd.readouterr()
+    nothing_marked(
+        {
+            **everything.outputs(),
+            "the log": every_logger.text,
+            "the log's extra": repr(records),
+            "stdout": captured.out,
+            "stderr": captured.err,
+            "printed tracebacks": printed.getvalue(),
+        }
+    )
+    assert len([r for r in every_logger.records if r.name == "llmstream"]) > 5 * len(NAMES)
+    # they were there to be found
+    sent = server.requests[0]
+    assert PROMPT in sent.body.decode()
+    assert INSTRUCTIONS in sent.body.decode()
+    assert KEY in str([*sent.headers.values()])
+    assert sent.headers["x-mine"] == HEADER
+    assert sent.headers["x-call"] == f"{HEADER}-call"
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_the_answer_is_where_it_belongs(server: LLMServer, api: str) -> None:
+    """In a Result, in `.partial` of every error behind its beginning, and in their pickles."""
+    with clients(server, api, ()) as client:
+        for name in ("a drop", "a truncation", "an error in the stream", "no progress", "a cancel"):
+            _, error = ended(client, NAMES.index(name))
+            assert error is not None
+            assert pickle.loads(pickle.dumps(error)).partial.text.startswith(ANSWERED), name
+        result = ask(client, 0).result()
+        assert pickle.loads(pickle.dumps(result)) == result
+        assert result.text.startswith(ANSWERED)
+        assert ANSWERED in repr(result)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_content_goes_out_where_it_is_asked_for(server: LLMServer, api: str) -> None:
+    """The one switch: `capture_content=True` puts prompt, instructions and answer on the span;
+    never the key or a header, and nothing in the metrics."""
+    on = Everything(capture_content=True)
+    try:
+        with clients(server, api, on.observers) as client:
+            for number in range(len(NAMES)):
+                ended(client, number)
+        spans = json.loads(f"[{on.spans().replace('}{', '},{')}]")
+        assert len(spans) == len(NAMES)
+        whole = json.dumps(spans[0])
+        for wanted in (PROMPT, INSTRUCTIONS, ANSWERED):
+            assert wanted in whole
+        nothing_marked({"the spans": on.spans()}, "marked-key", "marked-head")
+        outputs = on.outputs()
+        del outputs["the spans"]
+        nothing_marked(outputs)
+    finally:
+        on.close()
+
+
+REPORTED = """
+    import json, logging, os, sys
+    import sentry_sdk
+    from sentry_sdk.integrations.logging import LoggingIntegration
+    from sentry_sdk.transport import Transport
+    from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts
+
+    secrets = json.loads(os.environ.pop("SECRETS"))
+    kept = []
+
+    class InMemory(Transport):
+        def capture_envelope(self, envelope):
+            for item in envelope.items:
+                said = item.payload.json or item.payload.get_bytes().decode("utf-8", "replace")
+                kept.append(said)
+
+    sentry_sdk.init(
+        dsn="http://key@localhost/1",
+        transport=InMemory,
+        include_local_variables=True,
+        include_source_context=False,
+        attach_stacktrace=True,
+        max_request_body_size="always",
+        max_value_length=100_000,
+        send_default_pii=True,
+        traces_sample_rate=1.0,
+        enable_logs=True,
+        integrations=[LoggingIntegration(logging.DEBUG, logging.INFO)],
+    )
+    logging.getLogger().setLevel(logging.DEBUG)
+    logging.getLogger().addHandler(logging.NullHandler())
+
+    class Failing:
+        def on_content(self, call, request, result):
+            raise ValueError("an observer's own mistake")
+
+    client = Client(
+        sys.argv[1],
+        base_url=sys.argv[2],
+        api_key=secrets["key"],
+        model="m",
+        headers={"x-mine": secrets["header"], "x-auth": "Bearer " + secrets["header"]},
+        retry=RetryPolicy(max_attempts=2, base=0.0, cap=0.0),
+        timeouts=Timeouts(idle=0.1, first_token=0.1),
+        observers=[Failing()],
+    )
+    reading = [
+        lambda stream: stream.result(),
+        lambda stream: list(stream),
+        lambda stream: list(stream.chunks()),
+        lambda stream: list(stream.events()),
+    ]
+    errors = 0
+    for number in range(int(sys.argv[3])):
+        prompt = [{"role": "user", "content": secrets["prompt"] + f" #{number}"}]
+        with sentry_sdk.start_transaction(name=str(number)):
+            stream = client.stream(prompt, instructions=secrets["instructions"])
+            try:
+                reading[number % 4](stream)
+            except LLMStreamError as exc:
+                errors += 1
+                sentry_sdk.capture_exception(exc)
+                logging.exception("failed: %s", exc)
+    sentry_sdk.flush()
+    print(json.dumps({"errors": errors, "kept": kept}))
+"""
+
+
+def without_the_callers_frames(node: Any) -> Any:
+    """The report without the locals of the script's own frames, which hold the prompt by right."""
+    if isinstance(node, list):
+        return [without_the_callers_frames(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    own = "vars" in node and node.get("module") in (None, "__main__")
+    return {k: without_the_callers_frames(v) for k, v in node.items() if not (own and k == "vars")}
+
+
+@pytest.mark.parametrize(
+    "api",
+    ["responses", *(pytest.param(api, marks=pytest.mark.slow) for api in APIS[1:])],
+)
+def test_what_an_error_reporter_sends(server: LLMServer, api: str) -> None:
+    """sentry-sdk with everything that it can collect: events of each error with the locals of all
+    frames, its logging integration from INFO on, breadcrumbs, transactions, logs."""
+    server.default = service(api)
+    secrets = {"key": KEY, "prompt": PROMPT, "instructions": INSTRUCTIONS, "header": HEADER}
+    arguments = (api, server.base_url_for(api), str(len(NAMES)))
+    with python(REPORTED, *arguments, SECRETS=json.dumps(secrets)) as process:
+        output = process.communicate(timeout=4 * PATIENCE)[0]
+    assert process.returncode == 0, output
+    report = json.loads(output.splitlines()[-1])
+    assert report["errors"] >= len(NAMES) - 3
+    text = json.dumps(report["kept"])
+    for part in ('"vars"', '"_next_batch"', "RateLimitError", '"breadcrumbs"', "call ended"):
+        assert part in text  # it did collect
+    nothing_marked({"the report": json.dumps(without_the_callers_frames(report["kept"]))})
+
+
+@pytest.mark.parametrize("when", ["headers", "body"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_what_a_signal_handler_raises_shows_no_frames_of_the_transport(
+    server: LLMServer, when: str, kind: type[BaseException]
+) -> None:
+    """Ctrl-C, a worker's time limit: an exception may come out of any frame below us, and those of
+    requests and urllib3 hold the key and the whole request in their locals."""
+
+    def reply(request: Recorded) -> Reply:
+        if when == "body":
+            return Reply([*begun("responses"), Silence()])
+        threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        return Reply(before=[Silence()])
+
+    def raised(*what: Any) -> None:
+        raise kind("out of a signal handler")
+
+    server.default = reply
+    before = signal.signal(signal.SIGUSR1, raised)
+    try:
+        with Client(base_url=server.base_url, **{**SETTINGS, "timeouts": clocks()}) as client:
+            stream = ask(client, 0)
+            if when == "body":
+                for _ in range(3):
+                    next(stream)
+                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            with pytest.raises(kind, match="out of a signal handler") as caught:
+                stream.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    nothing_marked({"the traceback": traceback_of(caught.value)})
+    assert "_next_batch" in traceback_of(caught.value)
+    eventually(lambda: not [t for t in threading.enumerate() if isinstance(t, threading.Timer)], "")
+
+
+def test_a_failing_observer_is_logged_without_what_it_was_told(
+    server: LLMServer,
+    every_logger: pytest.LogCaptureFixture,  # noqa: F811
+) -> None:
+    """Its own frames may hold the answer; the library's do not."""
+
+    class Failing:
+        def on_content(self, call: Any, request: Any, result: Any) -> None:
+            del request, result
+            raise ValueError("an observer's own mistake")
+
+    with clients(server, "responses", [Failing()]) as client:
+        ask(client, 0).result()
+    (record,) = (r for r in every_logger.records if r.levelno == logging.ERROR)
+    assert record.exc_info is not None
+    kind, error, frames = record.exc_info
+    assert kind is not None
+    assert error is not None
+    shown = traceback.TracebackException(kind, error, frames, capture_locals=True)
+    text = "".join(shown.format())
+    assert "an observer's own mistake" in text
+    nothing_marked({"the log": every_logger.text, "its traceback": text})
+
+
+# ---- quotes ------------------------------------------------------------------------------------
+
+LONG = 'In the year 1789 the assembly met.\nIt met "often", in Paris & elsewhere; it was <loud>.'
+QUOTES = {
+    "whole": LONG,
+    "as JSON": json.dumps(LONG),
+    "as repr": repr(LONG),
+    "on one line": " ".join(LONG.split()),
+    "its beginning": LONG[:30],
+    "its middle": LONG[11:40],
+    "twice": f"{LONG} and {LONG}",
+}
+
+
+@pytest.mark.parametrize("quote", QUOTES)
+def test_quotes_are_blotted_out(quote: str) -> None:
+    """However a service writes it, and wherever it stands; the words around it stay."""
+    text = redact_quotes(f"cannot do this: {QUOTES[quote]}, sorry", [LONG])
+    assert text.startswith("cannot do this: ")
+    assert text.endswith(", sorry")
+    assert "***" in text
+    for word in ("1789", "assembly", "often", "Paris", "elsewhere"):
+        assert word not in text
+
+
+def test_what_is_no_quote_stays() -> None:
+    """Words that a prompt and an error happen to share, short prompts, and none at all."""
+    said = "HTTP 400 (invalid_value): 'temperature' has to be between 0 and 2"
+    for quoted in ([], [""], ["hi"], ["2"], ["between"], ["What has to be between us?"]):
+        assert redact_quotes(said, quoted) == said
+    assert redact_quotes("you said: Hello there", ["Hello there"]) == "you said: ***"
+    assert redact_quotes("", [LONG]) == ""
+
+
+def test_the_texts_of_a_prompt() -> None:
+    """All of them, however nested; names, roles and ids are no texts, and errors may name them."""
+    prompt = [
+        {"role": "user", "content": [{"type": "input_text", "text": "one"}, {"text": "two"}]},
+        {"type": "function_call_output", "call_id": "call_12345678", "output": "three"},
+        {"role": "assistant", "content": "four", "id": "msg_12345678"},
+    ]
+    assert list(prompt_texts(prompt)) == ["one", "two", "three", "four"]
+    assert list(prompt_texts("plain")) == ["plain"]
+    assert list(prompt_texts(None)) == []
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_an_error_still_says_what_is_wrong(server: LLMServer, api: str) -> None:
+    """Ids and parameters that a service names stay readable; only the quote goes."""
+    call_id = "call_abcdefgh12345678"
+    said = f"no output found for {call_id}; in 'input[1].content': {PROMPT}"
+    server.default = refused(api, 400, message=said)
+    output = {"type": "function_call_output", "call_id": call_id, "output": "x", "role": "user"}
+    prompt = [{"role": "user", "content": PROMPT}, {**output, "content": "y"}]
+    with Client(api, base_url=server.base_url_for(api), **SETTINGS) as client:
+        error = failure(client.stream(prompt), Stream.result)
+    assert isinstance(error, InvalidRequestError)
+    assert call_id in str(error)
+    assert "'input[1].content': ***" in str(error)
+
+
+def test_a_long_prompt_costs_little() -> None:
+    """Two megabytes of prompt and an error of 500 characters: once, on the way out, a moment."""
+    prompt = [f"word {number} of many, " * 8 for number in range(15_000)]
+    begun_at = time.process_time()
+    assert redact_quotes("x" * 500, ["".join(prompt)]) == "x" * 500
+    assert time.process_time() - begun_at < 2.0
+
+
+# ---- what is not blotted out ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["stream_options", "What is 'stream_options is not supported'?"])
+def test_a_prompt_does_not_decide_how_a_refusal_is_met(server: LLMServer, prompt: str) -> None:
+    """What a service says is understood before what it quotes is blotted out."""
+    server.script(Reply.error(400, message="stream_options is not supported"), Answer("ok"))
+    with Client("chat", base_url=server.base_url, model="m", api_key=KEY) as client:
+        assert client.stream(prompt).result().text == "ok"
+
+
+def test_codes_that_classify_stay(server: LLMServer) -> None:
+    """A prompt about an error's code does not take the code from the error."""
+    server.script(Reply.error(429, message="no", code="insufficient_quota"))
+    with Client("chat", base_url=server.base_url, model="m", api_key=KEY) as client:
+        error = failure(client.stream("What does insufficient_quota mean?"))
+    assert (getattr(error, "code", None), error.retryable) == ("insufficient_quota", False)
+
+
+def test_our_own_sentences_stay(nothing_left: None) -> None:
+    """A prompt with the library's words does not make its errors useless."""
+    with Client("chat", base_url="http://127.0.0.1:9", model="m", retry=AGAIN) as client:
+        told = failure(client.stream("anything")).message
+        assert failure(client.stream("connection")).message == told
+        assert failure(client.stream(told)).message == told
+
+
+def test_a_key_in_a_request_id_is_nowhere(server: LLMServer) -> None:
+    """A service that gives the key back as the request's id: not in the error, nor its attempts,
+    nor in what had come; and an id without end is cut."""
+    for sent in (KEY, "x" * 5000):
+        server.script(Reply.error(401, message="no", headers={"x-request-id": sent}))
+        with Client(base_url=server.base_url, model="m", api_key=KEY) as client:
+            error = failure(client.stream("Hi"))
+        ids = {error.request_id, error.attempts[-1].request_id, error.partial.request_id}
+        assert len(ids) == 1
+        assert all(found and KEY not in found and len(found) <= 200 for found in ids)
+
+
+def test_many_short_texts_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of thousands of short texts costs a long error message little: only those that it
+    may quote are searched for."""
+    searched: list[str] = []
+    real = redact._quotes
+
+    def quotes(text: str, source: str) -> Any:
+        searched.append(source)
+        return real(text, source)
+
+    monkeypatch.setattr(redact, "_quotes", quotes)
+    sources = [f"text {number:05}" for number in range(5000)] * 2
+    message = "it says: text 00042, and " + "nothing else " * 40
+    assert "00042" not in redact_quotes(message, sources)
+    assert len(searched) <= 8

@@ -1,0 +1,593 @@
+"""One classifier: the same failure is the same class, by HTTP status and inside the stream."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+from corpus import PROPERTY, block, say
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstream._core.classify import error_from_payload, error_from_status, request_id_of
+from llmstream._core.dialects import APIS
+from llmstream._core.session import Session
+from llmstream.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    NotAStreamError,
+    OverloadedError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RateLimitError,
+    ServerError,
+    ServiceError,
+    StreamTruncated,
+)
+from llmstream.result import LLMStreamError, ProtocolError
+
+NOW = 1_790_000_000.0
+LONGEST = 1200  # characters of a message, whatever the service says
+
+
+def by_status(status: int, payload: Any, headers: dict[str, str] | None = None) -> ServiceError:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return error_from_status(status, body, headers or {}, NOW)
+
+
+def in_stream(*pieces: bytes) -> LLMStreamError | None:
+    """What a stream of these events, ended cleanly, ends in."""
+    session = Session(APIS["responses"].load())
+    for piece in pieces:
+        session.receive(piece)
+    session.receive_eof()
+    assert not session.complete
+    return session.error
+
+
+def in_json(body: bytes) -> LLMStreamError | None:
+    """What a 200 with this JSON body ends in."""
+    session = Session(APIS["responses"].load())
+    session.receive_json(body)
+    assert not session.complete
+    return session.error
+
+
+# --- every status -------------------------------------------------------------------------------
+
+STATUSES: dict[int, type[ServiceError]] = {
+    **dict.fromkeys(range(300, 500), InvalidRequestError),
+    **dict.fromkeys(range(500, 600), ServerError),
+    401: AuthenticationError,
+    402: QuotaExceededError,
+    403: PermissionDeniedError,
+    408: ServerError,
+    409: ServerError,
+    425: ServerError,
+    429: RateLimitError,
+    503: OverloadedError,
+    529: OverloadedError,
+}
+RETRIED = {408, 409, 425, 429, *range(500, 600)}
+
+
+@pytest.mark.parametrize("status", sorted(STATUSES))
+def test_every_status(status: int) -> None:
+    """Each status from 300 to 599 has its class, whatever words come with it, and is retried
+    exactly where asking again may help."""
+    for payload in (b"", {}, {"error": {"message": "no", "code": "rate_limit_exceeded"}}, b"<p>"):
+        error = by_status(status, payload)
+        assert type(error) is STATUSES[status]
+        assert error.status == status
+        assert error.retryable is (status in RETRIED)
+        assert str(status) in error.message
+
+
+@pytest.mark.parametrize("status", [400, 403, 429, 500, 529])
+@pytest.mark.parametrize(
+    "word", ["insufficient_quota", "credit_balance_exhausted", "INSUFFICIENT_QUOTA"]
+)
+@pytest.mark.parametrize("where", ["code", "type"])
+def test_quota_wins_over_the_status(status: int, word: str, where: str) -> None:
+    """Used-up money is never retried, whatever status it comes with, by code or by type, in any
+    case, and even where the server says to retry."""
+    payload = {"error": {"message": "no", where: word}}
+    error = by_status(status, payload, {"x-should-retry": "true"})
+    assert type(error) is QuotaExceededError
+    assert error.retryable is False
+    assert type(error_from_payload(payload)) is QuotaExceededError
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "retryable"),
+    [
+        ("true", 400, True),
+        ("TRUE", 401, True),
+        ("false", 500, False),
+        ("False", 429, False),
+        ("", 500, True),
+        ("maybe", 500, True),
+        ("maybe", 400, False),
+    ],
+)
+def test_x_should_retry_decides(said: str, status: int, retryable: bool) -> None:
+    """The server's own word on retrying counts where it is one."""
+    assert by_status(status, {}, {"x-should-retry": said}).retryable is retryable
+
+
+# --- shapes -------------------------------------------------------------------------------------
+
+# name -> (payload, class inside a 200, code, type, message, param)
+Shape = tuple[Any, type[ServiceError], str | None, str | None, str | None, str | None]
+SHAPES: dict[str, Shape] = {
+    "openai": (
+        {"error": {"message": "m", "type": "tokens", "param": "p", "code": "rate_limit_exceeded"}},
+        RateLimitError,
+        "rate_limit_exceeded",
+        "tokens",
+        "m",
+        "p",
+    ),
+    "openai without code": (
+        {"error": {"message": "m", "type": "invalid_request_error", "param": None, "code": None}},
+        InvalidRequestError,
+        None,
+        "invalid_request_error",
+        "m",
+        None,
+    ),
+    "nested event": (
+        {"type": "error", "error": {"type": "server_error", "code": "x", "message": "m"}},
+        ServerError,
+        "x",
+        "server_error",
+        "m",
+        None,
+    ),
+    "flat event": (
+        {"type": "error", "code": "context_length_exceeded", "message": "m", "param": "input"},
+        InvalidRequestError,
+        "context_length_exceeded",
+        None,
+        "m",
+        "input",
+    ),
+    "failed": (
+        {
+            "type": "response.failed",
+            "response": {"error": {"code": "server_error", "message": "m"}},
+        },
+        ServerError,
+        "server_error",
+        None,
+        "m",
+        None,
+    ),
+    "anthropic": (
+        {"type": "error", "error": {"type": "overloaded_error", "message": "m"}, "request_id": "r"},
+        OverloadedError,
+        None,
+        "overloaded_error",
+        "m",
+        None,
+    ),
+    "llama.cpp": (
+        {"error": {"code": 503, "message": "m", "type": "unavailable_error"}},
+        OverloadedError,
+        "503",
+        "unavailable_error",
+        "m",
+        None,
+    ),
+    "number as code": (
+        {"error": {"code": 429, "message": "m"}},
+        RateLimitError,
+        "429",
+        None,
+        "m",
+        None,
+    ),
+    "number as text": (
+        {"error": {"code": "401", "message": "m"}},
+        AuthenticationError,
+        "401",
+        None,
+        "m",
+        None,
+    ),
+    "number 402": (
+        {"error": {"code": 402, "message": "m"}},
+        QuotaExceededError,
+        "402",
+        None,
+        "m",
+        None,
+    ),
+    "number 400": (
+        {"error": {"code": 400, "message": "m"}},
+        InvalidRequestError,
+        "400",
+        None,
+        "m",
+        None,
+    ),
+    "number 529": (
+        {"error": {"code": 529, "message": "m"}},
+        OverloadedError,
+        "529",
+        None,
+        "m",
+        None,
+    ),
+    "number 200": ({"error": {"code": 200, "message": "m"}}, ServerError, "200", None, "m", None),
+    "number -1": ({"error": {"code": -1, "message": "m"}}, ServerError, "-1", None, "m", None),
+    "code above type": (
+        {"error": {"code": "invalid_api_key", "type": "invalid_request_error", "message": "m"}},
+        AuthenticationError,
+        "invalid_api_key",
+        "invalid_request_error",
+        "m",
+        None,
+    ),
+    "unknown code, known type": (
+        {"error": {"code": "flux", "type": "rate_limit_error", "message": "m"}},
+        RateLimitError,
+        "flux",
+        "rate_limit_error",
+        "m",
+        None,
+    ),
+    "unknown": ({"error": {"code": "flux", "message": "m"}}, ServerError, "flux", None, "m", None),
+    "upper case": (
+        {"error": {"code": "RATE_LIMIT_EXCEEDED", "message": "m"}},
+        RateLimitError,
+        "RATE_LIMIT_EXCEEDED",
+        None,
+        "m",
+        None,
+    ),
+    "text": ({"error": "m"}, ServerError, None, None, "m", None),
+    "text beside a message": ({"error": "x", "message": "m"}, ServerError, None, None, "m", None),
+    "detail": ({"detail": "m"}, ServerError, None, None, "m", None),
+    "validation": (
+        {
+            "detail": [
+                {"loc": ["body"], "msg": "m", "type": "missing", "input": "secret"},
+                {"msg": "n"},
+            ]
+        },
+        ServerError,
+        None,
+        None,
+        "m; n",
+        None,
+    ),
+    "list": (
+        [{"error": {"code": 429, "message": "m", "status": "X"}}],
+        RateLimitError,
+        "429",
+        None,
+        "m",
+        None,
+    ),
+    "flat": (
+        {"message": "m", "code": "permission_denied"},
+        PermissionDeniedError,
+        "permission_denied",
+        None,
+        "m",
+        None,
+    ),
+    "azure gateway": ({"statusCode": 429, "message": "m"}, ServerError, None, None, "m", None),
+    "msg": ({"msg": "m"}, ServerError, None, None, "m", None),
+    "empty object": ({}, ServerError, None, None, None, None),
+    "empty error": ({"error": {}}, ServerError, None, None, None, None),
+    "null error": ({"error": None, "message": "m"}, ServerError, None, None, "m", None),
+    "empty list": ([], ServerError, None, None, None, None),
+    "list of nulls": ([None], ServerError, None, None, None, None),
+    "a string": ("m", ServerError, None, None, "m", None),
+    "a number": (5, ServerError, None, None, None, None),
+    "null": (None, ServerError, None, None, None, None),
+    "odd types": (
+        {"error": {"code": ["a"], "type": {"b": 1}, "message": {"c": 2}, "param": [1]}},
+        ServerError,
+        None,
+        None,
+        None,
+        None,
+    ),
+    "empty words": (
+        {"error": {"code": "", "type": "", "message": ""}},
+        ServerError,
+        None,
+        None,
+        None,
+        None,
+    ),
+    "content policy": (
+        {"error": {"code": "content_policy_violation", "message": "m"}},
+        InvalidRequestError,
+        "content_policy_violation",
+        None,
+        "m",
+        None,
+    ),
+    "model": (
+        {"error": {"code": "model_not_found", "type": "x", "message": "m"}},
+        InvalidRequestError,
+        "model_not_found",
+        "x",
+        "m",
+        None,
+    ),
+}
+
+
+def test_there_are_enough_shapes() -> None:
+    """FAULTS 3 asks for 25."""
+    assert len(SHAPES) >= 25
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_inside_a_stream(name: str) -> None:
+    """Each shape gives its class and the service's own words."""
+    payload, cls, code, type_, message, param = SHAPES[name]
+    error = error_from_payload(payload)
+    assert type(error) is cls
+    assert (error.status, error.code, error.type, error.param) == (None, code, type_, param)
+    assert (message or "no reason") in error.message
+    assert error.request_id == ("r" if name == "anthropic" else None)
+    assert error.retry_after is None
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
+def test_shapes_with_a_status(name: str, status: int) -> None:
+    """With a status the status decides, quota aside; the words are the same."""
+    payload, _, code, type_, message, param = SHAPES[name]
+    error = by_status(status, payload)
+    assert type(error) is STATUSES[status]
+    assert (error.code, error.type, error.param) == (code, type_, param)
+    assert (message or "no reason") in error.message
+
+
+# status -> the shape that the same failure has inside a stream
+SAME: dict[int, list[dict[str, Any]]] = {
+    400: [{"code": "invalid_request_error"}, {"type": "invalid_request_error"}, {"code": 400}],
+    401: [{"code": "invalid_api_key"}, {"type": "authentication_error"}, {"code": "401"}],
+    402: [{"code": "insufficient_quota"}, {"code": 402}, {"type": "billing_error"}],
+    403: [{"type": "permission_error"}, {"code": 403}],
+    404: [{"code": "model_not_found"}, {"type": "not_found_error"}, {"code": 404}],
+    413: [{"type": "request_too_large"}, {"code": 413}],
+    429: [{"code": "rate_limit_exceeded"}, {"type": "rate_limit_error"}, {"code": 429}],
+    500: [{"code": "server_error"}, {"type": "api_error"}, {"code": 500}],
+    503: [{"code": "service_unavailable"}, {"code": 503}],
+    504: [{"type": "timeout_error"}, {"code": 504}],
+    529: [{"type": "overloaded_error"}, {"code": 529}],
+}
+
+
+@pytest.mark.parametrize("status", SAME)
+def test_the_same_failure_is_the_same_class(status: int) -> None:
+    """By status, flat and nested, as the first event and after tokens, as a failed response, as
+    an object without a type, in a field of its own, and as the JSON of a 200: one class."""
+    opening = say("response.created", response={"id": "r", "status": "in_progress"})
+    token = say("response.output_text.delta", output_index=0, content_index=0, delta="x")
+    for words in SAME[status]:
+        error = {**words, "message": "m"}
+        expected = type(by_status(status, {"error": error}))
+        nested = say("error", error=error)
+        ways = {
+            "nested": in_stream(nested),
+            "after tokens": in_stream(opening, token, token, token, nested),
+            "failed": in_stream(say("response.failed", response={"error": error})),
+            "both": in_stream(nested, say("response.failed", response={"error": error})),
+            "untyped": in_stream(opening, block({"error": error})),
+            "untyped, first": in_stream(block({"error": error})),
+            "named": in_stream(block({"error": error}, "error")),
+            "named, flat": in_stream(block(error, "error")),
+            "bare field": in_stream(b"error: " + json.dumps(error).encode() + b"\n\n"),
+            "json": in_json(json.dumps({"error": error}).encode()),
+            "json list": in_json(json.dumps([{"error": error}]).encode()),
+            "json typed": in_json(json.dumps({"type": "error", "error": error}).encode()),
+        }
+        if "type" not in words:  # the flat form has the event's type in its place
+            ways["flat"] = in_stream(say("error", **error))
+        found = {way: type(error) for way, error in ways.items()}
+        assert found == dict.fromkeys(ways, expected), words
+
+
+# What a stream can hold instead of an error object: never taken for a plain truncation.
+ODD_ERRORS = {
+    "a string": block("boom", "error"),
+    "an empty object": block({}, "error"),
+    "null": block(None, "error"),
+    "a string inside": block({"error": "boom"}),
+    "a string inside, typed": say("error", error="boom"),
+    "text": b"event: error\ndata: Internal Server Error\n\n",
+    "failed without a reason": say("response.failed"),
+    "failed with null": say("response.failed", response=None),
+    "failed with a string": say("response.failed", response={"error": "boom"}),
+    "failed in the status": say("response.completed", response={"status": "failed"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ERRORS)
+def test_odd_errors_are_errors_of_the_service(name: str) -> None:
+    """An event that says error is one, whatever it holds: not a truncation, which is retried."""
+    error = in_stream(ODD_ERRORS[name])
+    assert isinstance(error, (ServiceError, ProtocolError))
+    if name != "text":
+        assert type(error) is ServerError
+        assert "boom" in error.message or "boom" not in ODD_ERRORS[name].decode()
+
+
+# --- a 200 with JSON ----------------------------------------------------------------------------
+
+# what a 200 holds that is no whole answer -> the class
+NO_ANSWERS: dict[str, tuple[Any, type[LLMStreamError]]] = {
+    "null": (None, NotAStreamError),
+    "a number": (5, NotAStreamError),
+    "an object": ({"ok": True}, NotAStreamError),
+    "a list": ([], NotAStreamError),
+    "a chat completion": ({"object": "chat.completion", "choices": []}, NotAStreamError),
+    "no error": ({"error": None}, NotAStreamError),
+    "failed": ({"output": [], "status": "failed", "error": {"code": "server_error"}}, ServerError),
+    "failed, no reason": ({"output": [], "status": "failed"}, ServerError),
+    "an error beside output": (
+        {"output": [], "error": {"code": "rate_limit_exceeded"}},
+        RateLimitError,
+    ),
+    "queued": ({"id": "r", "status": "queued", "output": []}, LLMStreamError),
+    "in progress": ({"id": "r", "status": "in_progress", "output": []}, LLMStreamError),
+    "cancelled": ({"id": "r", "status": "cancelled", "output": []}, LLMStreamError),
+}
+
+
+@pytest.mark.parametrize("name", NO_ANSWERS)
+def test_json_that_is_no_whole_answer_is_no_success(name: str) -> None:
+    """A 200 with JSON is a success only where it holds a completed answer."""
+    payload, cls = NO_ANSWERS[name]
+    error = in_json(json.dumps(payload).encode())
+    assert isinstance(error, cls)
+    assert not isinstance(error, StreamTruncated) or cls is LLMStreamError
+
+
+# --- identities ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "found"),
+    [
+        ({"x-request-id": "a", "request-id": "b"}, {}, "a"),
+        ({"request-id": "b"}, {}, "b"),
+        ({"apim-request-id": "c"}, {}, "c"),
+        ({"x-ms-request-id": "d"}, {}, "d"),
+        ({"x-request-id": ""}, {"request_id": "e"}, "e"),
+        ({}, {"request_id": "e"}, "e"),
+        ({}, {"error": {}, "request_id": "e"}, "e"),
+        ({"x-request-id": "a"}, {"request_id": "e"}, "a"),
+        ({}, {"request_id": ["e"]}, None),
+        ({}, {}, None),
+    ],
+)
+def test_request_id(headers: dict[str, str], body: Any, found: str | None) -> None:
+    """The service's own id of the request: the header first, then the body."""
+    assert by_status(500, body, headers).request_id == found
+    assert request_id_of(headers) in (found, None)
+
+
+def test_retry_after_by_every_way() -> None:
+    """Headers with a status; the message inside a stream as well."""
+    assert by_status(429, {}, {"retry-after": "7"}).retry_after == 7.0
+    assert by_status(429, {}, {"retry-after-ms": "70"}).retry_after == 0.07
+    message = {"error": {"message": "Please try again in 6.379s", "code": "rate_limit_exceeded"}}
+    assert by_status(429, message).retry_after == 6.379
+    assert error_from_payload(message).retry_after == 6.379
+    error = in_stream(say("error", **message["error"]))
+    assert isinstance(error, ServiceError)
+    assert error.retry_after == 6.379
+
+
+# --- bounded, and never a crash -----------------------------------------------------------------
+
+LONG = "long " * 100_000
+MONSTERS: dict[str, Any] = {
+    "message": {"error": {"message": LONG}},
+    "code": {"error": {"code": LONG, "message": "m"}},
+    "type": {"error": {"type": LONG}},
+    "param": {"error": {"param": LONG}},
+    "detail": {"detail": [{"msg": LONG}] * 100},
+    "string": LONG,
+    "html": ("<html>" + LONG).encode(),
+    "digits as code": {"error": {"code": "9" * 5000, "message": "m"}},
+    "digits as number": b'{"error": {"code": ' + b"9" * 5000 + b"}}",
+    "great number": {"error": {"code": 10**300}},
+    "many hours": {"error": {"message": "try again in " + "9" * 400 + "h"}},
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "deep inside": b'{"error": {"message": "m", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    "invalid utf-8": b'{"error": {"message": "\xff"}}',
+    "half a surrogate": b'{"error": {"message": "\\ud800"}}',
+    "half": b'{"error": {"message": "m',
+    "nul": b"\0",
+}
+
+
+@pytest.mark.parametrize("name", MONSTERS)
+def test_monsters_are_bounded(name: str) -> None:
+    """Whatever a service says, by status, the answer is an error of bounded words."""
+    payload = MONSTERS[name]
+    error = by_status(500, payload)
+    assert type(error) is ServerError
+    assert len(error.message) <= LONGEST
+    assert len(str(error)) <= LONGEST
+    pickle.loads(pickle.dumps(error))
+
+
+@pytest.mark.parametrize("name", MONSTERS)
+def test_monsters_inside_a_stream_are_bounded(name: str) -> None:
+    """The same inside a stream, and as the JSON of a 200: an error, never an exception."""
+    payload = MONSTERS[name]
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    for error in (
+        in_stream(b"event: error\ndata: " + body + b"\n\n"),
+        in_stream(b'data: {"type": "error", "error": ' + body + b"}\n\n"),
+        in_stream(b"error: " + body + b"\n\n"),
+        in_json(body),
+        in_json(b'{"error": ' + body + b"}"),
+    ):
+        assert isinstance(error, (ServiceError, ProtocolError))
+        assert len(error.message) <= LONGEST
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "error",
+                    "message",
+                    "code",
+                    "type",
+                    "param",
+                    "detail",
+                    "msg",
+                    "response",
+                    "request_id",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@PROPERTY
+@given(JSON, st.integers(300, 599))
+def test_any_payload_is_an_error(payload: Any, status: int) -> None:
+    """Any JSON at all is classified without a crash, by both ways; its words are text or None."""
+    for error in (error_from_payload(payload), by_status(status, payload)):
+        assert isinstance(error, ServiceError)
+        assert len(error.message) <= LONGEST
+        for word in (error.code, error.type, error.param, error.request_id):
+            assert word is None or (isinstance(word, str) and word)
+
+
+@PROPERTY
+@given(st.binary(max_size=60), st.integers(300, 599))
+def test_any_body_is_an_error(body: bytes, status: int) -> None:
+    """So are bytes of no form."""
+    assert isinstance(by_status(status, body), ServiceError)
+
+
+def test_validation_errors_do_not_repeat_the_request() -> None:
+    """FastAPI puts the request's own words into "input": they stay out."""
+    payload, *_ = SHAPES["validation"]
+    assert "secret" not in by_status(422, payload).message
+    assert "secret" not in error_from_payload(payload).message

@@ -1,0 +1,491 @@
+"""Profiles: where servers of one API contradict each other; and a toy API and a toy profile, to
+show that a new service is one class and one row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import AT_ONCE, ONCE
+
+from llmstream import Chunk, Client, ConfigurationError, StreamTruncated, UnknownEvent
+from llmstream._core.dialects import APIS, Api
+from llmstream._core.dialects.base import CONTENT, NOTHING, Effect
+from llmstream._core.dialects.profiles import DEFAULT, PROFILES, Profile, endpoint, profile_for
+from llmstream._core.request import HTTPRequest, Request, encode_body
+from llmstream._core.state import State
+from llmstream._core.tool_calls import ToolCallState
+from llmstream.events.base import AnyEvent
+from llmstream.testing import (
+    Answer,
+    FakeClock,
+    FakeTransport,
+    LLMServer,
+    Pause,
+    Recorded,
+    Reply,
+    Silence,
+)
+from llmstream.testing.answers import ENCODERS, PATHS
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "LLMSTREAM_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[LLMServer]:
+    with LLMServer() as started:
+        yield started
+
+
+def requested(
+    base_url: str = "http://test/v1",
+    profile: str | None = None,
+    api: str = "chat",
+    answer: Any = None,
+    **options: Any,
+) -> Recorded:
+    """The request that a call makes."""
+    transport = FakeTransport(answer or Answer("Hi"))
+    client = Client(
+        api,
+        base_url=base_url,
+        api_key="test-key",
+        model="m",
+        profile=profile,
+        transport=transport,
+        clock=FakeClock(),
+        retry=ONCE,
+    )
+    client.stream("Hi", **options).result()
+    (request,) = transport.requests
+    return request
+
+
+# ---- which profile -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base_url", "name"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://eu.api.openai.com/v1", "openai"),
+        ("https://API.OpenAI.com/v1", "openai"),
+        ("https://api.openai.com:443/v1", "openai"),
+        ("https://res.openai.azure.com", "azure"),
+        ("https://res.services.ai.azure.com/openai/v1", "azure"),
+        ("https://res.cognitiveservices.azure.com/", "azure"),
+        ("https://openrouter.ai/api/v1", "openrouter"),
+        ("https://api.mistral.ai/v1", "mistral"),
+        ("https://generativelanguage.googleapis.com/v1beta/openai", "gemini"),
+        ("https://api.deepseek.com", "deepseek"),
+        ("https://api.groq.com/openai/v1", "groq"),
+        ("https://api.perplexity.ai", "perplexity"),
+        ("https://api.cerebras.ai/v1", "cerebras"),
+        ("http://localhost:11434/v1", "default"),
+        ("http://127.0.0.1:8000/v1", "default"),
+        ("http://[::1]:8000/v1", "default"),
+        ("https://api.openai.com.example.org/v1", "default"),
+        ("https://example.org/api.openai.com/v1", "default"),
+        ("https://notopenrouter.ai/v1", "default"),
+        ("https://myapi.openai.com/v1", "default"),
+        ("http://", "default"),
+    ],
+)
+def test_the_host_tells_the_profile(base_url: str, name: str) -> None:
+    """By the host's name and its subdomains, never by a part of a word or of the path."""
+    assert profile_for(None, base_url).name == name
+
+
+def test_a_named_profile_wins() -> None:
+    """Over what the host says."""
+    assert profile_for("vllm", "https://api.openai.com/v1").name == "vllm"
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "OpenAI"])
+def test_an_unknown_profile_is_refused(name: str) -> None:
+    """With the known ones in the sentence."""
+    with pytest.raises(ConfigurationError, match="openrouter"):
+        profile_for(name, "http://test")
+    with pytest.raises(ConfigurationError, match="openrouter"):
+        Client("chat", base_url="http://test", profile=name, transport=FakeTransport())
+
+
+def test_every_row_is_under_its_own_name() -> None:
+    """And no host belongs to two of them."""
+    assert all(profile.name == name for name, profile in PROFILES.items())
+    hosts = [host for profile in PROFILES.values() for host in profile.hosts]
+    assert len(hosts) == len(set(hosts))
+
+
+# ---- where a request goes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("profile", "base_url", "expected"),
+    [
+        ("default", "http://h/v1", "http://h/v1/x"),
+        ("default", "http://h/v1/", "http://h/v1/x"),
+        ("default", "http://h", "http://h/x"),
+        ("default", "http://h/v1?a=b&c=d", "http://h/v1/x?a=b&c=d"),
+        ("default", "http://h/v1/?a=b", "http://h/v1/x?a=b"),
+        ("azure", "https://r.openai.azure.com", "https://r.openai.azure.com/openai/v1/x"),
+        ("azure", "https://r.openai.azure.com/", "https://r.openai.azure.com/openai/v1/x"),
+        (
+            "azure",
+            "https://r.openai.azure.com?api-version=preview",
+            "https://r.openai.azure.com/openai/v1/x?api-version=preview",
+        ),
+        (
+            "azure",
+            "https://r.openai.azure.com/openai/v1",
+            "https://r.openai.azure.com/openai/v1/x",
+        ),
+        (
+            "azure",
+            "https://r.openai.azure.com/openai/deployments/d?api-version=2024-10-21",
+            "https://r.openai.azure.com/openai/deployments/d/x?api-version=2024-10-21",
+        ),
+    ],
+)
+def test_endpoints(profile: str, base_url: str, expected: str) -> None:
+    """The path under the base, the base's query behind it."""
+    assert endpoint(PROFILES[profile], base_url, "/x") == expected
+
+
+AZURE = "https://res.openai.azure.com"
+
+
+@pytest.mark.parametrize(
+    ("api", "base_url", "path"),
+    [
+        ("chat", AZURE, "/openai/v1/chat/completions"),
+        ("chat", f"{AZURE}/", "/openai/v1/chat/completions"),
+        ("chat", f"{AZURE}/openai/v1", "/openai/v1/chat/completions"),
+        ("chat", f"{AZURE}/openai/v1/", "/openai/v1/chat/completions"),
+        (
+            "chat",
+            f"{AZURE}/openai/deployments/gpt?api-version=2024-10-21",
+            "/openai/deployments/gpt/chat/completions?api-version=2024-10-21",
+        ),
+        ("responses", AZURE, "/openai/v1/responses"),
+        ("responses", f"{AZURE}/openai/v1/", "/openai/v1/responses"),
+        (
+            "responses",
+            f"{AZURE}/openai/v1?api-version=preview",
+            "/openai/v1/responses?api-version=preview",
+        ),
+    ],
+)
+def test_azure(api: str, base_url: str, path: str) -> None:
+    """The resource's root, the v1 API or a deployment; the key in its own header and no other."""
+    request = requested(base_url, api=api)
+    assert request.path == path
+    assert request.headers["api-key"] == "test-key"
+    assert [n for n in request.headers if "test-key" in request.headers[n]] == ["api-key"]
+
+
+def test_azure_behind_another_name() -> None:
+    """A gateway in front of it: the profile says what the host cannot."""
+    request = requested("https://gateway.example/openai/v1", profile="azure")
+    assert "api-key" in request.headers
+    assert "authorization" not in request.headers
+
+
+# ---- what each row changes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_the_limit_has_the_name_that_the_service_knows(name: str) -> None:
+    """max_tokens, or its newer name where the old one is refused."""
+    body = requested(profile=name, max_output_tokens=7).json()
+    newer = name in ("openai", "azure", "cerebras")
+    field = "max_completion_tokens" if newer else "max_tokens"
+    assert {k: v for k, v in body.items() if k.startswith("max_")} == {field: 7}
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_usage_is_asked_for_where_it_has_to_be(name: str) -> None:
+    """Not where it comes unasked and the option is refused."""
+    unasked = name in ("mistral", "perplexity")
+    asked = requested(profile=name).json().get("stream_options")
+    assert asked == (None if unasked else {"include_usage": True})
+
+
+# thinking= -> profile -> what arrives; a profile that is not there refuses it
+BY_EFFORT = ("default", "openai", "azure", "ollama", "gemini", "groq", "perplexity", "cerebras")
+THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
+    (
+        True,
+        {
+            **{name: {"reasoning_effort": "medium"} for name in BY_EFFORT},
+            "openrouter": {"reasoning": {"effort": "medium"}},
+            "vllm": {"chat_template_kwargs": {"enable_thinking": True}},
+            "llama.cpp": {"chat_template_kwargs": {"enable_thinking": True}},
+            "deepseek": {"thinking": {"type": "enabled"}},
+        },
+    ),
+    (
+        "low",
+        {
+            **{name: {"reasoning_effort": "low"} for name in BY_EFFORT},
+            "openrouter": {"reasoning": {"effort": "low"}},
+        },
+    ),
+    (2048, {"openrouter": {"reasoning": {"max_tokens": 2048}}}),
+    (
+        {"a": 1},
+        {
+            "openrouter": {"reasoning": {"a": 1}},
+            "vllm": {"chat_template_kwargs": {"a": 1}},
+            "llama.cpp": {"chat_template_kwargs": {"a": 1}},
+            "deepseek": {"thinking": {"a": 1}},
+        },
+    ),
+    (1.5, {}),
+    (["low"], {}),
+]
+OPTIONS = {"reasoning_effort", "reasoning", "chat_template_kwargs", "thinking"}
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+@pytest.mark.parametrize(("thinking", "expected"), THINKING, ids=lambda value: str(value)[:20])
+def test_thinking(name: str, thinking: Any, expected: dict[str, dict[str, Any]]) -> None:
+    """Each service's own option, or a refusal that names the profile and the way out."""
+    if name not in expected:
+        with pytest.raises(ConfigurationError, match=rf"{name!r}.*extra_body"):
+            requested(profile=name, thinking=thinking)
+        return
+    body = requested(profile=name, thinking=thinking).json()
+    assert {k: v for k, v in body.items() if k in OPTIONS} == expected[name]
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+@pytest.mark.parametrize("thinking", [None, False])
+def test_no_thinking_is_no_option(name: str, thinking: Any) -> None:
+    """In no profile."""
+    assert not OPTIONS & set(requested(profile=name, thinking=thinking).json())
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_is_understood_in_every_profile(name: str, field: str) -> None:
+    """The fields that the row names; Groq's only one is `reasoning`."""
+    block = _chunk({field: "Hm."})
+    client, _ = _client(name, [block, _chunk({"content": "Yes."}), _chunk({}, "stop")])
+    result = client.stream("Hi").result()
+    expected = "Hm." if field in PROFILES[name].reasoning else ""
+    assert (result.thinking, result.text) == (expected, "Yes.")
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_the_linger_of_the_row(name: str) -> None:
+    """How long usage behind the finish is waited for."""
+    client, clock = _client(name, [_chunk({"content": "Hi"}, "stop"), Silence()])
+    begun = clock.monotonic()
+    assert client.stream("Hi").result().text == "Hi"
+    assert clock.monotonic() - begun == pytest.approx(PROFILES[name].linger)
+
+
+def _chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
+
+
+def _client(profile: str, steps: list[Any]) -> tuple[Client, FakeClock]:
+    clock = FakeClock()
+    client = Client(
+        "chat",
+        base_url="http://test",
+        model="m",
+        profile=profile,
+        transport=FakeTransport(Reply(steps)),
+        clock=clock,
+        retry=ONCE,
+    )
+    return client, clock
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_turns_say_what_they_are_where_they_have_to(name: str) -> None:
+    """llama.cpp's Responses API wants a type on every turn; elsewhere the prompt is untouched."""
+    transport = FakeTransport(Answer("Hi"))
+    client = Client(
+        "responses", base_url="http://test", model="m", profile=name, transport=transport
+    )
+    turn = {"role": "user", "content": "Hi"}
+    output = {"type": "function_call_output", "call_id": "c", "output": "x"}
+    client.stream([turn, output]).result()
+    typed = {"type": "message", **turn} if name == "llama.cpp" else turn
+    assert transport.requests[0].json()["input"] == [typed, output]
+    assert turn == {"role": "user", "content": "Hi"}
+
+
+# ---- a toy profile -----------------------------------------------------------------------------
+
+TOY_PROFILE = Profile(
+    name="toy",
+    hosts=("toy.example",),
+    ends=frozenset({"done"}),
+    linger=7.0,
+    usage=False,
+    reasoning=("reasoning",),
+    max_tokens="most",
+    thinking="thinking",
+    auth="api-key",
+    path="/toy",
+)
+
+
+@pytest.fixture
+def toy_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROFILES, "toy", TOY_PROFILE)
+
+
+@pytest.mark.usefixtures("toy_profile")
+@pytest.mark.parametrize("name", ["toy", None])
+def test_a_row_is_all_that_a_profile_needs(name: str | None) -> None:
+    """By its name, or by its host."""
+    request = requested("https://api.toy.example", name, thinking={"a": 1}, max_output_tokens=3)
+    body = request.json()
+    assert request.path == "/toy/chat/completions"
+    assert request.headers["api-key"] == "test-key"
+    assert (body["most"], body["thinking"]) == (3, {"a": 1})
+    assert "stream_options" not in body
+
+
+@pytest.mark.usefixtures("toy_profile")
+def test_a_profile_says_what_ends_an_answer() -> None:
+    """Only [DONE] here: a finish_reason alone is not the end."""
+    client, _ = _client("toy", [_chunk({"content": "Hi"}, "stop")])
+    with pytest.raises(StreamTruncated):
+        client.stream("Hi").result()
+    done = b"data: [DONE]\n\n"
+    client, _ = _client("toy", [_chunk({"content": "Hi"}, "stop"), Pause(6.0), done])
+    assert client.stream("Hi").result().text == "Hi"
+
+
+def test_the_default_is_lenient() -> None:
+    """Either end will do, and every name of the reasoning is known."""
+    assert DEFAULT.ends == {"finish", "done"}
+    assert set(DEFAULT.reasoning) >= {n for p in PROFILES.values() for n in p.reasoning}
+
+
+# ---- a toy API ---------------------------------------------------------------------------------
+
+
+class Toy:
+    """An API that sends {"say": "text"} and ends with {"end": "why"}."""
+
+    name = "toy"
+    default_base_url = "https://toy.example"
+    default_model: str | None = "toy-1"
+
+    def with_profile(self, profile: Profile) -> Toy:
+        return self
+
+    def request(self, call: Request, base_url: str) -> HTTPRequest:
+        body = encode_body({"ask": call.prompt, "as": call.model}, call.extra_body)
+        return HTTPRequest("POST", f"{base_url}/toy", {"content-type": "application/json"}, body)
+
+    def auth(self, api_key: str) -> dict[str, str]:
+        return {"x-toy": api_key}
+
+    def without_refused_option(self, request: HTTPRequest, error: Any) -> HTTPRequest | None:
+        return None
+
+    def decode(self, name: str, data: bytes) -> AnyEvent:
+        return UnknownEvent(name, json.loads(data), raw=data)
+
+    def apply(self, state: State, event: Any) -> Effect:
+        if "end" in event.data:
+            state.finish = event.data["end"]
+            return Effect(1, complete=True)
+        if "say" not in event.data:
+            return NOTHING
+        event.chunks = state.emit("text", event.data["say"], 0)
+        return CONTENT
+
+    def done(self, state: State) -> Effect:
+        return NOTHING
+
+    def calls(self, state: State) -> Iterator[ToolCallState]:
+        return iter(())
+
+    def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
+        return ({"i_said": state.text},)
+
+    def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
+        return ()
+
+
+TOY_API = Api(
+    load=Toy,
+    key_variable="TOY_API_KEY",
+    url_variable="TOY_BASE_URL",
+    keyring="toy",
+    vendor="toy",
+    prompt_fields=("ask",),
+    limit_fields=(),
+)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(APIS, "toy", TOY_API)
+    monkeypatch.setitem(PATHS, "/toy", "toy")
+
+    def encode(answer: Answer) -> list[Any]:
+        said = [(None, {"say": delta}) for delta in answer.text_deltas]
+        return [*said, (None, {"tick": 1}), (None, {"end": answer.finish})]
+
+    monkeypatch.setitem(ENCODERS, "toy", encode)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_class_and_a_row_are_all_that_an_api_needs(server: LLMServer) -> None:
+    """Views, result, retries, errors and records come with it."""
+    server.script(Reply.error(500), Answer("One two."), Answer("Three."))
+    with Client("toy", base_url=server.url, api_key="test-key", retry=AT_ONCE) as client:
+        stream = client.stream("Hi", extra_body={"more": 1})
+        assert list(stream.chunks()) == [Chunk("text", "One", 0), Chunk("text", " two.", 0)]
+        result = stream.result()
+        assert (result.text, result.finish) == ("One two.", "stop")
+        assert [attempt.status for attempt in result.attempts] == [500, 200]
+        assert result.to_messages() == [{"i_said": "One two."}]
+        assert [event.type for event in client.stream("Hi").events()] == ["message"] * 3
+    request = server.requests[1]
+    assert request.json() == {"ask": "Hi", "as": "toy-1", "more": 1}
+    assert request.headers["x-toy"] == "test-key"
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_toys_truncation_is_one_too(server: LLMServer) -> None:
+    """The promise is the session's, not the dialect's."""
+    server.default = Reply(b"".join(Answer("One two.").blocks("toy")[:-1]))
+    with Client("toy", base_url=server.url, retry=ONCE) as client:
+        stream = client.stream("Hi")
+        assert next(stream) == "One"
+        with pytest.raises(StreamTruncated):
+            stream.result()
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_toys_events_that_are_no_json(server: LLMServer) -> None:
+    """Foreign exceptions of a dialect are the session's to translate where they are ValueErrors."""
+    server.default = Reply(b"data: {half\n\n")
+    with Client("toy", base_url=server.url, retry=ONCE) as client:
+        with pytest.raises(Exception, match="cannot be read") as caught:
+            client.stream("Hi").result()
+        assert type(caught.value).__name__ == "ProtocolError"
+
+
+def test_an_unknown_api_is_refused() -> None:
+    """With the known ones in the sentence."""
+    with pytest.raises(ConfigurationError, match=r"'responses', 'messages', 'chat'"):
+        Client("telepathy", base_url="http://test")

@@ -1,0 +1,350 @@
+"""The five clocks against a naive simulation that keeps every moment and computes from scratch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from corpus import PROPERTY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmstream._core.timers import Timeouts, Timers
+from llmstream.errors import ConfigurationError
+
+OFF = math.inf
+
+
+# --- the reference ------------------------------------------------------------------------------
+
+
+@dataclass
+class Reference:
+    """DESIGN 4, word by word, on the list of all that ever happened.
+
+    connect     from the start of the attempt; nothing resets it
+    first_token from the request sent; ends at the first content
+    idle        from the first content, then from the last progress
+    silence     from the first byte of the response; any byte resets it
+    total       from the start of the call; runs on while the caller works, and in the backoff
+    All but total run only while the library waits for the network.
+    """
+
+    timeouts: Timeouts
+    now: float = 0.0
+    waits: list[tuple[float, float]] = field(default_factory=list)  # the spans of waiting
+    waiting_since: float | None = None
+    phase: str = "connect"
+    phase_from: float = 0.0
+    silent_from: float | None = None
+    lingers: float = OFF
+
+    def waited(self, since: float) -> float:
+        """Seconds spent waiting since a moment."""
+        spans = list(self.waits)
+        if self.waiting_since is not None:
+            spans.append((self.waiting_since, self.now))
+        return sum(max(0.0, end - max(start, since)) for start, end in spans)
+
+    def left(self) -> dict[str, float]:
+        """Seconds that each running clock has left."""
+        limits = {
+            "connect": self.timeouts.connect,
+            "first_token": self.timeouts.first_token,
+            "idle": self.timeouts.idle,
+            "linger": self.lingers,
+        }
+        found = {"total": _off(self.timeouts.total) - self.now}
+        if self.phase in limits:
+            found[self.phase] = _off(limits[self.phase]) - self.waited(self.phase_from)
+        if self.silent_from is not None:
+            found["silence"] = _off(self.timeouts.silence) - self.waited(self.silent_from)
+        return found
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self.phase_from = self.now
+
+
+def _off(value: float | None) -> float:
+    return OFF if value is None else value
+
+
+# --- the steps ----------------------------------------------------------------------------------
+
+# Quarters of a second: exact in binary, so the two simulations may be compared exactly.
+SPANS = st.integers(0, 40).map(lambda quarters: quarters / 4)
+LIMITS = st.one_of(st.none(), st.integers(1, 60).map(lambda quarters: quarters / 4))
+STEPS = st.one_of(
+    st.tuples(st.just("bytes"), SPANS),
+    st.tuples(st.just("nothing"), SPANS),  # the wait ends without a byte
+    st.tuples(st.just("work"), SPANS),  # the caller's loop body
+    st.tuples(st.sampled_from(["content", "progress", "asking", "connecting"]), st.just(0.0)),
+    st.tuples(st.just("rest"), SPANS),
+    st.tuples(st.just("linger"), SPANS),
+)
+
+
+class Pair:
+    """The real clocks and the reference, moved together and compared at each step."""
+
+    def __init__(self, timeouts: Timeouts, start: float) -> None:
+        self.start = start
+        self.real = Timers(timeouts, start)
+        self.reference = Reference(timeouts)
+        self.real.connecting()
+        self.running = True
+        self.check()
+
+    @property
+    def now(self) -> float:
+        return self.start + self.reference.now
+
+    def step(self, kind: str, span: float) -> None:
+        getattr(self, f"_{kind}")(span)
+
+    # -- waiting
+
+    def _wait(self, span: float, *, received: bool) -> None:
+        reference, real = self.reference, self.real
+        reference.waiting_since = reference.now
+        at = real.wait(self.now)
+        assert at == real.at
+        self.check(waiting=True)
+        self.pass_time(span, waiting=True)
+        started = reference.waiting_since
+        assert started is not None
+        reference.waits.append((started, reference.now))
+        reference.waiting_since = None
+        real.woke(self.now, received=received)
+        if received and reference.phase != "connect":  # a proxy's words are not the service's
+            reference.silent_from = reference.now
+        self.check()
+
+    def _bytes(self, span: float) -> None:
+        self._wait(span, received=True)
+
+    def _nothing(self, span: float) -> None:
+        self._wait(span, received=False)
+
+    def _work(self, span: float) -> None:
+        self.pass_time(span, waiting=False)
+
+    def pass_time(self, span: float, *, waiting: bool) -> None:
+        for _ in range(4):
+            self.reference.now += span / 4
+            self.check(waiting=waiting)
+
+    # -- what happens
+
+    def _content(self, _: float) -> None:
+        self.real.content()
+        self.reference.enter("idle")
+
+    def _progress(self, _: float) -> None:
+        self.real.progress()
+        if self.reference.phase == "idle":
+            self.reference.enter("idle")
+
+    def _asking(self, _: float) -> None:
+        self.real.asking()
+        self.reference.enter("first_token")
+        self.reference.silent_from = None
+
+    def _connecting(self, _: float) -> None:
+        self.real.connecting()
+        self.reference.enter("connect")
+        self.reference.silent_from = None
+
+    def _rest(self, span: float) -> None:
+        self.real.rest()
+        self.reference.enter("backoff")
+        self.reference.silent_from = None
+        self.check()
+        self.pass_time(span, waiting=False)
+        self._connecting(0.0)
+
+    def _linger(self, span: float) -> None:
+        self.real.linger(span)
+        self.reference.lingers = span
+        self.reference.enter("linger")
+        self.reference.silent_from = None
+
+    # -- comparing
+
+    def check(self, *, waiting: bool = False) -> None:
+        """The clock that is broken now, and the moment at which the first will be."""
+        left = self.reference.left()
+        if not waiting:
+            left = {"total": left["total"]}
+        broken = {name for name, seconds in left.items() if seconds <= 0}
+        found = self.real.broken(self.now)
+        if broken:
+            first = min(left.values())
+            assert found is not None
+            assert left[found] == first
+        else:
+            assert found is None
+        assert self.real.at == self.now + min(left.values()) or min(left.values()) == OFF
+        assert self.real.remaining(self.now) == self.reference.left()["total"]
+
+
+@settings(PROPERTY, max_examples=600)
+@given(
+    st.builds(
+        Timeouts, connect=LIMITS, first_token=LIMITS, idle=LIMITS, silence=LIMITS, total=LIMITS
+    ),
+    st.lists(STEPS, max_size=25),
+    st.sampled_from([0.0, 1000.0, -50.0]),
+)
+def test_the_clocks_are_those_of_the_reference(
+    timeouts: Timeouts, steps: list[tuple[str, float]], start: float
+) -> None:
+    """Through any course of waits, work, bytes, content and attempts the same clock breaks at the
+    same moment."""
+    pair = Pair(timeouts, start)
+    for kind, span in steps:
+        pair.step(kind, span)
+
+
+# --- single sentences of the table --------------------------------------------------------------
+
+
+def clocks(**limits: float | None) -> Timers:
+    return Timers(
+        Timeouts(**{**dict.fromkeys(("connect", "first_token", "idle", "silence")), **limits}), 0.0
+    )
+
+
+def test_connect_covers_everything_until_the_request() -> None:
+    """Nothing resets the connect clock."""
+    c = clocks(connect=10)
+    c.connecting()
+    assert c.wait(0.0) == 10.0
+    c.woke(4.0, received=False)
+    assert c.wait(4.0) == 10.0
+    assert c.broken(9.9) is None
+    assert c.broken(10.0) == "connect"
+
+
+def test_a_wait_that_follows_a_wait_loses_no_time() -> None:
+    """A second wait without a wake-up between, as behind a proxy's tunnel, does not start the
+    clock anew."""
+    c = clocks(connect=10)
+    c.connecting()
+    c.wait(0.0)
+    assert c.wait(6.0) == 10.0
+    assert c.broken(10.0) == "connect"
+
+
+def test_pings_break_idle_but_not_silence() -> None:
+    """Bytes without progress keep silence away, and let idle run out."""
+    c = clocks(idle=3, silence=2)
+    c.asking()
+    c.wait(0.0)
+    c.woke(0.0, received=True)
+    c.content()
+    for second in (1.0, 2.0):
+        c.wait(second - 1)
+        assert c.broken(second) is None
+        c.woke(second, received=True)
+    assert c.wait(2.0) == 3.0
+    assert c.broken(3.0) == "idle"
+
+
+def test_silence_starts_with_the_first_byte() -> None:
+    """Before the first byte only the first-token clock runs; after it both do."""
+    c = clocks(first_token=100, silence=5)
+    c.asking()
+    assert c.wait(0.0) == 100.0
+    c.woke(50.0, received=True)
+    assert c.wait(50.0) == 55.0
+    assert c.broken(55.0) == "silence"
+
+
+def test_a_request_begins_without_silence() -> None:
+    """Asking again, on the same connection, waits for a first byte again."""
+    c = clocks(first_token=100, silence=5)
+    c.asking()
+    c.wait(0.0)
+    c.woke(1.0, received=True)
+    c.asking()
+    assert c.wait(1.0) == 101.0
+    assert c.broken(90.0) is None
+
+
+def test_first_token_ends_with_content_only() -> None:
+    """Progress that is no content does not end the first-token clock, nor reset it."""
+    c = clocks(first_token=10, idle=3)
+    c.asking()
+    c.wait(0.0)
+    c.woke(8.0, received=True)
+    c.progress()
+    assert c.wait(8.0) == 10.0
+    c.woke(9.0, received=True)
+    c.content()
+    assert c.wait(9.0) == 12.0
+
+
+def test_the_callers_work_is_free() -> None:
+    """A slow loop body breaks no clock but total."""
+    c = clocks(idle=3, silence=2)
+    c.asking()
+    c.wait(0.0)
+    c.woke(0.0, received=True)
+    c.content()
+    assert c.broken(1e6) is None
+    assert c.wait(1e6) == 1e6 + 2
+
+
+def test_total_runs_always() -> None:
+    """The deadline holds while waiting, while the caller works, and in the backoff."""
+    c = clocks(total=10)
+    assert c.at == 10.0
+    assert c.broken(10.0) == "total"
+    c.connecting()
+    c.wait(3.0)
+    assert c.broken(10.0) == "total"
+    c.rest()
+    assert (c.at, c.broken(9.9), c.broken(10.0)) == (10.0, None, "total")
+    assert c.remaining(4.0) == 6.0
+
+
+def test_no_clock_at_all() -> None:
+    """All off: nothing ever breaks."""
+    c = clocks()
+    c.connecting()
+    assert c.wait(0.0) == OFF
+    assert c.broken(1e300) is None
+    assert c.remaining(5.0) == OFF
+
+
+def test_a_new_attempt_starts_all_clocks_but_total() -> None:
+    """After a backoff connect is whole again, silence is not running, total has gone on."""
+    c = clocks(connect=10, silence=1, total=100)
+    c.connecting()
+    c.wait(0.0)
+    c.woke(9.0, received=True)
+    c.rest()
+    c.connecting()
+    assert c.wait(50.0) == 60.0
+    assert c.broken(59.0) is None
+    c.woke(59.0, received=False)
+    assert c.remaining(59.0) == 41.0
+
+
+@pytest.mark.parametrize("name", ["connect", "first_token", "idle", "silence", "total"])
+@pytest.mark.parametrize("value", [0, 0.0, -1, math.nan, "5", True, [], "nan", -math.inf])
+def test_limits_are_checked(name: str, value: Any) -> None:
+    """What is not a number above 0 is refused with a sentence that names it."""
+    with pytest.raises(ConfigurationError, match=name):
+        Timeouts(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["connect", "first_token", "idle", "silence", "total"])
+@pytest.mark.parametrize("value", [None, 1, 0.001, math.inf, 10**9])
+def test_limits_that_make_sense(name: str, value: Any) -> None:
+    """None and inf are no limit, any number above 0 is one."""
+    assert getattr(Timeouts(**{name: value}), name) == value

@@ -1,0 +1,282 @@
+"""The fault matrix of the README: every fault, in every API, over a real connection.
+
+`python tests/proofs/test_fault_matrix.py` writes the table into README.md; the tests make sure that it is
+what happens. No cell may be a hang, a success of a cut answer, or a foreign exception.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import llmstream
+from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts
+from llmstream.testing import Answer, Cut, LLMServer, Pause, Pings, Reply, Reset, Send, Silence
+
+APIS = ("responses", "messages", "chat")
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- fault matrix -->\n", "<!-- end of the fault matrix -->"
+ANSWER = Answer("The sky is blue")
+SHORT = 0.3  # seconds of the clock that is to break
+RETRY = RetryPolicy(max_attempts=3, base=0.01, cap=0.02)
+
+
+class Fault(NamedTuple):
+    """`reply` is what every request meets, in the words of an API; `clock` the one that is short;
+    `tokens` how many words of the answer the reader is to have."""
+
+    does: str
+    reply: Callable[[str], Reply]
+    error: str
+    attempts: int
+    tokens: int = 0
+    clock: str = ""
+
+
+def words(api: str, count: int) -> list[bytes]:
+    """The answer's events up to the one of its word number `count`."""
+    blocks = ANSWER.blocks(api)
+    said = [i for i, b in enumerate(blocks) if any(f'"{d}"'.encode() in b for d in _deltas())]
+    return blocks[: said[count - 1] + 1]
+
+
+def _deltas() -> list[str]:
+    return ANSWER.text_deltas
+
+
+def before_the_head(*steps: Any) -> Callable[[str], Reply]:
+    return lambda api: Reply(before=steps)
+
+
+def after(count: int, *steps: Any) -> Callable[[str], Reply]:
+    return lambda api: Reply([*words(api, count), *steps])
+
+
+def at_first(*steps: Any) -> Callable[[str], Reply]:
+    """After the events that announce the answer, before its first word."""
+    return lambda api: Reply([*words(api, 1)[:-1], *steps])
+
+
+def says(status: int, **fields: Any) -> Callable[[str], Reply]:
+    return lambda api: Reply.error(status, api=api, **fields)
+
+
+def body(data: bytes, **fields: Any) -> Callable[[str], Reply]:
+    return lambda api: Reply(data, **fields)
+
+
+def fails(count: int, **error: str) -> Callable[[str], Reply]:
+    text = "".join(_deltas()[:count])
+    return lambda api: Reply(Answer(text, error=error))
+
+
+def garbled(api: str) -> Reply:
+    return Reply([*words(api, 2), b'data: {"type": "respo\n\n', Silence()])
+
+
+HTML = b"<html><body>Please log in</body></html>"
+BAD_CHUNK = Send(b"this is no chunk\r\n", raw=True)
+
+FAULTS = (
+    Fault(
+        "the connection is closed before the answer", before_the_head(Cut()), "ConnectionFailed", 3
+    ),
+    Fault("it is reset before the answer", before_the_head(Reset()), "ConnectionFailed", 3),
+    Fault(
+        "no answer to the request",
+        before_the_head(Silence()),
+        "FirstTokenTimeout",
+        1,
+        0,
+        "first_token",
+    ),
+    Fault(
+        "the answer is announced, then pings for ever",
+        at_first(Pings(0.05)),
+        "FirstTokenTimeout",
+        1,
+        0,
+        "first_token",
+    ),
+    Fault(
+        "the answer is announced, then silence",
+        at_first(Silence()),
+        "SilenceTimeout",
+        3,
+        0,
+        "silence",
+    ),
+    Fault("two words, then silence", after(2, Silence()), "SilenceTimeout", 1, 2, "silence"),
+    Fault("two words, then pings for ever", after(2, Pings(0.05)), "IdleTimeout", 1, 2, "idle"),
+    Fault(
+        "a word now and then, past the deadline",
+        after(2, Pause(0.2), *[Pings(0.05)]),
+        "DeadlineExceeded",
+        1,
+        2,
+        "total",
+    ),
+    Fault("cut before the first word", at_first(Cut()), "StreamInterrupted", 3),
+    Fault("two words, then the connection is closed", after(2, Cut()), "StreamInterrupted", 1, 2),
+    Fault("two words, then it is reset", after(2, Reset()), "StreamInterrupted", 1, 2),
+    Fault("two words, then a clean end", after(2), "StreamTruncated", 1, 2),
+    Fault(
+        "two words, then half an event and a clean end",
+        lambda api: Reply([*words(api, 2), words(api, 3)[-1][:-9]]),
+        "StreamTruncated",
+        1,
+        2,
+    ),
+    Fault("a clean end before the first word", at_first(), "StreamTruncated", 3),
+    Fault("two words, then a garbled event", garbled, "ProtocolError", 1, 2),
+    Fault("two words, then what is no HTTP chunk", after(2, BAD_CHUNK), "ProtocolError", 1, 2),
+    Fault(
+        "two words, then an error of the service",
+        fails(2, type="server_error", message="sorry"),
+        "ServerError",
+        1,
+        2,
+    ),
+    Fault(
+        "an overload inside the stream",
+        fails(0, type="overloaded_error", message="busy"),
+        "OverloadedError",
+        3,
+    ),
+    Fault(
+        "a mistake of the caller inside the stream",
+        fails(0, type="invalid_request_error", message="no"),
+        "InvalidRequestError",
+        1,
+    ),
+    Fault("200 with a web page", body(HTML, content_type="text/html"), "NotAStreamError", 1),
+    Fault(
+        "200 with other JSON",
+        body(b'{"hello": 1}', content_type="application/json"),
+        "NotAStreamError",
+        1,
+    ),
+    Fault("400", says(400), "InvalidRequestError", 1),
+    Fault("401", says(401), "AuthenticationError", 1),
+    Fault("403", says(403), "PermissionDeniedError", 1),
+    Fault("429", says(429), "RateLimitError", 3),
+    Fault(
+        "429 that asks for ten minutes",
+        says(429, headers={"retry-after": "600"}),
+        "RateLimitError",
+        1,
+    ),
+    Fault(
+        "429, the quota is used up",
+        says(429, code="insufficient_quota", type="insufficient_quota"),
+        "QuotaExceededError",
+        1,
+    ),
+    Fault("500", says(500), "ServerError", 3),
+    Fault(
+        "502 with a web page", body(HTML, status=502, content_type="text/html"), "ServerError", 3
+    ),
+    Fault("503", says(503), "OverloadedError", 3),
+    Fault("529", says(529), "OverloadedError", 3),
+)
+
+
+class Cell(NamedTuple):
+    error: str
+    attempts: int
+    text: str
+
+
+def play(fault: Fault, api: str) -> Cell:
+    """What a caller gets from a service that always fails so."""
+    with LLMServer() as server:
+        server.default = fault.reply(api)
+        return ask(api, server.base_url_for(api), fault.clock)
+
+
+def ask(api: str, base_url: str, clock: str) -> Cell:
+    limits = {"first_token": 20.0, "idle": 20.0, "silence": 20.0, "total": 30.0}
+    limits |= {clock: SHORT} if clock else {}
+    with Client(
+        api,
+        base_url=base_url,
+        api_key="sk-test",
+        model="m",
+        timeouts=Timeouts(**limits),
+        retry=RETRY,
+    ) as client:
+        stream = client.stream("Why is the sky blue?")
+        try:
+            text = stream.result().text
+        except Exception as error:
+            mine = isinstance(error, LLMStreamError)
+            name = type(error).__name__ if mine else f"FOREIGN {type(error).__name__}"
+            if mine and error.partial.text != stream.text:
+                name = f"{name} WITHOUT ITS TEXT"
+            return Cell(name, len(stream.attempts), stream.text)
+        return Cell("success", len(stream.attempts), text)
+
+
+def refused() -> Iterator[Cell]:
+    """Nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    for api in APIS:
+        yield ask(api, f"http://127.0.0.1:{port}/v1", "")
+
+
+def expected(fault: Fault) -> Cell:
+    return Cell(fault.error, fault.attempts, "".join(_deltas()[: fault.tokens]))
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.does for fault in FAULTS])
+def test_a_fault(fault: Fault, api: str) -> None:
+    cell = play(fault, api)
+    assert cell == expected(fault)
+    assert issubclass(getattr(llmstream, cell.error), LLMStreamError)
+
+
+def test_nobody_listens() -> None:
+    assert list(refused()) == [Cell("ConnectionFailed", 3, "")] * 3
+
+
+def table(row: Callable[[Fault], list[Cell]]) -> str:
+    lines = ["| what the service does | responses | messages | chat |", "|---|---|---|---|"]
+    lines += [_line("nobody listens", list(refused()))]
+    lines += [_line(fault.does, row(fault)) for fault in FAULTS]
+    return "\n".join(lines) + "\n"
+
+
+def _line(does: str, cells: list[Cell]) -> str:
+    shown = [_shown(cell) for cell in cells]
+    return f"| {does} | " + " | ".join(shown) + " |"
+
+
+def _shown(cell: Cell) -> str:
+    text = f', "{cell.text}"' if cell.text else ""
+    return f"`{cell.error}`, {cell.attempts}{text}"
+
+
+def test_the_readme_has_this_table() -> None:
+    """Run `python tests/proofs/test_fault_matrix.py` where this fails because a row is new."""
+    written = README.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    assert written == table(lambda fault: [expected(fault)] * len(APIS))
+
+
+def write() -> None:
+    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    assert begin, "README.md has no place for the table"
+    matrix = table(lambda fault: [play(fault, api) for api in APIS])
+    README.write_text(before + BEGIN + matrix + END + rest.partition(END)[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.pop("CI", None)
+    sys.exit(write())
