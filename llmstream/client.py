@@ -225,7 +225,7 @@ class Client:
             transport=transport,
             budget=Budget() if private else shared_budget(place, key.reveal() if key else ""),
             clock=self._clock,
-            scheduler=self._scheduler,
+            scheduler=partial(_scheduler, self._clock),
         )
 
     def __repr__(self) -> str:
@@ -366,7 +366,7 @@ class Client:
             settings.max_event_bytes,
             max_identical_chunks=settings.max_identical_chunks,
         )
-        scope = CancelScope(Timers(timeouts, clock.monotonic()), clock, self._scheduler())
+        scope = CancelScope(Timers(timeouts, clock.monotonic()), clock, endpoint.scheduler())
         ctx = CallContext(
             new_session(1), scope, timeouts, clock, dialect, endpoint.service, trace_id
         )
@@ -412,11 +412,6 @@ class Client:
         if self._cost_limit is not None:
             self._cost_limit.check()
 
-    def _scheduler(self) -> Scheduler:
-        # A clock double ticks the scopes itself when its time moves.
-        found: Scheduler | None = getattr(self._clock, "scheduler", None)
-        return found or shared_watchdog()
-
     def _model_for(self, model: str | None) -> str:
         chosen = (
             model
@@ -459,6 +454,12 @@ class _Service(Struct, frozen=True):
         from .telemetry.cost import cost_of
 
         return cost_of(self.api, self.host, result, at)
+
+
+def _scheduler(clock: Clock) -> Scheduler:
+    # A clock double ticks the scopes itself when its time moves.
+    found: Scheduler | None = getattr(clock, "scheduler", None)
+    return found or shared_watchdog()
 
 
 def _from_settings(cls: type[Client], settings: ClientSettings) -> Client:

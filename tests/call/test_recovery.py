@@ -711,7 +711,7 @@ def test_a_success_after_a_retry_gives_back_what_it_cost() -> None:
 
 def test_clients_of_one_host_and_key_share() -> None:
     def budget(url: str, key: str) -> Any:
-        return Client(base_url=url, api_key=key)._budget
+        return Client(base_url=url, api_key=key)._endpoint.budget
 
     here, key = "http://127.0.0.1:9", "sk-one"
     one = Client(base_url=here, api_key=key)

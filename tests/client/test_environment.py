@@ -478,7 +478,7 @@ def test_multiprocessing(server: LLMServer, tmp_path: Path, method: str) -> None
         [sys.executable, "-u", str(script), server.base_url, method],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(PACKAGE), str(Path(__file__).parent)]),
+            "PYTHONPATH": os.pathsep.join([str(PACKAGE), str(TESTS)]),
             "PYTHONWARNINGS": "ignore",
         },
         stdout=subprocess.PIPE,

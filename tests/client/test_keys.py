@@ -110,7 +110,7 @@ def test_the_keyring_is_asked_when_the_environment_has_nothing(
     found = environment.from_environment({})
     assert found.api == api
     assert found.api_key == Secret(MARKED)
-    assert Client.from_env()._secret == Secret(MARKED)
+    assert Client.from_env()._endpoint._key == Secret(MARKED)
 
 
 def test_the_environment_comes_first(ring: MemoryKeyring) -> None:

@@ -110,7 +110,7 @@ class Pair:
     def _wait(self, span: float, *, received: bool) -> None:
         reference, real = self.reference, self.real
         reference.waiting_since = reference.now
-        at = real.wait(self.now)
+        at = real.begin_wait(self.now)
         assert at == real.at
         self.check(waiting=True)
         self.pass_time(span, waiting=True)
@@ -118,7 +118,7 @@ class Pair:
         assert started is not None
         reference.waits.append((started, reference.now))
         reference.waiting_since = None
-        real.woke(self.now, received=received)
+        real.end_wait(self.now, received=received)
         if received and reference.phase != "connect":  # a proxy's words are not the service's
             reference.silent_from = reference.now
         self.check()
@@ -149,7 +149,7 @@ class Pair:
             self.reference.enter("idle")
 
     def _asking(self, _: float) -> None:
-        self.real.asking()
+        self.real.requesting()
         self.reference.enter("first_token")
         self.reference.silent_from = None
 
@@ -222,9 +222,9 @@ def test_connect_covers_everything_until_the_request() -> None:
     """Nothing resets the connect clock."""
     c = clocks(connect=10)
     c.connecting()
-    assert c.wait(0.0) == 10.0
-    c.woke(4.0, received=False)
-    assert c.wait(4.0) == 10.0
+    assert c.begin_wait(0.0) == 10.0
+    c.end_wait(4.0, received=False)
+    assert c.begin_wait(4.0) == 10.0
     assert c.broken(9.9) is None
     assert c.broken(10.0) == "connect"
 
@@ -234,69 +234,69 @@ def test_a_wait_that_follows_a_wait_loses_no_time() -> None:
     clock anew."""
     c = clocks(connect=10)
     c.connecting()
-    c.wait(0.0)
-    assert c.wait(6.0) == 10.0
+    c.begin_wait(0.0)
+    assert c.begin_wait(6.0) == 10.0
     assert c.broken(10.0) == "connect"
 
 
 def test_pings_break_idle_but_not_silence() -> None:
     """Bytes without progress keep silence away, and let idle run out."""
     c = clocks(idle=3, silence=2)
-    c.asking()
-    c.wait(0.0)
-    c.woke(0.0, received=True)
+    c.requesting()
+    c.begin_wait(0.0)
+    c.end_wait(0.0, received=True)
     c.content()
     for second in (1.0, 2.0):
-        c.wait(second - 1)
+        c.begin_wait(second - 1)
         assert c.broken(second) is None
-        c.woke(second, received=True)
-    assert c.wait(2.0) == 3.0
+        c.end_wait(second, received=True)
+    assert c.begin_wait(2.0) == 3.0
     assert c.broken(3.0) == "idle"
 
 
 def test_silence_starts_with_the_first_byte() -> None:
     """Before the first byte only the first-token clock runs; after it both do."""
     c = clocks(first_token=100, silence=5)
-    c.asking()
-    assert c.wait(0.0) == 100.0
-    c.woke(50.0, received=True)
-    assert c.wait(50.0) == 55.0
+    c.requesting()
+    assert c.begin_wait(0.0) == 100.0
+    c.end_wait(50.0, received=True)
+    assert c.begin_wait(50.0) == 55.0
     assert c.broken(55.0) == "silence"
 
 
 def test_a_request_begins_without_silence() -> None:
     """Asking again, on the same connection, waits for a first byte again."""
     c = clocks(first_token=100, silence=5)
-    c.asking()
-    c.wait(0.0)
-    c.woke(1.0, received=True)
-    c.asking()
-    assert c.wait(1.0) == 101.0
+    c.requesting()
+    c.begin_wait(0.0)
+    c.end_wait(1.0, received=True)
+    c.requesting()
+    assert c.begin_wait(1.0) == 101.0
     assert c.broken(90.0) is None
 
 
 def test_first_token_ends_with_content_only() -> None:
     """Progress that is no content does not end the first-token clock, nor reset it."""
     c = clocks(first_token=10, idle=3)
-    c.asking()
-    c.wait(0.0)
-    c.woke(8.0, received=True)
+    c.requesting()
+    c.begin_wait(0.0)
+    c.end_wait(8.0, received=True)
     c.progress()
-    assert c.wait(8.0) == 10.0
-    c.woke(9.0, received=True)
+    assert c.begin_wait(8.0) == 10.0
+    c.end_wait(9.0, received=True)
     c.content()
-    assert c.wait(9.0) == 12.0
+    assert c.begin_wait(9.0) == 12.0
 
 
 def test_the_callers_work_is_free() -> None:
     """A slow loop body breaks no clock but total."""
     c = clocks(idle=3, silence=2)
-    c.asking()
-    c.wait(0.0)
-    c.woke(0.0, received=True)
+    c.requesting()
+    c.begin_wait(0.0)
+    c.end_wait(0.0, received=True)
     c.content()
     assert c.broken(1e6) is None
-    assert c.wait(1e6) == 1e6 + 2
+    assert c.begin_wait(1e6) == 1e6 + 2
 
 
 def test_total_runs_always() -> None:
@@ -305,7 +305,7 @@ def test_total_runs_always() -> None:
     assert c.at == 10.0
     assert c.broken(10.0) == "total"
     c.connecting()
-    c.wait(3.0)
+    c.begin_wait(3.0)
     assert c.broken(10.0) == "total"
     c.rest()
     assert (c.at, c.broken(9.9), c.broken(10.0)) == (10.0, None, "total")
@@ -316,7 +316,7 @@ def test_no_clock_at_all() -> None:
     """All off: nothing ever breaks."""
     c = clocks()
     c.connecting()
-    assert c.wait(0.0) == OFF
+    assert c.begin_wait(0.0) == OFF
     assert c.broken(1e300) is None
     assert c.remaining(5.0) == OFF
 
@@ -325,13 +325,13 @@ def test_a_new_attempt_starts_all_clocks_but_total() -> None:
     """After a backoff connect is whole again, silence is not running, total has gone on."""
     c = clocks(connect=10, silence=1, total=100)
     c.connecting()
-    c.wait(0.0)
-    c.woke(9.0, received=True)
+    c.begin_wait(0.0)
+    c.end_wait(9.0, received=True)
     c.rest()
     c.connecting()
-    assert c.wait(50.0) == 60.0
+    assert c.begin_wait(50.0) == 60.0
     assert c.broken(59.0) is None
-    c.woke(59.0, received=False)
+    c.end_wait(59.0, received=False)
     assert c.remaining(59.0) == 41.0
 
 
