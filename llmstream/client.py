@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -32,6 +31,7 @@ from ._runtime.clock import SYSTEM_CLOCK, Clock
 from ._runtime.fork import in_child, renew_in_child
 from ._runtime.ids import random_id
 from ._runtime.scope import CancelScope, Scheduler
+from ._runtime.threads import Lock, RLock
 from ._runtime.watchdog import shared_watchdog
 from ._settings.arguments import (
     checked_count,
@@ -197,10 +197,10 @@ class Client:
         self._cost_limit = None if max_cost is None else _cost_limit(max_cost)
         self._dispatcher = _dispatcher(observers, self._cost_limit)
         # Guards _calls and _closed. Reentrant: a signal handler may close the client.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._closed = False
-        renew_in_child(self, _lock=threading.RLock)
+        renew_in_child(self, _lock=RLock)
 
     def _make_endpoint(self, transport: Transport, *, private: bool) -> Endpoint:
         """`private`: with a double of the network or of time, what is learned of the service holds
@@ -487,7 +487,7 @@ def _dispatcher(observers: Any, cost_limit: CostLimit | None) -> Dispatcher:
 # ---- the one-liner -----------------------------------------------------------------------------
 
 _default: tuple[ServiceSettings, int, Client] | None = None
-_default_lock = threading.Lock()
+_default_lock = Lock()
 
 
 def stream(prompt: str | list[Any], **options: Unpack[StreamOptions]) -> Stream:
@@ -507,7 +507,7 @@ def stream(prompt: str | list[Any], **options: Unpack[StreamOptions]) -> Stream:
 
 def _renew_default_lock() -> None:
     global _default_lock
-    _default_lock = threading.Lock()
+    _default_lock = Lock()
 
 
 in_child(_renew_default_lock)

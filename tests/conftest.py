@@ -303,7 +303,8 @@ def phase_of(stream: Stream) -> str:
 
 def socket_of(stream: Stream) -> socket.socket | None:
     """The socket that a stream waits on just now."""
-    return stream._call.ctx.scope._sock
+    connection = stream._call.ctx.scope._connection
+    return None if connection is None else connection._sock
 
 
 def until_blocked(thread: threading.Thread) -> None:

@@ -7,10 +7,10 @@ times as often as before, just when it can bear it least.
 from __future__ import annotations
 
 import hashlib
-import threading
 import weakref
 
 from .._runtime.fork import in_child, renew_in_child
+from .._runtime.threads import Lock
 from ..errors import RateLimitError
 
 __all__ = ["Budget", "shared_budget"]
@@ -25,12 +25,12 @@ class Budget:
     """Of one host and key. Thread-safe; nothing here waits, times are the caller's."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all below
+        self._lock = Lock()  # guards all below
         self._tokens = CAPACITY
         self._until = -1.0
         self._wait = 0.0
         self._reason: RateLimitError | None = None
-        renew_in_child(self, _lock=threading.Lock)
+        renew_in_child(self, _lock=Lock)
 
     @property
     def tokens(self) -> int:
@@ -79,7 +79,7 @@ class Budget:
 
 
 _shared: weakref.WeakValueDictionary[tuple[str, bytes], Budget] = weakref.WeakValueDictionary()
-_shared_lock = threading.Lock()
+_shared_lock = Lock()
 
 
 def shared_budget(host: str, key: str) -> Budget:
@@ -94,7 +94,7 @@ def shared_budget(host: str, key: str) -> Budget:
 
 def _after_fork() -> None:
     global _shared_lock
-    _shared_lock = threading.Lock()
+    _shared_lock = Lock()
 
 
 in_child(_after_fork)

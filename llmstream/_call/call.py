@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from enum import Enum
 
 from .._core.timers import Timers
 from .._runtime.deferred import defer
 from .._runtime.scope import Stopped, StopReason
+from .._runtime.threads import Lock
 from ..errors import Cancelled, ConfigurationError, LLMStreamError
 from ..events.base import AnyEvent
 from ..result import Attempt
@@ -45,7 +45,7 @@ class Call:
         self.ctx = ctx  # any thread, to read
         self._retrying = retrying
         self._begin_report = begin_report
-        self._reader = threading.Lock()  # held by the one thread that reads
+        self._reader = Lock()  # held by the one thread that reads
         self._batches: EventBatches | None = None
         self._active: ActiveCall | None = None
         self._error: LLMStreamError | None = None

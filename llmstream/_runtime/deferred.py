@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import sys
-import threading
 from collections.abc import Callable
 
 from .clock import SYSTEM_CLOCK
 from .fork import in_child
 from .scope import NEVER
+from .threads import Lock, spawn
 from .watchdog import shared_watchdog
 
 __all__ = ["defer"]
@@ -23,7 +23,7 @@ class _Deferred:
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
-        self._doing = threading.Lock()
+        self._doing = Lock()
         self._done = False
         self.scheduled = NEVER
 
@@ -42,7 +42,7 @@ class _Deferred:
     def tick(self, now: float) -> float:
         # No thread to be had (a limit, the end of the interpreter): the watchdog has to survive it.
         with contextlib.suppress(RuntimeError):
-            threading.Thread(target=self.do, name="llmstream-errand", daemon=True).start()
+            spawn(self.do, "deferred")
         return NEVER
 
 
@@ -54,12 +54,12 @@ def defer(work: Callable[[], None]) -> None:
     global _exit_awaited
     if sys.is_finalizing():
         return
-    errand = _Deferred(work)
-    _pending.add(errand)
+    deferred = _Deferred(work)
+    _pending.add(deferred)
     if not _exit_awaited:  # late: those who are to be told shut down behind us
         _exit_awaited = True
         atexit.register(_finish_pending)
-    shared_watchdog().schedule(errand, 0.0)
+    shared_watchdog().schedule(deferred, 0.0)
 
 
 _pending: set[_Deferred] = set()  # not done yet
@@ -71,5 +71,5 @@ _EXIT_SECONDS = 6.0
 def _finish_pending() -> None:
     until = SYSTEM_CLOCK.monotonic() + _EXIT_SECONDS
     while _pending and (left := until - SYSTEM_CLOCK.monotonic()) > 0:
-        for errand in list(_pending)[:1]:
-            errand.do(left)
+        for deferred in list(_pending)[:1]:
+            deferred.do(left)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import socket
-import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
@@ -16,8 +13,9 @@ from msgspec import Struct
 from .._core.phase import ClockName, Phase
 from .._core.timers import Timers
 from .clock import Clock
+from .threads import RLock
 
-__all__ = ["NEVER", "CancelScope", "Scheduler", "StopReason", "Stopped"]
+__all__ = ["NEVER", "CancelScope", "Connection", "Scheduler", "StopReason", "Stopped"]
 
 NEVER = math.inf
 _MOST_PHASES = 100  # kept of an attempt; one that polls for hours has more
@@ -48,6 +46,16 @@ class Scheduler(Protocol):
         """The scope's stream is over."""
 
 
+class Connection(Protocol):
+    """What a scope shuts."""
+
+    def shutdown(self) -> None:
+        """End every wait on it now. Never blocks, never raises, in any thread."""
+
+    def release(self) -> None:
+        """The scope lets go of it. Never raises."""
+
+
 class CancelScope:
     """One call's handle for other threads. Its own thread is "the reader".
 
@@ -55,12 +63,11 @@ class CancelScope:
     """
 
     __slots__ = (
+        "_connection",
         "_lock",
         "_over",
-        "_own",
         "_pid",
         "_scheduler",
-        "_sock",
         "_wake",
         "bytes",
         "clock",
@@ -76,12 +83,11 @@ class CancelScope:
     )
 
     def __init__(self, clocks: Timers, clock: Clock, scheduler: Scheduler) -> None:
-        # Guards _sock, _own, _over and the setting of stop_reason. Reentrant, because a signal
+        # Guards _connection, _over and the setting of stop_reason. Reentrant, because a signal
         # handler or a finalizer may cancel in the thread that holds it. shutdown() is called under
         # it: it does not block, and the socket must not pass to another stream meanwhile.
-        self._lock = threading.RLock()
-        self._sock: socket.socket | None = None
-        self._own: socket.socket | None = None  # a duplicate that is ours to close
+        self._lock = RLock()
+        self._connection: Connection | None = None
         self._over = False
         self._pid = os.getpid()
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -180,28 +186,20 @@ class CancelScope:
         while (left := until - self.clock.monotonic()) > 0:
             self.pause(left)
 
-    def attach(self, sock: socket.socket | None, *, duplicate: bool = False) -> None:
-        """The socket to shut from now on. Raises Stopped where it is too late for it.
-
-        With `duplicate`, a descriptor of our own: wrapping a socket in TLS takes the original's
-        descriptor away, and the wrapper is not to be had before its handshake is over.
-        """
-        with self._lock:
-            own, self._own = self._own, None
-            if own is not None:
-                own.close()
-            if duplicate and sock is not None:
-                sock = self._own = sock.dup()
-            self._sock = sock
+    def attach(self, connection: Connection) -> None:
+        """The connection to shut from now on. Raises Stopped where it is too late for it."""
+        self._replace(connection)
         self.check()
 
     def detach(self) -> None:
-        """No socket of ours any more: it may go to another stream now. Never raises."""
+        """No connection of ours any more: another stream may get it now. Never raises."""
+        self._replace(None)
+
+    def _replace(self, connection: Connection | None) -> None:
         with self._lock:
-            self._sock = None
-            own, self._own = self._own, None
-        if own is not None:
-            own.close()
+            before, self._connection = self._connection, connection
+        if before is not None:
+            before.release()
 
     def rearm(self) -> bool:
         """A clock ended the attempt, not the call: go on with the next attempt; whether that is
@@ -233,7 +231,7 @@ class CancelScope:
     def _own_process(self) -> None:
         """In a forked child the lock may be held, for ever, by a thread that is not there."""
         if self.forked:
-            self._lock = threading.RLock()
+            self._lock = RLock()
 
     def stop(self, reason: StopReason) -> bool:
         """End the call; whether this was what ended it. Returns at once, never raises."""
@@ -245,8 +243,8 @@ class CancelScope:
                 return False
             self.stop_reason = reason
             # Not from a forked child: the connection is its parent's too.
-            if self._sock is not None and self._pid == os.getpid():
-                _shutdown(self._sock)
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.shutdown()
         self._wake.put(None)
         return True
 
@@ -264,11 +262,3 @@ class CancelScope:
                 return self.timers.at
             self.stop(StopReason(clock=clock))
         return NEVER
-
-
-def _shutdown(sock: socket.socket) -> None:
-    # Not connected, or closed already: then nothing is blocked in it.
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        # Not SSLSocket.shutdown: it forgets the TLS layer, and a reader that comes back would take
-        # the encrypted bytes for plain ones.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)

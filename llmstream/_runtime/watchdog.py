@@ -22,7 +22,7 @@ __all__ = ["Watchdog", "shared_watchdog"]
 
 
 class Timed(Protocol):
-    """What the watchdog looks at: a CancelScope, or an errand."""
+    """What the watchdog looks at: a CancelScope, or deferred work."""
 
     scheduled: float
 

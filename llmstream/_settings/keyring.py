@@ -8,12 +8,12 @@ A key is stored under a name. Two names are looked up when the environment has n
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
+from .._runtime.threads import spawn
 from ..errors import ConfigurationError
 from .secret import Secret
 
@@ -99,9 +99,7 @@ def _bounded(act: Callable[[Any], T]) -> T:
         except BaseException as exc:  # told to the caller below, in its own words
             failure.append(exc)
 
-    thread = threading.Thread(target=run, name="llmstream-keyring", daemon=True)
-    thread.start()
-    thread.join(_BOUND)
+    spawn(run, "keyring").join(_BOUND)
     if outcome:
         return outcome[0]
     raise _explained(failure[0] if failure else None) from None

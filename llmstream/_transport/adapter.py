@@ -12,7 +12,6 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
-import threading
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from requests.adapters import HTTPAdapter
 from .._core.request import HTTPRequest
 from .._runtime.fork import renew_in_child
 from .._runtime.scope import CancelScope, Stopped
+from .._runtime.threads import Lock
 from ..result import LLMStreamError
 from .base import Response
 from .http import HTTPResponse, current
@@ -86,10 +86,10 @@ class RequestsTransport:
     def __init__(self, *, max_connections: int = 100, verify: bool | str = True) -> None:
         self._idle = max_connections
         self._verify = verify
-        self._lock = threading.Lock()  # guards _adapter and _pid
+        self._lock = Lock()  # guards _adapter and _pid
         self._adapter: _Adapter = _Adapter(max_connections)
         self._pid = os.getpid()
-        renew_in_child(self, _lock=threading.Lock)
+        renew_in_child(self, _lock=Lock)
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> Response:
         error: LLMStreamError | None = None

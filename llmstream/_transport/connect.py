@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-import threading
 from functools import lru_cache
 from typing import Any
 
@@ -12,8 +12,9 @@ from urllib3.exceptions import NameResolutionError, NewConnectionError
 
 from .._core.phase import Phase
 from .._runtime.scope import CancelScope
+from .._runtime.threads import spawn
 
-__all__ = ["connect"]
+__all__ = ["SocketHandle", "connect"]
 
 # A peer that is gone without a word is noticed while nothing is sent: after 60 s, four probes, one
 # every 15 s (the system's own default is two hours). The clocks are stricter; this holds for idle
@@ -28,7 +29,31 @@ _KEEPALIVE = [
 ]
 
 
-# ---- connecting --------------------------------------------------------------------------------
+class SocketHandle:
+    """A socket as a scope knows it (`_runtime.scope.Connection`)."""
+
+    __slots__ = ("_is_own", "_sock")
+
+    def __init__(self, sock: socket.socket, *, is_own: bool = False) -> None:
+        self._sock = sock
+        self._is_own = is_own
+
+    @classmethod
+    def duplicate(cls, sock: socket.socket) -> SocketHandle:
+        """With a descriptor of our own: wrapping a socket in TLS takes the original's descriptor
+        away, and the wrapper cannot be had before its handshake is over."""
+        return cls(sock.dup(), is_own=True)
+
+    def shutdown(self) -> None:
+        # Not connected, or closed already: then nothing is blocked in it.
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            # Not SSLSocket.shutdown: it forgets the TLS layer, and a reader that comes back would
+            # take the encrypted bytes for plain ones.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        if self._is_own:
+            self._sock.close()
 
 
 def connect(conn: HTTPConnection, scope: CancelScope, tls: bool) -> socket.socket:
@@ -45,8 +70,8 @@ def connect(conn: HTTPConnection, scope: CancelScope, tls: bool) -> socket.socke
         sock = socket.socket(family, kind, protocol)
         try:
             _try_address(sock, address, conn, scope, len(addresses) - index)
-            scope.attach(sock, duplicate=tls)
             if tls:
+                scope.attach(SocketHandle.duplicate(sock))
                 scope.enter(Phase.TLS)
         except OSError as exc:
             sock.close()
@@ -63,7 +88,7 @@ def connect(conn: HTTPConnection, scope: CancelScope, tls: bool) -> socket.socke
 def _try_address(
     sock: socket.socket, address: Any, conn: HTTPConnection, scope: CancelScope, left: int
 ) -> None:
-    scope.attach(sock)
+    scope.attach(SocketHandle(sock))
     for option in conn.socket_options or ():
         sock.setsockopt(*option)
     for level, option, value in _KEEPALIVE:
@@ -105,7 +130,7 @@ def _resolve(host: str, port: int, scope: CancelScope) -> list[Any]:
         scope.wake()
 
     try:
-        threading.Thread(target=look_up, name="llmstream-resolver", daemon=True).start()
+        spawn(look_up, "resolver")
     except RuntimeError as exc:  # no more threads to be had
         raise OSError(str(exc)) from exc
     while not found:

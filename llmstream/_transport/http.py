@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import requests
 
 from .._runtime.scope import CancelScope, Stopped
+from .._runtime.threads import Local
 from ..result import LLMStreamError
 from .translate import ENDINGS, FOREIGN, bare, translate
 
@@ -27,7 +27,7 @@ _DRAIN = 65536  # bytes read after the end of an answer to keep its connection
 # ---- sockets that tell -------------------------------------------------------------------------
 
 # The scope of the call that this thread is making: urllib3 gives no way to pass it down.
-current = threading.local()
+current = Local()
 
 
 class _ReportingReader(io.RawIOBase):

@@ -10,7 +10,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from .._runtime.scope import CancelScope
-from .connect import connect
+from .connect import SocketHandle, connect
 from .http import ReportingResponse, current
 
 __all__ = ["POOLS"]
@@ -40,7 +40,7 @@ class _GuardedConnection(HTTPConnection):
         # The TLS wrapper now, where there is one. A wrapper that is no socket (TLS through a TLS
         # proxy) cannot be shut like one; the duplicate that `connect` left can.
         if isinstance(self.sock, socket.socket):
-            current.scope.attach(self.sock)
+            current.scope.attach(SocketHandle(self.sock))
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         scope: CancelScope = current.scope
@@ -49,7 +49,7 @@ class _GuardedConnection(HTTPConnection):
         elif not self._fresh:
             scope.reused = True
             # TLS inside the TLS of a proxy is no socket; the one below it is.
-            scope.attach(getattr(self.sock, "socket", self.sock))
+            scope.attach(SocketHandle(getattr(self.sock, "socket", self.sock)))
         self._fresh = False
         scope.sending()
         gathered: list[Any] = []

@@ -30,7 +30,6 @@ from conftest import (
     read_request,
 )
 
-import llmstream._runtime.scope
 from llmstream import (
     Client,
     ConnectTimeout,
@@ -50,6 +49,7 @@ from llmstream._core.timers import Timers
 from llmstream._runtime.clock import SYSTEM_CLOCK
 from llmstream._runtime.scope import CancelScope
 from llmstream._runtime.watchdog import shared_watchdog
+from llmstream._transport.connect import SocketHandle
 from llmstream.testing import Answer, Cut, Drip, LLMServer, Pause, Pings, Reply, Send, Silence
 from llmstream.testing.answers import sse_block
 
@@ -419,7 +419,7 @@ def test_the_end_of_file_of_a_stopped_stream_is_no_end(
     """The server's own clean FIN, come exactly when a clock has fired, ends nothing well."""
     fired = threading.Event()
     # The clock fires, but the socket is left to the server, which closes it as if all were well.
-    monkeypatch.setattr(llmstream._runtime.scope, "_shutdown", lambda sock: fired.set())
+    monkeypatch.setattr(SocketHandle, "shutdown", lambda handle: fired.set())
 
     def handler(sock: socket.socket) -> None:
         read_request(sock)

@@ -36,6 +36,7 @@ from conftest import (
     PACKAGE,
     PATIENCE,
     PROMPT,
+    TESTS,
     TWO_TOKENS,
     Address,
     RawServer,
