@@ -952,11 +952,11 @@ def test_a_dropped_stream_is_told_by_another_thread(
     next(stream)
     del stream
     eventually(lambda: told.ends, "the end is told")
-    assert told.threads["end"] == told.threads["attempt"] == "llmstream-errand"
+    assert told.threads["end"] == told.threads["attempt"] == "llmstream-deferred"
     assert told.end.reason == "closed before the end"
     assert told.names[-3:] == ["attempt", "content", "end"]
     eventually(
-        lambda: not [t for t in other_threads() - before if "llmstream-errand" in t.name],
+        lambda: not [t for t in other_threads() - before if "llmstream-deferred" in t.name],
         "its thread has ended",
     )
 
@@ -994,7 +994,7 @@ def test_where_no_thread_can_be_had_the_watchdog_lives(
     real, refused = threading.Thread.start, threading.Event()
 
     def start(self: threading.Thread) -> None:
-        if self.name == "llmstream-errand":
+        if self.name == "llmstream-deferred":
             refused.set()
             raise RuntimeError("can't start new thread")
         real(self)
