@@ -202,7 +202,9 @@ class _View(Generic[T]):
         call.acquire_reader()  # until the batch is in place: a second reader loses none
         try:
             while True:
-                if not call.ctx.cancelled:  # after a cancel nothing is delivered; it is raised
+                if (
+                    self._scope.stop_reason is None or not call.ctx.cancelled
+                ):  # after a cancel nothing is delivered; it is raised
                     for item in self._items:
                         return item
                 batch = call.next_batch()

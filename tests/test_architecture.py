@@ -8,10 +8,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from llmstream._core.dialects import APIS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmstream"
 
@@ -34,6 +37,7 @@ PURE = {
     "string",
     "types",
     "typing",
+    "decimal",
     "datetime",  # only as arithmetic: see NO_CLOCK_CALLS
     "urllib",  # urllib.parse only: see below
 }
@@ -45,27 +49,40 @@ ONLY_IN = {"sseclient": {"_core/sse.py"}}
 NO_CLOCK_CALLS = {"now", "utcnow", "today", "getenv", "environ", "localtime", "urandom"}
 NO_BUILTINS = {"open", "input", "print", "exec", "eval", "compile", "__import__"}
 
-# DESIGN 7: "events, errors <- core <- edge <- stream <- client <- facade". A module imports only
-# from its own level and below. What is not listed stands beside the facade: it may import all,
-# and of these modules none may import it (but inside a function, when it is used).
-LEVELS = {
-    "_version": 0,
-    "result": 0,
-    "errors": 0,
-    "events": 0,
-    "secret": 0,
-    "_core": 1,
-    "clock": 2,
-    "observe": 2,
-    "budget": 2,
-    "watchdog": 2,
-    "transport": 2,
-    "config": 2,
-    "stream": 3,
-    "client": 4,
+# The floors: each adds one kind of effect. A module imports only from its own floor and below, in
+# type-only imports and inside functions too. The longest name that fits counts.
+FLOORS = [
+    ("values", "_version", "errors", "events", "result"),
+    ("pure core", "_core"),
+    ("time and threads", "_runtime"),
+    ("network", "_transport"),
+    ("records, settings, a local server", "telemetry", "_settings", "local"),
+    ("one call", "_call"),
+    ("stream", "stream"),
+    ("client", "client"),
+    ("faces", "", "__main__", "check", "cli", "testing"),
+]
+
+# Who may import what. The test bench and the local server, which are no part of a call, are free.
+FREE = ("testing/", "local/", "check/")
+DOORS = {
+    "time": ("_runtime/clock.py",),
+    "threading": ("_runtime/",),
+    "_thread": (),
+    "socket": ("_transport/",),
+    "select": (),
+    "ssl": ("_transport/",),
+    "http": ("_transport/",),
+    "requests": ("_transport/",),
+    "urllib3": ("_transport/",),
+    "sseclient": ("_core/sse.py",),
+    "logging": ("telemetry/",),
+    "asyncio": (),
 }
-EDGE = 2
-BESIDE = 5
+# The longest class of the edge, in lines; h11's Connection, say, has 450.
+LONGEST_CLASS = 250
+# Data rather than code: one class of constants, or arguments and their documentation.
+LONG_CLASSES = {"client.py:Client", "testing/server.py:LLMServer"}
 
 
 def sources(*parts: str) -> list[Path]:
@@ -81,13 +98,12 @@ def module_name(path: Path) -> str:
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """The modules a file imports, absolute, and whether at the module's level.
 
-    Imports for type checking only do not count: they never run.
+    Imports for type checking only count: they bind the files all the same.
     """
     tree = ast.parse(path.read_text("utf-8"))
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    skipped = {id(n) for n in ast.walk(tree) if _is_type_checking(n) for n in ast.walk(n)}
     inside = {
         id(n)
         for function in ast.walk(tree)
@@ -95,8 +111,6 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
         for n in ast.walk(function)
     }
     for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
         top = id(node) not in inside
         if isinstance(node, ast.Import):
             yield from ((alias.name, top) for alias in node.names)
@@ -106,10 +120,6 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             for alias in node.names:
                 child = f"{origin}.{alias.name}"
                 yield (child if _is_module(child) else origin), top
-
-
-def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
 def _is_module(name: str) -> bool:
@@ -190,54 +200,172 @@ def test_the_core_keeps_no_global_state(path: Path) -> None:
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
 
 
-def test_sseclient_has_one_door() -> None:
-    """Only _core/sse.py imports sseclient, in the whole package."""
-    doors = {relative(p) for p in sources() for n, _ in imports(p) if n.startswith("sseclient")}
-    assert doors == {"_core/sse.py"}
+@pytest.mark.parametrize("module", DOORS)
+def test_effects_have_doors(module: str) -> None:
+    """Sockets, threads, time, the log and HTTP libraries are imported where they belong only."""
+    for path in sources():
+        name = relative(path)
+        if name.startswith((*FREE, *DOORS[module])):
+            continue
+        found = [n for n, _ in imports(path) if n.partition(".")[0] == module]
+        assert not found, f"{name} imports {module}"
 
 
-def test_time_has_one_door() -> None:
-    """Only clock.py imports time (the test bench, which is no part of a call, aside)."""
-    doors = {relative(p) for p in sources() for n, _ in imports(p) if n.partition(".")[0] == "time"}
-    assert {d for d in doors if not d.startswith("testing/")} == {"clock.py"}
-
-
-def test_requests_has_one_door() -> None:
-    """Only transport.py imports requests, urllib3 and ssl: one translator of their exceptions."""
-    foreign = {"requests", "urllib3", "ssl"}
-    doors = {
-        relative(p) for p in sources() for n, _ in imports(p) if n.partition(".")[0] in foreign
-    }
-    assert {d for d in doors if not d.startswith("testing/")} == {"transport.py"}
+def test_a_fork_has_one_hook() -> None:
+    """Only _runtime/fork.py registers with the interpreter."""
+    found = {relative(path) for path in sources() if "register_at_fork(" in path.read_text("utf-8")}
+    assert found == {"_runtime/fork.py"}
 
 
 # --- arrows -------------------------------------------------------------------------------------
 
 
-def level(name: str) -> int:
-    """The level of a module of the package, by its first name."""
-    part = name.split(".")[1] if "." in name else ""
-    return LEVELS.get(part, BESIDE)
+def floor(name: str) -> int:
+    """The floor of a module of the package."""
+    inside = name.partition(".")[2]
+    fitting = [
+        (len(part), number)
+        for number, (_, *parts) in enumerate(FLOORS)
+        for part in parts
+        if inside == part or (part and inside.startswith(part + "."))
+    ]
+    assert fitting, f"{name} is on no floor: add it to FLOORS"
+    return max(fitting)[1]
 
 
 @pytest.mark.parametrize("path", sources(), ids=relative)
-def test_arrows_go_one_way(path: Path) -> None:
-    """No module imports from a level above its own."""
-    own = level(module_name(path))
-    for name, at_module_level in imports(path):
-        if not name.startswith("llmstream"):
-            continue
-        other = level(name)
-        if other == BESIDE and not at_module_level and own >= EDGE:
-            continue  # an extra, imported when it is used
-        assert other <= own, f"{relative(path)} (level {own}) imports {name} (level {other})"
+def test_arrows_go_down(path: Path) -> None:
+    """No module imports from a floor above its own."""
+    own = floor(module_name(path))
+    for name, _ in imports(path):
+        if name.partition(".")[0] == "llmstream":
+            other = floor(name)
+            assert other <= own, (
+                f"{relative(path)} ({FLOORS[own][0]}) imports {name} ({FLOORS[other][0]})"
+            )
+
+
+def test_no_circles_of_files() -> None:
+    """Type-only imports and those inside functions counted. A file that imports a package is taken
+    to import its __init__.py; being inside a package is not an import of it."""
+    arrows = {
+        path: {
+            found
+            for name, _ in imports(path)
+            if name.partition(".")[0] == "llmstream"
+            and (found := file_of(name)) not in (None, path)
+        }
+        for path in sources()
+    }
+    circles = [sorted(map(relative, group)) for group in strongly_connected(arrows)]
+    assert circles == []
+
+
+def strongly_connected(arrows: Mapping[Any, set[Any]]) -> Iterator[list[Any]]:
+    """The groups of two and more nodes that reach each other (Tarjan 1972, without recursion)."""
+    index: dict[Any, int] = {}
+    low: dict[Any, int] = {}
+    stack: list[Any] = []
+    for root in arrows:
+        work = [(root, iter(arrows[root]))] if root not in index else []
+        while work:
+            node, following = work[-1]
+            if node not in index:
+                index[node] = low[node] = len(index)
+                stack.append(node)
+            for other in following:
+                if other not in index:
+                    work.append((other, iter(arrows.get(other, ()))))
+                    break
+                if other in stack:
+                    low[node] = min(low[node], index[other])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == index[node]:
+                    group = stack[stack.index(node) :]
+                    del stack[stack.index(node) :]
+                    if len(group) > 1:
+                        yield group
+
+
+def test_circles_are_found() -> None:
+    """The test above can fail."""
+    arrows = {1: {2}, 2: {3}, 3: {1, 4}, 4: {5}, 5: set(), 6: {6, 5}, 7: {8}, 8: {7}}
+    assert sorted(map(sorted, strongly_connected(arrows))) == [[1, 2, 3], [7, 8]]
 
 
 def test_nothing_of_the_package_imports_the_test_bench() -> None:
     """Only llmstream.testing knows llmstream.testing, and the command that plays its faults."""
     for path in sources():
-        if not relative(path).startswith(("testing/", "check.py")):
+        if not relative(path).startswith(("testing/", "check/")):
             assert not [n for n, _ in imports(path) if n.startswith("llmstream.testing")]
+
+
+# --- rooms --------------------------------------------------------------------------------------
+
+
+def test_no_class_outgrows_its_room() -> None:
+    """Of the edge; the core's classes are tables of methods."""
+    long = {
+        f"{relative(path)}:{node.name}": size
+        for path in sources()
+        if not relative(path).startswith(("_core/", "events/"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and (size := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_CLASS
+    }
+    assert long.keys() <= LONG_CLASSES, long
+
+
+# The parts of one call, from the caller down. None is named by a part below it.
+PARTS = ("Client", "Stream", "Call", "Retrying", "Exchange", "CallContext")
+
+
+def test_parts_of_a_call_know_only_what_is_below() -> None:
+    """`Client -> Stream -> Call -> Retrying -> Exchange -> CallContext`, and no arrow back."""
+    files = ("client", "stream", "_call/call", "_call/retrying", "_call/exchange", "_call/context")
+    for number, name in enumerate(files):
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text("utf-8"))
+        known = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert not known & set(PARTS[:number]), name
+
+
+def test_public_paths_say_what_they_have() -> None:
+    """A module without an underscore in its path is documented, and lists its names."""
+    for path in sources():
+        if any(part.startswith("_") for part in module_name(path).split(".")[1:]):
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        named = {
+            target.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        assert ast.get_docstring(tree), relative(path)
+        assert "__all__" in named, relative(path)
+
+
+def test_an_api_is_named_in_its_own_files_only() -> None:
+    """The name of an API stands in its dialect, its events, its encoding of testing, and the rows
+    of `_core/dialects/__init__.py`; nobody else decides by it."""
+    own = ("_core/dialects/", "events/", "testing/answers/")
+    for path in sources():
+        if relative(path).startswith(own):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in APIS:
+                where = f"{relative(path)}:{node.lineno}"
+                assert where.startswith(tuple(NOT_AN_API)), f"{where} names {node.value!r}"
+
+
+# Where such a word means something else.
+NOT_AN_API = {
+    "telemetry/otel/": "`chat` is a GenAI operation",
+}
 
 
 # --- what importing costs -----------------------------------------------------------------------
@@ -246,10 +374,10 @@ HEAVY = [
     "prometheus_client",
     "opentelemetry",
     "genai_prices",
-    "llmstream.metrics",
-    "llmstream.otel",
-    "llmstream.trace",
-    "llmstream.cost",
+    "llmstream.telemetry.prometheus",
+    "llmstream.telemetry.otel",
+    "llmstream.telemetry.timeline",
+    "llmstream.telemetry.cost",
     "pytest",
     "xllamacpp",
     "tqdm",

@@ -31,6 +31,9 @@ class Progress(Enum):
     ENDED = "ended"
 
 
+_ENDED = Progress.ENDED
+
+
 class Call:
     """One call. Unless marked "any thread", members may be used only by the thread that holds the
     reader lock. `begin_report` makes the reporter of a call that begins at a moment.
@@ -43,6 +46,7 @@ class Call:
         begin_report: Callable[[float], Reporter | None],
     ) -> None:
         self.ctx = ctx  # any thread, to read
+        self._scope = ctx.scope
         self._retrying = retrying
         self._begin_report = begin_report
         self._reader = Lock()  # held by the one thread that reads
@@ -55,7 +59,7 @@ class Call:
 
     @property
     def ended(self) -> bool:
-        return self.progress is Progress.ENDED
+        return self.progress is _ENDED
 
     @property
     def readable_as_text(self) -> bool:
@@ -100,12 +104,12 @@ class Call:
 
     def next_batch(self) -> list[AnyEvent] | None:
         """What `pull` does, for the thread that holds the reader lock."""
-        if self.ended:
+        if self.progress is _ENDED:
             self._raise_again()
             return None
         error: LLMStreamError | None
         try:
-            if self.ctx.cancelled:
+            if self._scope.stop_reason is not None and self.ctx.cancelled:
                 raise Stopped
             if self._batches is None:
                 self._start()

@@ -24,7 +24,7 @@ _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
 _POLL_FIRST, _POLL_LONGEST = 0.5, 5.0  # seconds between two polls
 _DRAIN_SECONDS = 0.05  # for the end of the body after the end of the answer
-_CONTENT = Activity.CONTENT
+_NONE, _CONTENT = Activity.NONE, Activity.CONTENT
 
 EventBatches = Generator[list[AnyEvent], None, None]
 
@@ -35,7 +35,15 @@ class Exchange:
     `new_session` makes the session of an answer of so many choices; `max_bytes` bounds a JSON body.
     """
 
-    __slots__ = ("_ctx", "_max_bytes", "_new_session", "_reported", "_transport")
+    __slots__ = (
+        "_ctx",
+        "_max_bytes",
+        "_meter",
+        "_new_session",
+        "_reported",
+        "_scope",
+        "_transport",
+    )
 
     def __init__(
         self,
@@ -45,6 +53,8 @@ class Exchange:
         max_bytes: int,
     ) -> None:
         self._ctx = ctx
+        self._meter = ctx.meter
+        self._scope = ctx.scope
         self._transport = transport
         self._new_session = new_session
         self._max_bytes = max_bytes
@@ -220,16 +230,16 @@ class Exchange:
         """Tell the meter and the clocks what arrived."""
         if not events:
             return events
-        ctx = self._ctx
-        scope = ctx.scope
+        scope = self._scope
         now = scope.last_byte
         if now is None:
-            now = ctx.clock.monotonic()
-        ctx.meter.event(now)
+            now = self._ctx.clock.monotonic()
         activity = session.activity
-        session.activity = Activity.NONE
+        session.activity = _NONE
         if activity is _CONTENT:
             self._content(now, session)
+        else:
+            self._meter.event(now)
         if session.error is None:  # else only the end is awaited, and not for long
             if activity is _CONTENT:
                 scope.timers.content()
@@ -238,12 +248,11 @@ class Exchange:
         return events
 
     def _content(self, now: float, session: Session) -> None:
-        ctx = self._ctx
-        meter, scope, reporter = ctx.meter, ctx.scope, ctx.reporter
-        first_of_attempt, first_of_call = meter.first_token is None, meter.first_content is None
-        gap = meter.content(now, scope.timers.waited)
-        if first_of_attempt and scope.phase is not Phase.BODY:
-            scope.enter(Phase.BODY, now)
+        first_of_call = self._meter.first_content is None
+        gap = self._meter.content(now, self._scope.timers.waited)
+        if gap is None and self._scope.phase is not Phase.BODY:  # the first of the attempt
+            self._scope.enter(Phase.BODY, now)
+        reporter = self._ctx.reporter
         if reporter is None:
             return
         if first_of_call:

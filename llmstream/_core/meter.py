@@ -60,11 +60,11 @@ class Meter:
         self._attempts = (self._attempts[0], True)
 
     def event(self, now: float) -> None:
-        """Events have arrived."""
+        """Events without content have arrived."""
         self._last_event = now
 
     def content(self, now: float, waited: float) -> float | None:
-        """Content has arrived; `waited` is the seconds spent on waiting for the network so far.
+        """Events with content have arrived; `waited` is the seconds spent on waiting for the network so far.
         Returns the wait since the last content, None for the first of an attempt."""
         gap = None
         if self.first_token is None:
@@ -75,7 +75,7 @@ class Meter:
             gap = waited - self._waited
             if self._longest_gap is None or gap > self._longest_gap:
                 self._longest_gap = gap
-        self._waited, self._last_token = waited, now
+        self._waited, self._last_token, self._last_event = waited, now, now
         return gap
 
     def add(self, attempt: Attempt) -> None:

@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .._settings.secret import RECOGNISED
-
 __all__ = ["prompt_texts", "redact_quotes"]
 
+_SHORTEST = 8  # characters: a shorter prompt is a word of its own
 _WINDOW = 12  # characters that text and prompt have to share: every quote of 23 is found
 # What a prompt's parts are called, and what they refer to, is no prompt, and errors are about it.
 _NAMES = ("type", "role", "name", "status", "id", "call_id", "tool_call_id", "tool_use_id")
@@ -58,7 +57,7 @@ def _may_be_quoted(text: str, source: str, pieces: set[str]) -> bool:
 def _quotes(text: str, source: str) -> Iterator[tuple[int, int]]:
     """Where `text` quotes `source`: (begin, end) of each piece."""
     window = min(_WINDOW, len(source))
-    if window < RECOGNISED:
+    if window < _SHORTEST:
         return
     step = min(_WINDOW, len(source) - window + 1)
     at = 0

@@ -153,18 +153,18 @@ class Session:
                 self._garbled(exc)
                 return events
             self.events += 1
-            if effect is CONTENT:
+            events.append(event)
+            if effect is CONTENT:  # most are; it ends nothing
                 self.contents += 1
                 self.activity = _CONTENT
                 self.has_content = True
             else:
                 self._judge(effect)
-            if self.stage is not _OPEN and self.complete:
-                event.chunks += state.flush()
+                if self.stage is not _OPEN and self.complete:
+                    event.chunks += state.flush()
             if self._max_identical is not None:
                 self._count_repeats(event.chunks, self._max_identical)
-            events.append(event)
-            if self.stage is not _OPEN and self.ended:
+            if self.stage is not _OPEN and self.stage >= _WHOLE:
                 return events
         if self._framer.overflow and self.complete:
             self.stage = Stage.WHOLE  # only what comes after the end of the answer is too large

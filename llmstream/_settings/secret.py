@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-__all__ = ["RECOGNISED", "Secret"]
+__all__ = ["Secret"]
 
-RECOGNISED = 8  # characters of a key that give it away ("sk-proj-" and the like do no harm)
+_RECOGNISED = 8  # characters of a key that give it away ("sk-proj-" and the like do no harm)
 
 
 class Secret:
@@ -25,9 +25,9 @@ class Secret:
     def redact(self, text: str) -> str:
         """`text` with the key blotted out, also where only its beginning is left of it."""
         value, start = self._value, 0
-        if len(value) < RECOGNISED:
+        if len(value) < _RECOGNISED:
             return text  # "test", "none": what local servers are given is no secret, but a word
-        beginning = value[:RECOGNISED]
+        beginning = value[:_RECOGNISED]
         while (at := text.find(beginning, start)) >= 0:
             length = len(beginning)
             while text[at + length : at + length + 1] == value[length : length + 1] != "":
