@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import pickle
 import re
 import socket
 import threading
 from datetime import date, datetime, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import genai_prices
 import msgspec
 import pytest
-from conftest import ONCE, PATIENCE
+from conftest import ONCE, PACKAGE, PATIENCE, output_of
 
 from llmstream import Client, LLMStreamError, Result
-from llmstream.client import _after_fork
 from llmstream.errors import ConfigurationError, ServerError, StreamInterrupted
 from llmstream.result import Attempt, Cost, Usage
 from llmstream.telemetry.cost import CostLimit, cost_of
@@ -28,6 +29,8 @@ OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"
 MINI, HAIKU = "gpt-5.4-mini", "claude-haiku-4-5"
 NOW = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
 AT = NOW.timestamp()
+# Processes that import this module.
+HERE = {"PYTHONPATH": os.pathsep.join((str(PACKAGE), str(Path(__file__).parent)))}
 
 
 def said(model: str = MINI, *usage: int, **more: Any) -> Answer:
@@ -59,7 +62,7 @@ def listed(model: str, base_url: str, **usage: int) -> Decimal:
 
 
 def result_of(usage: Usage, *, model: str | None = MINI, **attempt: Any) -> Result:
-    only = Attempt(number=1, started=0.0, phase="done", status=200, usage=usage, **attempt)
+    only = Attempt(number=1, started_ms=0.0, phase="done", status=200, usage=usage, **attempt)
     return Result(model=model, attempts=(only,))
 
 
@@ -516,14 +519,27 @@ def test_many_threads_are_added_up(nothing_left: None) -> None:
     assert 40 <= made <= 47  # those that had begun when the 40th ended
 
 
+COUNTS_IN_A_CHILD = """
+    import faulthandler, os
+    from test_cost import asked, client_of, said
+
+    client = client_of(said(), max_cost=1)
+    client._cost_limit._lock.acquire()
+    pid = os.fork()
+    if pid == 0:
+        faulthandler.dump_traceback_later(20, exit=True)  # says where it hangs
+        asked(client)
+        print("child", client.cost, flush=True)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    print("parent", client.cost)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_frees_the_lock() -> None:
     """A child that was forked while another thread was counting can count."""
-    client = client_of(said(), max_cost=1)
-    assert client._cost_limit is not None
-    client._cost_limit.lock.acquire()
-    _after_fork()
-    asked(client)
-    assert client.cost == COST
+    assert output_of(COUNTS_IN_A_CHILD, **HERE).split() == ["child", str(COST), "parent", "0"]
 
 
 def test_a_real_call_without_a_price(server: LLMServer) -> None:

@@ -54,9 +54,11 @@ from llmstream import (
     Timeouts,
     Usage,
 )
+from llmstream._call.call import Progress
 from llmstream._runtime.watchdog import shared_watchdog
 from llmstream.telemetry.context import TraceIdFilter, current_trace_id
 from llmstream.telemetry.context import _active as active
+from llmstream.telemetry.log import LogObserver
 from llmstream.telemetry.observer import Dispatcher, Observer
 from llmstream.telemetry.records import AttemptRecord, CallRecord, RetryRecord, error_code
 from llmstream.telemetry.reporter import start_reporter
@@ -545,7 +547,7 @@ def test_what_was_waited_for_in_vain_counts(
 
 def test_a_hold_after_a_429_is_told_by_those_that_wait() -> None:
     """One stream is asked to wait: it backs off, and the next one of the same host and key is held:
-    `throttled_ms`, `backoff_ms`, the phases "backoff" and "held"."""
+    `throttled_ms`, `backoff_ms`, the phases "backoff" and "throttled"."""
     asks = Reply.error(429, headers={"retry-after": "4"})
     client, clock, told = make(asks, THREE, THREE, retry=RetryPolicy(max_attempts=2, jitter=0.0))
     first = client.stream(PROMPT, trace_id="first", retry=ONCE)
@@ -560,7 +562,7 @@ def test_a_hold_after_a_429_is_told_by_those_that_wait() -> None:
     assert held.retries == ()
     assert (free.backoff_ms, free.attempts[0].throttled_ms) == (0.0, 0.0)
     assert told.phases == [
-        *("connect", "send", "headers", "held"),
+        *("connect", "send", "headers", "throttled"),
         *("connect", "send", "headers", "first_token", "body") * 2,
     ]
     assert clock.slept == [3.0]
@@ -593,7 +595,8 @@ def test_backoff_and_hold_add_up() -> None:
 
 
 def test_a_call_that_may_not_wait_for_the_hold_has_no_attempt() -> None:
-    """Nothing is sent: no attempt is told, the end says "held", with the status that held it."""
+    """Nothing is sent: no attempt is reported, the end is in phase "throttled", with the status
+    that asked for the wait."""
     asks = Reply.error(429, code="rate_limit_exceeded", headers={"retry-after": "30"})
     client, _, told = make(asks, timeouts=clocks(600.0, total=5.0))
     failure(client.stream(PROMPT), Stream.result)
@@ -606,7 +609,7 @@ def test_a_call_that_may_not_wait_for_the_hold_has_no_attempt() -> None:
         "RateLimitError",
         "rate_limit_exceeded",
     )
-    assert (end.phase, end.status) == ("held", 429)
+    assert (end.phase, end.status) == ("throttled", 429)
 
 
 # ---- policies ----------------------------------------------------------------------------------
@@ -846,7 +849,7 @@ PHASES: dict[str, list[Any]] = {
     "first_token": [THREE],
     "body": [THREE],
     "backoff": [Reply.error(500), THREE],
-    "held": [Reply.error(429, headers={"retry-after": "4"}), THREE],
+    "throttled": [Reply.error(429, headers={"retry-after": "4"}), THREE],
 }
 
 
@@ -871,21 +874,21 @@ def test_the_phase_of_the_end(phase: str, way: str) -> None:
 
     told = in_phase(phase, end)
     client, _, _ = make(*PHASES[phase], observer=told, clock=clock)
-    if phase == "held":
+    if phase == "throttled":
         failure(client.stream(PROMPT, retry=ONCE), Stream.result)
     held.append(client.stream(PROMPT, timeouts=clocks(900.0, total=50.0)))
     error = failure(held[0], Stream.result)
     last = told.ends[-1]
     assert type(error) is (DeadlineExceeded if way == "deadline" else Cancelled)
-    assert ("before it began" if phase == "held" else f"in phase {phase!r}") in str(error)
+    assert ("before it began" if phase == "throttled" else f"in phase {phase!r}") in str(error)
     assert last.phase == phase
     assert last.outcome == ("error" if way == "deadline" else "cancelled")
     assert last.error_type == type(error).__name__
     assert last.reason == ENDED[way]
     assert told.names[-1] == "end"
     assert len(last.attempts) == len(error.attempts)
-    assert len(last.attempts) == {"backoff": 1, "held": 0}.get(phase, 1)
-    if phase in ("backoff", "held"):
+    assert len(last.attempts) == {"backoff": 1, "throttled": 0}.get(phase, 1)
+    if phase in ("backoff", "throttled"):
         assert last.status is None  # what it ended in was no answer
     assert told.all("content")[-1][1].text == error.partial.text
 
@@ -1236,8 +1239,8 @@ def test_several_observers_are_told_in_their_order() -> None:
 
 def test_methods_that_an_observer_lacks_cost_nothing() -> None:
     """Nobody listens for phases and tokens: the watch has nobody to call."""
-    observers = Dispatcher([OnlyTheEnd(), Inherits()])
-    assert [name for name in MOMENTS if observers.listeners(name)] == ["on_first_token", "on_end"]
+    hooks = Dispatcher([OnlyTheEnd(), Inherits()]).hooks()
+    assert [name for name, who in hooks.items() if who] == ["on_first_token", "on_end"]
     client, _, _ = make(THREE, observers=[OnlyTheEnd()])
     stream = client.stream(PROMPT)
     stream.result()
@@ -1310,8 +1313,8 @@ def test_an_observer_that_fails_harms_nobody(
     assert len(complaints) == 2
     for complaint in complaints:
         assert re.fullmatch(
-            r"the observer Failing has failed in \w+ \(ValueError\); the streams go on, and this "
-            r"is said once",
+            r"the observer Failing failed in \w+ \(ValueError\); streams go on, and this is logged "
+            r"once",
             complaint.getMessage(),
         )
         assert complaint.exc_info
@@ -1337,7 +1340,7 @@ def test_an_interrupt_inside_an_observer_frees_everything(
     stream = client.stream(PROMPT)
     with pytest.raises(kind):
         stream.result()
-    assert stream._call.progress == "ended"
+    assert stream._call.progress is Progress.ENDED
     for told in (first, last):
         assert len(told.calls) == len(told.ends) == 1
         assert told.names[-1] == "end"
@@ -1452,7 +1455,7 @@ def test_an_observer_may_make_calls_itself() -> None:
 
 
 def test_none_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without observers and with the logger silenced there is no watch at all; with either one
+    """Without observers and with the logger silenced there is no reporter at all; with either one
     there is."""
     known: dict[str, Any] = {"begun": 0.0, "trace_id": "t", "api": "responses", "host": "h"}
     call = type("Call", (), dict.fromkeys(("model", "max_output_tokens", "temperature", "top_p")))
@@ -1463,7 +1466,7 @@ def test_none_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("llmstream")
     monkeypatch.setattr(logger, "level", logging.ERROR)
     logger.manager._clear_cache()  # type: ignore[attr-defined]
-    assert (watched(), watched(OnlyTheEnd())) == (False, True)
+    assert (watched(), watched(LogObserver()), watched(OnlyTheEnd())) == (False, False, True)
     client, _, _ = make(THREE, observers=[])
     stream = client.stream(PROMPT)
     stream.result()
@@ -1471,10 +1474,11 @@ def test_none_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stream._call.ctx.scope.listener is None
     monkeypatch.setattr(logger, "level", logging.WARNING)
     logger.manager._clear_cache()  # type: ignore[attr-defined]
-    assert watched()
+    assert watched(LogObserver())
+    assert not watched()
     logging.disable(logging.CRITICAL)
     try:
-        assert not watched()
+        assert not watched(LogObserver())
     finally:
         logging.disable(logging.NOTSET)
         logger.manager._clear_cache()  # type: ignore[attr-defined]

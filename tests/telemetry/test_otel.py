@@ -858,9 +858,9 @@ def test_content_on_request(
 
 def test_content_is_not_even_listened_to(telemetry: Telemetry) -> None:
     """By default a client makes up no content for this observer."""
-    assert Dispatcher([telemetry.observer()]).listeners("on_content") == ()
+    assert Dispatcher([telemetry.observer()]).hooks()["on_content"] == ()
     capturing = telemetry.observer(capture_content=True)
-    assert len(Dispatcher([capturing]).listeners("on_content")) == 1
+    assert len(Dispatcher([capturing]).hooks()["on_content"]) == 1
 
 
 def call_part(identity: str | None, arguments: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The picture of a call: `llmstream --trace out.html` and TimelineObserver."""
+"""The picture of a call: `llmstream --timeline out.html` and TimelineObserver."""
 
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def command(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> Command:
-    """`command(base_url, *options)` runs `llmstream --trace`: the exit code, the page, and what the
-    log has said of the call's end."""
+    """`command(base_url, *options)` runs `llmstream --timeline`: the exit code, the page, and what
+    the log has of the call's end."""
     monkeypatch.setattr(cli, "_die_with", lambda *signals: None)  # these are the test runner's
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     monkeypatch.setenv("LLMSTREAM_API_KEY", KEY)
@@ -272,7 +272,7 @@ def test_a_service_that_is_not_there_is_drawn(command: Command) -> None:
 def test_it_goes_with_json_and_stats(
     server: LLMServer, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--trace beside --json and --stats changes neither, and agrees with the numbers."""
+    """--timeline beside --json and --stats changes neither, and agrees with the numbers."""
     server.script(ANSWER)
     code, page, _ = command(server.base_url, "--json", "--stats")
     out, err = capsys.readouterr()
@@ -439,7 +439,7 @@ def test_a_short_attempt_beside_long_waits_is_drawn_again() -> None:
 
 
 def test_a_wait_that_others_caused_is_drawn() -> None:
-    """A call that is held back before its first attempt shows that as `held`."""
+    """A call that is held back before its first attempt shows that as `throttled`."""
     trace = TimelineObserver()
     transport = FakeTransport(Reply.error(429, headers={"retry-after": "7"}), ANSWER)
     client = Client(
@@ -449,7 +449,7 @@ def test_a_wait_that_others_caused_is_drawn() -> None:
         client.stream(PROMPT, retry=RetryPolicy(max_attempts=1)).result()
     client.stream(PROMPT).result()
     page = Page(trace.html())
-    assert page.bars(1)[0] == "held"
+    assert page.bars(1)[0] == "throttled"
     assert (page.numbers(1)["waits between attempts"] or 0) >= 7000
 
 
