@@ -39,7 +39,8 @@ The server checks itself too: leaving its `with` block raises when one of its th
 from __future__ import annotations
 
 from .answers import Answer
-from .doubles import FakeClock, FakeTransport
+from .clocks import FakeClock
+from .doubles import FakeTransport
 from .script import Cut, Drip, Pause, Pings, Recorded, Reply, Reset, Send, Silence
 from .server import LLMServer, blackhole
 

@@ -10,20 +10,19 @@ assert 20 <= clock.monotonic() <= 25                    # and no second has pass
 
 from __future__ import annotations
 
-import contextlib
-import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from queue import Empty, SimpleQueue
 
 from .._core.request import HTTPRequest
-from .._runtime.scope import CancelScope
+from .._runtime.scope import NEVER, CancelScope
 from ..errors import ConnectionFailed, StreamInterrupted
 from .answers import api_of_path
+from .clocks import FakeClock
 from .script import (
     Cut,
     Drip,
+    EncodedReply,
     Entry,
     Headers,
     Pause,
@@ -34,79 +33,11 @@ from .script import (
     Send,
     Silence,
     Step,
-    expand,
+    encode_reply,
     pieces,
 )
 
-__all__ = ["FakeClock", "FakeTransport"]
-
-_NEVER = math.inf
-
-
-class FakeClock:
-    """Time that passes only when it is told to, or when the library waits for it.
-
-    Given to a Client, it stands in for the machine's clock and for the watchdog: whenever time
-    moves, streams whose clocks run out meanwhile are ended, in order. `slept` lists every wait
-    in seconds (backoffs, that is). Thread-safe.
-    """
-
-    def __init__(self, start: float = 1000.0, unix: float = 1_800_000_000.0) -> None:
-        self._lock = threading.RLock()  # guards what is below
-        self._now = start
-        self._offset = unix - start
-        self._scopes: dict[int, tuple[float, CancelScope]] = {}
-        self.slept: list[float] = []
-
-    @property
-    def scheduler(self) -> FakeClock:
-        """The stand-in for the watchdog: the clock itself."""
-        return self
-
-    def monotonic(self) -> float:
-        return self._now
-
-    def time(self) -> float:
-        return self._now + self._offset
-
-    def wait(self, bell: SimpleQueue[None], seconds: float | None) -> None:
-        if seconds is None:
-            # For another thread, and threads need real time; bounded, callers look again.
-            with contextlib.suppress(Empty):
-                bell.get(timeout=1.0)
-            return
-        try:
-            bell.get(block=False)  # rung already: taken, as the machine's clock does
-        except Empty:
-            self.slept.append(seconds)
-            self.advance(seconds)
-
-    def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
-        target = self._now + seconds
-        while True:
-            with self._lock:
-                at, scope = min(
-                    self._scopes.values(), key=lambda due: due[0], default=(_NEVER, None)
-                )
-                if scope is None or at > target:
-                    self._now = target
-                    return
-                self._now = max(self._now, at)
-                self.forget(scope)
-            again = scope.tick(self._now)
-            if again < _NEVER:
-                self.schedule(scope, again)
-
-    def schedule(self, scope: CancelScope, at: float) -> None:
-        with self._lock:
-            self._scopes[id(scope)] = (at, scope)
-            scope.scheduled = at
-
-    def forget(self, scope: CancelScope) -> None:
-        with self._lock:
-            self._scopes.pop(id(scope), None)
-            scope.scheduled = _NEVER
+__all__ = ["FakeTransport"]
 
 
 class FakeTransport:
@@ -128,16 +59,17 @@ class FakeTransport:
         with self._lock:
             self._replies.extend(replies)
 
-    def send(self, request: HTTPRequest, scope: CancelScope) -> _FakeExchange:
+    def send(self, request: HTTPRequest, scope: CancelScope) -> _FakeResponse:
         recorded, entry = self._record(request, scope)
         if callable(entry):
             entry = entry(recorded)
         reply = entry if isinstance(entry, Reply) else Reply(entry)
-        player = _Player(reply, api_of_path(recorded.path), scope)
+        encoded = encode_reply(reply, api_of_path(recorded.path))
+        player = _Player(reply, encoded, scope)
         player.before()
         scope.awaiting_response()
         scope.end_wait(1)
-        return _FakeExchange(reply, player, scope)
+        return _FakeResponse(reply, encoded.headers, player)
 
     def _record(self, request: HTTPRequest, scope: CancelScope) -> tuple[Recorded, Entry]:
         recorded = Recorded(
@@ -164,11 +96,11 @@ class FakeTransport:
 class _Player:
     """Plays a reply's steps as pieces of a body, moving time."""
 
-    def __init__(self, reply: Reply, api: str | None, scope: CancelScope) -> None:
+    def __init__(self, reply: Reply, encoded: EncodedReply, scope: CancelScope) -> None:
         self._reply = reply
         self._scope = scope
-        self._before = expand(reply.before, api)
-        self._pieces = self._play(expand(reply.steps, api))
+        self._before = encoded.before
+        self._pieces = self._play(encoded.steps)
 
     def before(self) -> None:
         scope = self._scope
@@ -232,26 +164,26 @@ class _Player:
         scope = self._scope
         while True:
             at = scope.timers.at
-            if at == _NEVER:
+            if at == NEVER:
                 raise AssertionError("no clock runs: this stream would hang for ever")
             self._pass(max(0.0, at - scope.clock.monotonic()))
 
 
-class _FakeExchange:
-    def __init__(self, reply: Reply, player: _Player, scope: CancelScope) -> None:
+class _FakeResponse:
+    """A reply as the library sees a response."""
+
+    def __init__(self, reply: Reply, headers: Mapping[str, str | None], player: _Player) -> None:
         self.status = reply.status
-        given = {"content-type": reply.content_type, **reply.headers}
-        self.headers: Mapping[str, str] = {
-            name.lower(): value for name, value in given.items() if value is not None
-        }
+        given: dict[str, str | None] = {"content-type": reply.content_type}
+        given.update((name.lower(), value) for name, value in headers.items())
+        self.headers = {name: value for name, value in given.items() if value is not None}
         self._player = player
-        self.finished = False
 
     def read(self) -> bytes:
         return self._player.next()
 
     def finish(self) -> None:
-        self.finished = True
+        pass
 
     def close(self) -> None:
         pass

@@ -10,14 +10,15 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from .answers import Answer, error_document
+from .answers import ENCODINGS, Answer, ErrorSpec, api_of_path, encoding
 
 __all__ = [
     "Cut",
     "Drip",
+    "EncodedReply",
     "Entry",
     "Headers",
     "Pause",
@@ -31,7 +32,7 @@ __all__ = [
     "body_length",
     "chunk",
     "chunked_pieces",
-    "expand",
+    "encode_reply",
     "needs_api",
     "pieces",
     "prompt_text",
@@ -138,8 +139,8 @@ def _check_seconds(step: str, seconds: float) -> None:
 
 
 Step = Send | Pause | Silence | Pings | Drip | Cut | Reset
-Piece = Step | bytes | Answer
-_STEPS = (Send, Pause, Silence, Pings, Drip, Cut, Reset)
+Piece = Step | bytes | Answer | ErrorSpec
+_PIECES = (Send, Pause, Silence, Pings, Drip, Cut, Reset, bytes, Answer, ErrorSpec)
 
 
 # --- replies ------------------------------------------------------------------------------------
@@ -214,25 +215,26 @@ class Reply:
         param: str | None = None,
         headers: Mapping[str, str | None] | None = None,
         request_id: str | None = None,
-        api: str = "responses",
+        api: str | None = None,
     ) -> Reply:
-        """An error in the shape of an API (OpenAI's unless `api` is "messages"): a JSON object with
-        a Content-Length.
+        """An error as an API writes it: a JSON object with a Content-Length.
 
-        `request_id` is sent in the API's own header, `x-request-id` or `request-id`. In Messages
-        the type defaults to what the status stands for. Raises `ValueError` for an unknown API.
+        `api=None` is the API of the request's path (the library's default API where the path
+        belongs to none). Each API uses its own words: in Messages, which does not have codes, the
+        type follows from `code` or from the status. `request_id` is sent in the API's own header,
+        `x-request-id` or `request-id`. Raises `ValueError` for an unknown API.
         """
-        body, identity = error_document(
-            api, status, type=type, code=code, message=message, param=param, request_id=request_id
-        )
-        return cls.json(body, status, headers={**identity, **(headers or {})})
+        if api is not None:
+            encoding(api)
+        error = ErrorSpec(status, type, code, message, param, request_id, api)
+        return cls._document(error, "application/json", status, headers)
 
     @classmethod
     def json(
         cls, obj: object, status: int = 200, *, headers: Mapping[str, str | None] | None = None
     ) -> Reply:
         """`obj` as a JSON body with a Content-Length."""
-        return cls._document(json.dumps(obj), "application/json", status, headers)
+        return cls._document(json.dumps(obj).encode(), "application/json", status, headers)
 
     @classmethod
     def html(
@@ -243,7 +245,7 @@ class Reply:
         headers: Mapping[str, str | None] | None = None,
     ) -> Reply:
         """An HTML page with a Content-Length: what a proxy puts in a service's place."""
-        return cls._document(text, "text/html; charset=utf-8", status, headers)
+        return cls._document(text.encode(), "text/html; charset=utf-8", status, headers)
 
     @classmethod
     def raw(cls, data: bytes) -> Reply:
@@ -253,13 +255,13 @@ class Reply:
     @classmethod
     def _document(
         cls,
-        text: str,
+        content: bytes | ErrorSpec,
         content_type: str,
         status: int,
         headers: Mapping[str, str | None] | None,
     ) -> Reply:
         return cls(
-            text.encode(),
+            content,
             status=status,
             headers=headers or {},
             framing="length",
@@ -268,10 +270,10 @@ class Reply:
 
 
 def _as_tuple(steps: Piece | Iterable[Piece]) -> tuple[Piece, ...]:
-    one = isinstance(steps, (*_STEPS, bytes, Answer))
+    one = isinstance(steps, _PIECES)
     listed: tuple[Any, ...] = (steps,) if one else tuple(steps)  # type: ignore[arg-type]
     for step in listed:
-        if not isinstance(step, (*_STEPS, bytes, Answer)):
+        if not isinstance(step, _PIECES):
             raise TypeError(f"{step!r} is not a step: use bytes, an Answer, Send, Pause, ...")
     return listed
 
@@ -285,17 +287,39 @@ def needs_api(reply: Reply) -> bool:
     return any(isinstance(piece, Answer) for piece in held)
 
 
-def expand(steps: Piece | Iterable[Piece], api: str | None) -> list[Step]:
-    """The steps with bytes and answers turned into `Send`s.
+class EncodedReply(NamedTuple):
+    """A reply to one request: its answers and errors are bytes of the API of the request's path.
 
-    Raises `ValueError` when there is an answer and `api` is None: nobody knows how to encode it.
+    `headers` are the reply's own, and those that an error's encoding adds.
     """
-    return [step for piece in _as_tuple(steps) for step in _expanded(piece, api)]
+
+    before: list[Step]
+    steps: list[Step]
+    headers: dict[str, str | None]
 
 
-def _expanded(piece: Piece, api: str | None) -> list[Step]:
+def encode_reply(reply: Reply, api: str | None) -> EncodedReply:
+    """The reply for a request whose path belongs to `api` (None: to none).
+
+    Raises `ValueError` when it holds an answer and `api` is None: the encoding is not known.
+    """
+    before, steps = _as_tuple(reply.before), _as_tuple(reply.steps)
+    identity: dict[str, str | None] = {}
+    for piece in steps:
+        if isinstance(piece, ErrorSpec):
+            identity.update(piece.document(api)[1])
+    return EncodedReply(
+        [step for piece in before for step in _encoded(piece, api)],
+        [step for piece in steps for step in _encoded(piece, api)],
+        {**identity, **reply.headers},
+    )
+
+
+def _encoded(piece: Piece, api: str | None) -> list[Step]:
     if isinstance(piece, bytes):
         return [Send(piece)]
+    if isinstance(piece, ErrorSpec):
+        return [Send(json.dumps(piece.document(api)[0]).encode())]
     if not isinstance(piece, Answer):
         return [piece]
     if api is None:
@@ -316,21 +340,21 @@ def _step_length(step: Step) -> int:
     return 0
 
 
-def render_head(reply: Reply, length: int | None) -> bytes:
-    """The status line and the headers; `length` is the Content-Length to claim, if any."""
+def render_head(reply: Reply, own: Mapping[str, str | None], length: int | None) -> bytes:
+    """The status line and the headers.
+
+    `own` are the reply's own headers; they override the others. `length` is the Content-Length to
+    claim, if any.
+    """
     headers: dict[str, str | None] = {"Content-Type": reply.content_type}
     headers.update(_FRAMING_HEADERS[reply.framing])
     if length is not None:
         headers["Content-Length"] = str(length)
-    replaced = {name.lower() for name in reply.headers}
+    replaced = {name.lower() for name in own}
     kept = {name: value for name, value in headers.items() if name.lower() not in replaced}
     lines = [
         f"HTTP/1.1 {reply.status} {_reason(reply.status)}",
-        *(
-            f"{name}: {value}"
-            for name, value in {**kept, **reply.headers}.items()
-            if value is not None
-        ),
+        *(f"{name}: {value}" for name, value in {**kept, **own}.items() if value is not None),
     ]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
@@ -435,9 +459,15 @@ Entry = Reply | Answer | Callable[[Recorded], Reply | Answer]
 
 
 def prompt_text(recorded: Recorded) -> str:
-    """The prompt's own text: the input when it is a string, else the last user message's text."""
+    """The prompt's own text: the prompt when it is a string, else the last user message's text.
+
+    It is looked for where the API of the request's path keeps it, then where any other registered
+    API does. "" when there is none; raises `ValueError` for a body that is not JSON.
+    """
     body = recorded.json()
-    prompt = body.get("input", body.get("messages", ""))
+    api = api_of_path(recorded.path)
+    rows = sorted(ENCODINGS.values(), key=lambda row: row.api != api)
+    prompt = next((body[row.prompt_field] for row in rows if row.prompt_field in body), "")
     if isinstance(prompt, str):
         return prompt
     users = [turn for turn in prompt if turn.get("role") == "user"]

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from .answers import Answer, api_of_path, base_path
+from .answers import Answer, api_of_path, encoding
 from .script import (
     LAST_CHUNK,
     Cut,
@@ -40,7 +40,7 @@ from .script import (
     body_length,
     chunk,
     chunked_pieces,
-    expand,
+    encode_reply,
     needs_api,
     pieces,
     prompt_text,
@@ -452,13 +452,13 @@ _PLAYERS: dict[type, Callable[[_Player, Any], _Left]] = {
 
 def _play_reply(channel: _Channel, reply: Reply, api: str | None, *, keep: bool) -> _Left:
     """The whole reply; `keep` says whether the connection may outlive it."""
-    before, steps = expand(reply.before, api), expand(reply.steps, api)
+    before, steps, headers = encode_reply(reply, api)
     left = _Player(channel, chunked=False).play((Pause(reply.delay), *before))
     if left != "open":
         return left
     actual = body_length(steps)
     length = actual if reply.length is None else reply.length
-    channel.send(render_head(reply, length if reply.framing == "length" else None))
+    channel.send(render_head(reply, headers, length if reply.framing == "length" else None))
     chunked = reply.framing == "chunked"
     left = _Player(channel, chunked=chunked).play(steps)
     if left != "open":
@@ -611,12 +611,12 @@ class LLMServer:
         return f"{self.url}/v1"
 
     def base_url_for(self, api: str) -> str:
-        """The `base_url` that clients of an API take: `url` for "messages", whose own path begins
-        with /v1, and `base_url` for "responses" and "chat".
+        """The `base_url` that clients of an API take: `url` for Messages, whose own path begins
+        with /v1, and `base_url` for Responses and Chat Completions.
 
-        Raises `ValueError` for an API that has no row in `answers.PATHS`.
+        Raises `ValueError` for an unknown API.
         """
-        return self.url + base_path(api)
+        return self.url + encoding(api).base_path
 
     def script(self, *replies: Entry) -> None:
         """Appends replies; each request takes the next, whatever its path.
@@ -774,10 +774,10 @@ class LLMServer:
             reply = _as_reply(entry, request)
         except Exception as exc:
             self._failed(exc)
-            return Reply.error(500, message="the scripted function failed"), None
+            return Reply.error(500, message="the scripted function failed"), api
         if api is None and needs_api(reply):
             message = f"no API of this test server is at {request.method} {request.path}"
-            return Reply.error(404, type="invalid_request_error", message=message), None
+            return Reply.error(404, type="invalid_request_error", message=message), api
         return reply, api
 
     # its life

@@ -45,7 +45,7 @@ from llmstream.telemetry.otel import OpenTelemetryObserver
 from llmstream.telemetry.prometheus import PrometheusObserver
 from llmstream.telemetry.timeline import TimelineObserver
 from llmstream.testing import Answer, Cut, LLMServer, Pings, Recorded, Reply, Reset, Silence
-from llmstream.testing.answers import error_document, sse_block
+from llmstream.testing.answers import ErrorSpec, sse_block
 from llmstream.testing.script import prompt_text
 
 APIS = ("responses", "messages", "chat")
@@ -84,7 +84,7 @@ def in_stream(code: str) -> bytes:
 
 def refused(api: str, status: int, **said: Any) -> Reply:
     headers = said.pop("headers", {})
-    body, identity = error_document(api, status, **{"message": SAID, **said})
+    body, identity = ErrorSpec(status, **{"message": SAID, **said}).document(api)
     return Reply.json(body, status, headers={**identity, **headers})
 
 

@@ -42,8 +42,8 @@ from llmstream.testing import (
     Reply,
     Reset,
 )
-from llmstream.testing.answers import error_document
-from llmstream.testing.answers_messages import SIGNATURE
+from llmstream.testing.answers import ErrorSpec
+from llmstream.testing.answers.messages import SIGNATURE
 
 APIS = ("responses", "messages", "chat")
 PATH = {
@@ -109,7 +109,7 @@ def sent(server: LLMServer, number: int = -1) -> Any:
 
 def http_error(api: str, status: int, *, headers: Any = None, **fields: str) -> Reply:
     """An HTTP error in the API's own shape."""
-    body, identity = error_document(api, status, **fields)
+    body, identity = ErrorSpec(status, **fields).document(api)
     return Reply.json(body, status, headers={**identity, **(headers or {})})
 
 
@@ -716,7 +716,7 @@ def test_an_error_as_the_json_of_a_200(
     server: LLMServer, ask: Ask, api: str, said: dict[str, str], name: str
 ) -> None:
     """Its words decide, as inside a stream."""
-    body, _ = error_document(api, 200, message="so it is", **said)
+    body, _ = ErrorSpec(200, message="so it is", **said).document(api)
     server.script(Reply.json(body))
     error = failure(ask(retry=ONCE).stream("Hi"))
     assert type(error).__name__ == name

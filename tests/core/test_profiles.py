@@ -28,7 +28,7 @@ from llmstream.testing import (
     Reply,
     Silence,
 )
-from llmstream.testing.answers import ENCODERS, PATHS
+from llmstream.testing.answers import ENCODINGS, Encoding
 
 
 @pytest.fixture(autouse=True)
@@ -438,13 +438,19 @@ TOY_API = Api(
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(APIS, "toy", TOY_API)
-    monkeypatch.setitem(PATHS, "/toy", "toy")
 
     def encode(answer: Answer) -> list[Any]:
         said = [(None, {"say": delta}) for delta in answer.text_deltas]
         return [*said, (None, {"tick": 1}), (None, {"end": answer.finish})]
 
-    monkeypatch.setitem(ENCODERS, "toy", encode)
+    row = Encoding(
+        api="toy",
+        path="/toy",
+        base_path=TOY_API.base_path,
+        prompt_field=TOY_API.prompt_fields[0],
+        encode=encode,
+    )
+    monkeypatch.setitem(ENCODINGS, "toy", row)
 
 
 @pytest.mark.usefixtures("toy")

@@ -3,7 +3,9 @@ test_testing_server), and that the library reads of it what the answer says, ove
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,23 @@ from corpus import is_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmstream import Result
+from llmstream import AuthenticationError, Client, Result
 from llmstream._core.dialects import APIS as ROWS
 from llmstream._core.session import Session
 from llmstream._core.tool_calls import partition_calls
-from llmstream.testing import Answer, LLMServer
+from llmstream.testing import Answer, FakeClock, FakeTransport, LLMServer, Reply
 from llmstream.testing.answers import (
-    ENCODERS,
-    ERRORS,
-    PATHS,
+    ENCODINGS,
+    Encoding,
+    ErrorSpec,
     api_of_path,
-    base_path,
-    error_document,
+    encoding,
+    register,
 )
-from llmstream.testing.answers_messages import SIGNATURE
+from llmstream.testing.answers.messages import SIGNATURE
 
 APIS = ("responses", "messages", "chat")
+PATH = {"responses": "/responses", "messages": "/v1/messages", "chat": "/chat/completions"}
 WIRE = Path(__file__).resolve().parents[3] / "shared" / "wire" / "messages_events.json"
 
 TOOLS = Answer(tool_calls=[("look", '{"at": "it"}'), ("go", "{}", "call_x")])
@@ -430,10 +433,13 @@ def test_an_answer_that_fails_fails(api: str) -> None:
 # ---- the tables, and where the APIs live -------------------------------------------------------
 
 
-def test_each_api_has_a_row_in_each_table() -> None:
-    """Encoders, paths and errors; and the library's own dialects are all covered."""
-    assert set(APIS) <= set(ENCODERS) == set(ERRORS) == set(PATHS.values())
-    assert set(APIS) <= set(ROWS)
+def test_each_api_of_the_library_is_registered() -> None:
+    """Under its own name, with the base path and the prompt's field of the library's own row."""
+    assert set(APIS) == set(ENCODINGS) == set(ROWS)
+    for api, row in ENCODINGS.items():
+        assert row.api == api
+        assert row.base_path == ROWS[api].base_path
+        assert row.prompt_field == ROWS[api].prompt_fields[0]
 
 
 @pytest.mark.parametrize(
@@ -457,7 +463,7 @@ def test_paths(target: str, api: str | None) -> None:
 @pytest.mark.parametrize(("api", "path"), [("responses", "/v1"), ("messages", ""), ("chat", "/v1")])
 def test_base_urls(server: LLMServer, api: str, path: str) -> None:
     """Each API's base_url is in its vendor's own form."""
-    assert base_path(api) == path
+    assert encoding(api).base_path == path
     assert server.base_url_for(api) == server.url + path
     assert (api == "messages") == (server.base_url_for(api) != server.base_url)
 
@@ -466,8 +472,9 @@ def test_an_unknown_api_is_refused(server: LLMServer) -> None:
     """With the known ones in the sentence."""
     for refused in (
         lambda: Answer().blocks("telepathy"),
-        lambda: base_path("telepathy"),
-        lambda: error_document("telepathy", 500),
+        lambda: encoding("telepathy"),
+        lambda: ErrorSpec(500).document("telepathy"),
+        lambda: Reply.error(500, api="telepathy"),
         lambda: server.base_url_for("telepathy"),
     ):
         with pytest.raises(ValueError, match=r"'telepathy'; there are: chat, messages, responses"):
@@ -478,8 +485,7 @@ def test_an_unknown_api_is_refused(server: LLMServer) -> None:
 def test_an_answer_is_served_at_the_apis_own_address(server: LLMServer, api: str) -> None:
     """The same scripted Answer speaks the API of the path that is asked."""
     server.script(TOOLS)
-    path = {"responses": "/responses", "messages": "/v1/messages", "chat": "/chat/completions"}
-    response = requests.post(server.base_url_for(api) + path[api], json={})
+    response = requests.post(server.base_url_for(api) + PATH[api], json={})
     assert response.content == b"".join(TOOLS.blocks(api))
     assert response.headers["content-type"] == "text/event-stream"
 
@@ -524,7 +530,7 @@ def test_http_errors_in_each_apis_shape(
     api: str, fields: dict[str, str], body: dict[str, Any], headers: dict[str, str]
 ) -> None:
     """Body and header of the request's id as the vendor sends them."""
-    assert error_document(api, 529, **fields) == (body, headers)
+    assert ErrorSpec(529, **fields).document(api) == (body, headers)
 
 
 @pytest.mark.parametrize(
@@ -545,5 +551,121 @@ def test_http_errors_in_each_apis_shape(
 )
 def test_the_type_of_a_messages_error_follows_its_status(status: int, kind: str) -> None:
     """As the reference "Errors" lists them; anything else is an api_error."""
-    body, _ = error_document("messages", status)
+    body, _ = ErrorSpec(status).document("messages")
     assert body["error"]["type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"code": "context_length_exceeded"}, "invalid_request_error"),
+        ({"code": "insufficient_quota"}, "billing_error"),
+        ({"code": "invalid_api_key"}, "authentication_error"),
+        ({"code": "model_not_found"}, "not_found_error"),
+        ({"code": "rate_limit_exceeded"}, "rate_limit_error"),
+        ({"code": "a_word_of_nobody"}, "a_word_of_nobody"),
+        ({"code": "rate_limit_exceeded", "type": "t"}, "t"),
+    ],
+)
+def test_a_code_is_put_in_the_words_of_messages(fields: dict[str, str], kind: str) -> None:
+    """The API lacks codes: one that it has a type for becomes that type; a given type wins."""
+    body, _ = ErrorSpec(400, **fields).document("messages")
+    assert body["error"] == {"type": kind, "message": "a scripted error"}
+
+
+# ---- the registry ------------------------------------------------------------------------------
+
+
+PARROT = Encoding(
+    api="parrot",
+    path="/speak",
+    base_path="/v9",
+    prompt_field="hear",
+    encode=lambda answer: [(None, {"says": answer.text})],
+)
+
+
+@pytest.fixture
+def parrot() -> Iterator[None]:
+    register(PARROT)
+    yield
+    del ENCODINGS["parrot"]
+
+
+@pytest.mark.usefixtures("parrot")
+def test_a_registered_api_is_found_by_its_name_and_its_path() -> None:
+    """And an answer can be encoded for it."""
+    assert encoding("parrot") is PARROT
+    assert api_of_path("/v9/speak?loud=1") == "parrot"
+    assert Answer("Hi").blocks("parrot") == [b'data: {"says":"Hi"}\n\n']
+
+
+@pytest.mark.usefixtures("parrot")
+def test_an_api_without_a_form_of_its_own_has_the_common_one() -> None:
+    """Errors as most services write them, and a comment as a ping."""
+    error = ErrorSpec(503, code="hoarse", request_id="req_1")
+    assert error.document("parrot") == error.document("chat")
+    assert PARROT.ping == b": ping\n\n"
+
+
+@pytest.mark.usefixtures("parrot")
+def test_a_name_is_registered_once() -> None:
+    """A second row of the same name is a mistake, and does not replace the first."""
+    with pytest.raises(ValueError, match="'parrot' is registered already"):
+        register(dataclasses.replace(PARROT, path="/shout"))
+    assert encoding("parrot") is PARROT
+
+
+def test_an_api_that_is_not_registered_is_not_known() -> None:
+    """The fixture above leaves nothing behind."""
+    with pytest.raises(ValueError, match="no encoder for the API 'parrot'"):
+        encoding("parrot")
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_ping_carries_nothing(api: str) -> None:
+    """In the middle of a stream it changes neither the answer nor its end."""
+    blocks = EVERYTHING.blocks(api)
+    session = Session(ROWS[api].load())
+    session.receive(b"".join([*blocks[:5], encoding(api).ping, *blocks[5:]]))
+    session.receive_eof()
+    assert (session.complete, session.error) == (True, None)
+    assert session.state.text == session_of(EVERYTHING, api).state.text
+
+
+# ---- the API of an error -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_an_error_takes_the_api_of_the_requests_path(server: LLMServer, api: str) -> None:
+    """Body and header, without the script naming the API."""
+    error = ErrorSpec(429, code="rate_limit_exceeded", message="slowly", request_id="req_7")
+    server.script(
+        Reply.error(429, code="rate_limit_exceeded", message="slowly", request_id="req_7")
+    )
+    response = requests.post(server.url + encoding(api).base_path + PATH[api], json={})
+    body, identity = error.document(api)
+    assert (response.status_code, response.json()) == (429, body)
+    assert identity.items() <= response.headers.items()
+
+
+def test_an_error_that_names_its_api_keeps_it(server: LLMServer) -> None:
+    """Whatever the path."""
+    server.script(Reply.error(529, api="messages"))
+    body = requests.post(server.base_url + "/responses", json={}).json()
+    assert body["error"] == {"type": "overloaded_error", "message": "a scripted error"}
+
+
+def test_an_error_on_a_path_of_no_api(server: LLMServer) -> None:
+    """It has the common form."""
+    server.script(Reply.error(404, code="nothing_here"))
+    assert requests.get(server.url + "/elsewhere").json()["error"]["code"] == "nothing_here"
+
+
+def test_the_double_writes_errors_as_the_server_does() -> None:
+    """The type that Messages derives from the status arrives in the library's error."""
+    transport = FakeTransport(Reply.error(401, request_id="req_9"))
+    client = Client("messages", base_url="http://test", transport=transport, clock=FakeClock())
+    with pytest.raises(AuthenticationError) as caught:
+        client.stream("Hi").result()
+    assert (caught.value.type, caught.value.request_id) == ("authentication_error", "req_9")

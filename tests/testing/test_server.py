@@ -38,7 +38,7 @@ from llmstream.testing import (
 )
 from llmstream.testing import server as server_module
 from llmstream.testing import tls as tls_module
-from llmstream.testing.answers import ENCODERS, PATHS, api_of_path, sse_block
+from llmstream.testing.answers import ENCODINGS, Encoding, api_of_path, sse_block
 from llmstream.testing.plugin import llm_server, llm_server_tls  # noqa: F401 (used as fixtures)
 from llmstream.testing.script import Entry, Piece, chunk, chunked_pieces, pieces
 
@@ -1375,16 +1375,24 @@ def test_an_answer_always_gives_the_same_bytes() -> None:
     assert make() == make()
 
 
-def test_the_tables_of_apis(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new API is a row in each table, and is then served on its path."""
-    monkeypatch.setitem(PATHS, "/parrot/speak", "parrot")
-    monkeypatch.setitem(
-        ENCODERS, "parrot", lambda answer: [(None, {"says": answer.text}), (None, "[DONE]")]
+def test_an_api_is_a_row(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new API is a row of the registry, and is then served on its path."""
+    parrot = Encoding(
+        api="parrot",
+        path="/parrot/speak",
+        base_path="",
+        prompt_field="hear",
+        encode=lambda answer: [(None, {"says": answer.text}), (None, "[DONE]")],
     )
+    monkeypatch.setitem(ENCODINGS, parrot.api, parrot)
     assert requests.post(server.url + "/parrot/speak?loud").text == (
         'data: {"says":"Hello, world!"}\n\ndata: [DONE]\n\n'
     )
-    assert set(PATHS.values()) <= set(ENCODERS)
+    assert server.base_url_for("parrot") == server.url
+    server.script(Reply.error(503, code="hoarse"))
+    assert requests.post(server.url + "/parrot/speak").json()["error"]["code"] == "hoarse"
+    server.script(LLMServer.echo)
+    assert '"says":"Hi"' in requests.post(server.url + "/parrot/speak", json={"hear": "Hi"}).text
 
 
 def test_paths_and_apis() -> None:
@@ -1426,12 +1434,21 @@ def module_level_imports(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["server", "script", "answers", "tls"])
-def test_the_bench_needs_only_the_standard_library(name: str) -> None:
+@pytest.mark.parametrize("name", ["server", "script", "tls"])
+def test_the_server_needs_only_the_standard_library(name: str) -> None:
     """It is free of the library it tests, and of everything installed."""
     roots = {module.partition(".")[0] for module in module_level_imports(PACKAGE / f"{name}.py")}
     assert roots <= set(sys.stdlib_module_names)
     assert "from .." not in (PACKAGE / f"{name}.py").read_text()
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.glob("answers/*.py")), ids=lambda f: f.stem)
+def test_the_encoders_know_only_the_librarys_table_of_apis(file: Path) -> None:
+    """The bytes of an answer do not come from the library that reads them."""
+    roots = {module.partition(".")[0] for module in module_level_imports(file)}
+    assert roots <= set(sys.stdlib_module_names)
+    outside = [line for line in file.read_text().splitlines() if line.startswith("from ..")]
+    assert all(line.startswith("from ..._core.dialects import ") for line in outside)
 
 
 def test_the_plugin_imports_nothing_heavy() -> None:

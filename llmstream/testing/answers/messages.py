@@ -1,18 +1,17 @@
 """An `Answer` as the Anthropic Messages API streams it.
 
-Source: the API reference "Streaming Messages", and recordings of the live service. Pure functions:
-the same answer gives the same events.
+Source: the API reference "Streaming Messages", and recordings of the live service.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from .answers import Answer, Event, ToolCallSpec
+from ..._core.dialects import APIS
+from .base import Answer, Encoding, ErrorSpec, Event, ToolCallSpec, register, sse_block
 
-__all__ = ["SIGNATURE", "encode_messages", "messages_error"]
+__all__ = ["SIGNATURE", "encode_messages"]
 
 SIGNATURE = "c2lnbmVkIGJ5IHRoZSB0ZXN0IGJlbmNo"  # of every thinking block
 
@@ -24,7 +23,7 @@ _STOP_REASONS = {
     "content_filter": "refusal",
 }
 # HTTP status -> the type of the error, by the API reference "Errors"
-_ERROR_TYPES = {
+_TYPES_BY_STATUS = {
     400: "invalid_request_error",
     401: "authentication_error",
     402: "billing_error",
@@ -34,6 +33,14 @@ _ERROR_TYPES = {
     429: "rate_limit_error",
     504: "timeout_error",
     529: "overloaded_error",
+}
+# a code of OpenAI's -> the type that means the same here
+_TYPES_BY_CODE = {
+    "context_length_exceeded": "invalid_request_error",
+    "insufficient_quota": "billing_error",
+    "invalid_api_key": "authentication_error",
+    "model_not_found": "not_found_error",
+    "rate_limit_exceeded": "rate_limit_error",
 }
 
 
@@ -160,24 +167,30 @@ def _error(said: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "error", "error": error, "request_id": "req_test"}
 
 
-def messages_error(
-    status: int,
-    *,
-    type: str | None = None,
-    code: str | None = None,
-    message: str = "a scripted error",
-    param: str | None = None,
-    request_id: str | None = None,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The JSON body of an HTTP error, and the header that carries the request's id.
+def _error_document(error: ErrorSpec) -> tuple[dict[str, Any], dict[str, str]]:
+    """Messages does not have codes or params: the type says it all.
 
-    `type` defaults to what the API says for the status. `code` (in the type's place) and `param`
-    have no field of their own here: the latter is left out.
+    Without a type it follows from the code, in this API's own word where it has one, and without
+    either from the status.
     """
-    kind = type or code or _ERROR_TYPES.get(status) or "api_error"
+    code = None if error.code is None else _TYPES_BY_CODE.get(error.code, error.code)
+    kind = error.type or code or _TYPES_BY_STATUS.get(error.status, "api_error")
     body = {
         "type": "error",
-        "error": {"type": kind, "message": message},
-        "request_id": request_id,
+        "error": {"type": kind, "message": error.message},
+        "request_id": error.request_id,
     }
-    return body, {} if request_id is None else {"request-id": request_id}
+    return body, {} if error.request_id is None else {"request-id": error.request_id}
+
+
+register(
+    Encoding(
+        api="messages",
+        path="/v1/messages",
+        base_path=APIS["messages"].base_path,
+        prompt_field="messages",
+        encode=encode_messages,
+        error_document=_error_document,
+        ping=sse_block("ping", {"type": "ping"}),
+    )
+)

@@ -1,17 +1,16 @@
 """An `Answer` as the Chat Completions API streams it.
 
-Source: the API reference "Chat completion chunk", and recordings of the live service; thinking as
-DeepSeek and many others send it, since OpenAI's own service shows none. Pure functions: the same
-answer gives the same events.
+Source: the API reference "Chat completion chunk", and recordings of the live service. Thinking is
+sent as DeepSeek and many others send it, because OpenAI's own service does not show it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .answers import Answer, Event, ToolCallSpec
+from ..._core.dialects import APIS
+from .base import Answer, Encoding, Event, ToolCallSpec, register
 
 __all__ = ["encode_chat"]
 
@@ -111,3 +110,14 @@ def _usage(answer: Answer) -> dict[str, Any]:
 def _error(said: Mapping[str, Any]) -> dict[str, Any]:
     fields = {"message": "a scripted error", "type": None, "param": None, "code": None, **said}
     return {"error": fields}
+
+
+register(
+    Encoding(
+        api="chat",
+        path="/chat/completions",
+        base_path=APIS["chat"].base_path,
+        prompt_field="messages",
+        encode=encode_chat,
+    )
+)
