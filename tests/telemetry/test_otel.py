@@ -723,7 +723,7 @@ def test_bounded_series(telemetry: Telemetry) -> None:
     models = {point.attributes["gen_ai.request.model"] for point in points}
     assert len(points) == len(models) <= 201
     assert {"model-0", "_OTHER"} <= models
-    assert len(observer._series) <= 200
+    assert len(observer._instruments._series) <= 200
 
 
 class OldMeter(NoOpMeter):
