@@ -1,32 +1,34 @@
-"""Every way a call can end badly.
+"""Every way a call can fail.
 
     LLMStreamError
-    ├─ ConfigurationError          the caller's mistake, before anything is sent
-    ├─ ServiceError                the service said no, by HTTP status or inside the stream
+    ├─ ConfigurationError          the caller's mistake, found before anything is sent
+    ├─ ServiceError                the service refused or failed, by HTTP status or in the stream
     │  ├─ InvalidRequestError      400, 404, 413, 422, other 4xx, 3xx
     │  ├─ AuthenticationError      401
     │  ├─ PermissionDeniedError    403
     │  ├─ RateLimitError           429
     │  ├─ QuotaExceededError       429 with a quota code, 402
     │  ├─ OverloadedError          503, 529, overloaded_error
-    │  └─ ServerError              other 5xx; 408, 409, 425; what an in-stream error leaves open
-    ├─ StreamTimeout               a clock ran out (also TimeoutError)
+    │  └─ ServerError              other 5xx; 408, 409, 425; an in-stream error of no known code
+    ├─ StreamTimeout               a clock ran out (also a TimeoutError)
     │  ├─ ConnectTimeout           no connection in time
-    │  ├─ FirstTokenTimeout        connected and asked, but no content in time
-    │  ├─ IdleTimeout              content came, then no progress for too long
+    │  ├─ FirstTokenTimeout        the connection stands, but no content arrived in time
+    │  ├─ IdleTimeout              content had arrived, then no progress for too long
     │  ├─ SilenceTimeout           not one byte for too long
     │  └─ DeadlineExceeded         the total clock: the call's hard deadline
-    ├─ ConnectionFailed            none, or lost before any response byte (also ConnectionError)
-    ├─ StreamInterrupted           the response was cut short (also ConnectionError)
-    ├─ StreamTruncated             the body ended cleanly, the answer did not
-    ├─ ProtocolError               what came is not the protocol
-    │  ├─ NotAStreamError          a 200 that is no stream
+    ├─ ConnectionFailed            no connection, or lost before any byte of the response
+    │                              (also a ConnectionError)
+    ├─ StreamInterrupted           the response was cut off (also a ConnectionError)
+    ├─ StreamTruncated             the body ended cleanly, but the answer did not
+    ├─ ProtocolError               the response does not follow the protocol
+    │  ├─ NotAStreamError          a success status without an event stream
     │  ├─ EventTooLarge            an event larger than `max_event_bytes`
-    │  └─ LoopDetected             `max_identical_chunks` of the same text in a row
-    └─ Cancelled                   by cancel()
+    │  └─ LoopDetected             the same chunk `max_identical_chunks` times in a row
+    └─ Cancelled                   the call was cancelled or closed before its end
 
-No other exception leaves the library for what happens on the network. All of these pickle. No
-message or attribute holds a key, a header's value or the prompt.
+Whatever happens on the network, the library raises one of these errors and nothing else. All of
+them pickle. No message and no attribute contains a key, a request header's value or the prompt.
+The attributes that all of them have are documented at `LLMStreamError`.
 """
 
 from __future__ import annotations
@@ -64,14 +66,15 @@ __all__ = [
 
 
 class ConfigurationError(LLMStreamError):
-    """The call cannot be made as it was asked for; nothing was sent."""
+    """The arguments or the settings cannot work. Nothing was sent."""
 
 
 class ServiceError(LLMStreamError):
-    """The service refused or failed.
+    """The service refused the request, or failed.
 
-    `status` is the HTTP status (None for an error inside a 200 stream), `code`, `type` and
-    `param` are the service's own words, `retry_after` the wait in seconds it asked for.
+    `status` is the HTTP status, or None for an error inside a stream. `code`, `type` and `param`
+    are what the service's error contains under these names, or None. `retry_after` is the wait in
+    seconds that the service asks for, or None.
     """
 
     def __init__(
@@ -91,46 +94,46 @@ class ServiceError(LLMStreamError):
         self.type = type
         self.param = param
         self.retry_after = retry_after
-        if retryable is not None:  # the server's own x-should-retry
+        if retryable is not None:  # the response's x-should-retry header
             self.retryable = retryable
 
 
 class InvalidRequestError(ServiceError):
-    """The request itself is wrong: asking again gives the same answer."""
+    """The request itself is wrong. The same request fails again, so it is not retried."""
 
 
 class AuthenticationError(ServiceError):
-    """The key is missing, wrong or expired."""
+    """The key is missing, wrong or expired. Not retried."""
 
 
 class PermissionDeniedError(ServiceError):
-    """The key is valid but not allowed to do this."""
+    """The key is valid, but it does not permit this request. Not retried."""
 
 
 class RateLimitError(ServiceError):
-    """Too many requests for now."""
+    """Too many requests at the moment. Retried, after the wait in `retry_after` if there is one."""
 
     retryable = True
 
 
 class QuotaExceededError(ServiceError):
-    """The account's money or quota is used up: waiting does not help, so it is never retried."""
+    """The account's credit or quota is used up. Waiting does not help, so it is never retried."""
 
 
 class OverloadedError(ServiceError):
-    """The service has no capacity at the moment."""
+    """The service has no capacity at the moment. Retried."""
 
     retryable = True
 
 
 class ServerError(ServiceError):
-    """The service failed."""
+    """The service failed. Retried."""
 
     retryable = True
 
 
 class StreamTimeout(LLMStreamError, TimeoutError):
-    """A clock ran out. `clock` names it, `seconds` is its setting."""
+    """A clock ran out. `clock` is its name in `Timeouts`, `seconds` is its setting."""
 
     clock: ClassVar[str] = ""
 
@@ -140,44 +143,45 @@ class StreamTimeout(LLMStreamError, TimeoutError):
 
 
 class ConnectTimeout(StreamTimeout):
-    """DNS, TCP and TLS together took longer than the connect clock."""
+    """DNS, TCP and TLS together took longer than the connect clock allows. Retried."""
 
     clock = "connect"
     retryable = True
 
 
 class FirstTokenTimeout(StreamTimeout):
-    """No content within the first-token clock. Not retried by default: the service may have
-    worked, and would bill, twice."""
+    """No content arrived within the first-token clock. Not retried by default, because the service
+    may have worked on the request and would bill it twice (`RetryPolicy.retry_first_token`)."""
 
     clock = "first_token"
 
 
 class IdleTimeout(StreamTimeout):
-    """No progress within the idle clock, though the answer had begun."""
+    """The answer had begun, but no progress was made within the idle clock."""
 
     clock = "idle"
     retryable = True
 
 
 class SilenceTimeout(StreamTimeout):
-    """Not one byte, not even a ping, within the silence clock."""
+    """The response had begun, but not one byte, not even a ping, arrived within the silence
+    clock."""
 
     clock = "silence"
     retryable = True
 
 
 class DeadlineExceeded(StreamTimeout):
-    """The call's total clock ran out, retries and waits included."""
+    """The call's total clock ran out. It includes all retries and waits."""
 
     clock = "total"
 
 
 class ConnectionFailed(LLMStreamError, ConnectionError):
-    """No connection, or one lost before any byte of the response.
+    """No connection, or one that was lost before any byte of the response arrived. Retried.
 
-    `reused` tells that the connection had served an earlier call: such a one may just have gone
-    stale, and the request is resent once, free.
+    `reused` is true if the connection had served an earlier request. The server may have closed it
+    while it was idle, so such a request is resent once; the resend does not count as a retry.
     """
 
     retryable = True
@@ -188,31 +192,32 @@ class ConnectionFailed(LLMStreamError, ConnectionError):
 
 
 class StreamInterrupted(LLMStreamError, ConnectionError):
-    """The response was cut: a reset, or an end of file before its declared end."""
+    """The response was cut off: by a reset, or by an end of file before its declared end."""
 
     retryable = True
 
 
 class StreamTruncated(LLMStreamError):
-    """The body ended as HTTP should, but the answer's terminal event never came."""
+    """The body ended as HTTP requires, but the answer's terminal event did not arrive."""
 
     retryable = True
 
 
 class NotAStreamError(ProtocolError):
-    """A success status with a body that is no event stream: a proxy's page, or some other JSON."""
+    """The status is a success, but the body is not an event stream: for example a proxy's page."""
 
 
 class EventTooLarge(ProtocolError):
-    """One event, or a line without end, outgrew `max_event_bytes`."""
+    """One event, or one line, is larger than `max_event_bytes`."""
 
 
 class LoopDetected(ProtocolError):
-    """The model said the same chunk `max_identical_chunks` times in a row: it is in a loop."""
+    """The same chunk was received `max_identical_chunks` times in a row: the model is in a loop."""
 
 
 class Cancelled(LLMStreamError):
-    """The call was cancelled. `reason` is what `cancel(reason)` was given."""
+    """The call was cancelled, or closed before its end. `reason` is the argument of
+    `cancel(reason)`, or None."""
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)

@@ -1,6 +1,7 @@
-"""What a call leaves behind: the result, its parts, and the history of its attempts.
+"""What a call returns: the result, its parts and its attempts; and the roots of the error tree.
 
-Everything here is an immutable value: safe to read from any thread, to compare and to pickle.
+The values are immutable: any thread may read, compare and pickle them. This file imports nothing
+else of the package.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Chunk(Struct, frozen=True, gc=False):
     """One piece of the answer, as `Stream.chunks()` yields it.
 
     `type` is "text", "thinking", "refusal", "tool_call" (a piece of a call's arguments) or
-    "restart" (the answer begins anew; `text` is empty). `index` is the position of the output
-    item it belongs to, from 0.
+    "restart" (the answer begins anew; `text` is empty). `index` is the position of the output item
+    that the piece belongs to, from 0; in Chat Completions it is the index of the choice.
     """
 
     type: str
@@ -42,12 +43,13 @@ class Chunk(Struct, frozen=True, gc=False):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens as the service reported them: the last non-null value per field, never a sum of
-    deltas and never counted from chunks. None where the service said nothing.
+    """Tokens as the service reported them: the last value per field that is not null. Values are
+    never summed over events and never counted from chunks. None where nothing was reported.
 
-    `cached_tokens` (read from a cache) and `cache_write_tokens` are part of `input_tokens`, but in
-    Messages come beside them; `reasoning_tokens` are part of `output_tokens`, but at some services
-    (xAI) come beside them. `total_tokens` is the sum of the two where only the parts were reported.
+    `cached_tokens` (read from a cache) and `cache_write_tokens` are included in `input_tokens`; in
+    Messages they are counted in addition to it. `reasoning_tokens` are included in `output_tokens`;
+    some services (xAI) count them in addition to it. `total_tokens` is input plus output where only
+    these were reported.
     """
 
     input_tokens: int | None = None
@@ -59,7 +61,7 @@ class Usage(Struct, frozen=True, gc=False):
 
 
 def total_usage(usages: Iterable[Usage]) -> Usage:
-    """The sum per field of what is known; None where nothing is."""
+    """The sum per field, over the usages that have a value; None where none of them has one."""
     known = tuple(usages)
     sums = {}
     for name in Usage.__struct_fields__:
@@ -69,9 +71,9 @@ def total_usage(usages: Iterable[Usage]) -> Usage:
 
 
 class ToolCall(Struct, frozen=True):
-    """A call that the model asks the caller to run.
+    """A tool call that the model asks the caller to run.
 
-    `id` is what the tool's output has to quote; `arguments` is the raw text: JSON for a function
+    `id` is the id that the tool's output has to refer to. `arguments` is text: JSON for a function
     call, free text for a custom call (`custom=True`).
     """
 
@@ -83,8 +85,8 @@ class ToolCall(Struct, frozen=True):
     def parsed(self) -> Any:
         """The decoded arguments; for a custom call the free text itself.
 
-        Raises ProtocolError where the arguments are not JSON, which only a call out of
-        `Result.incomplete_tool_calls` can be.
+        Raises ProtocolError if the arguments are not JSON. That can only be a call from
+        `Result.incomplete_tool_calls`.
         """
         if self.custom:
             return self.arguments
@@ -92,25 +94,36 @@ class ToolCall(Struct, frozen=True):
             return msgspec.json.decode(self.arguments)
         except (msgspec.DecodeError, UnicodeError) as exc:
             raise ProtocolError(
-                f"the arguments of the call of {self.name!r} are not JSON: the answer was cut "
-                "inside them, do not run it"
+                f"the arguments of the call of {self.name!r} are not JSON: the answer was cut off "
+                "inside them; do not run the call"
             ) from exc
 
 
 class Attempt(Struct, frozen=True):
-    """One request that was sent, or tried.
+    """One request that was sent, or that could not be sent. Times are in milliseconds.
 
-    `number` counts from 1; all times are milliseconds, `started_ms` since the start of the call.
-    `phase` is where it ended: "connect", "tls", "send", "headers", "first_token", "body" or "done".
-    `error` is what ended it, None for the one that succeeded; `error.partial` has what an attempt
-    that was given up had brought. `delay_ms` is the wait that followed before the next attempt (0.0
-    for the last), `throttled_ms` the wait before it, because the service had asked all callers of
-    this host and key to wait. `usage` is what the service reported for this attempt, `status` its
-    HTTP status. `resent` marks a request that went out again at no cost because a reused connection
-    had gone stale. `bytes` counts the headers and body received, `chunks` the events with content.
-    `longest_gap_ms` is the longest wait for the network between two arrivals of content (None for
-    fewer than two), without the time that the caller's loop took. `service_tier` is the one that
-    the service says it used ("default", "priority", ...), where it says so.
+    Args:
+        number: the attempt's number, from 1.
+        started_ms: when it began, since the start of the call.
+        phase: where it ended: "connect", "tls", "send", "headers", "first_token", "body", "poll"
+            or "done".
+        error: the error that ended it, None for the one that succeeded. `error.partial` is what
+            had arrived when an attempt with content failed.
+        delay_ms: the wait after it and before the next attempt, 0.0 for the last one.
+        usage: what the service reported for this attempt.
+        status: the HTTP status of the response, None if there was no response.
+        request_id: the service's own id of the request.
+        resent: whether the request was sent again free of charge after this attempt, because a
+            reused connection had been closed by the server.
+        first_token_ms: the time to its first content, None without content.
+        duration_ms: from its begin to its end.
+        bytes: the bytes received, headers and body.
+        throttled_ms: the wait before it, because the service had asked all callers with this host
+            and key to wait.
+        chunks: the number of events with content.
+        longest_gap_ms: the longest wait for the network between two arrivals of content, None for
+            fewer than two. The time that the caller's loop took is not counted.
+        service_tier: the tier that the service reports ("default", "priority", ...), or None.
     """
 
     number: int
@@ -132,8 +145,9 @@ class Attempt(Struct, frozen=True):
 
 
 class Timings(Struct, frozen=True):
-    """Milliseconds since the start of the call. `first_token_ms` is the first content of all (None
-    while none came); `attempts` says when each attempt began.
+    """Milliseconds since the start of the call. `first_token_ms` is the first content of all
+    attempts, None without content; `total_ms` is the end of the call, or now while it runs;
+    `attempts` has the begin of each attempt.
     """
 
     first_token_ms: float | None = None
@@ -142,14 +156,18 @@ class Timings(Struct, frozen=True):
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """What a call has cost by a price list.
+    """What a call cost according to a price list.
 
-    `amount` is the sum in `currency` of all attempts that have reported their usage, `input` and
-    `output` are its parts for tokens (a fee per request is only in the amount). `lower_bound`: an
-    attempt that may be billed was cut, or has not told its usage, so it is at least so much.
-    `provider` and `model` are the list's names. `as_of` is the day whose price was taken, `since`
-    the day from which the list has that price (None where it does not say); `source` is the list
-    with its version, `url` the vendor's page that it names.
+    Args:
+        amount: the sum, in `currency`, over all attempts with a reported usage.
+        input, output: the parts of it for tokens. A fee per request is only in `amount`.
+        provider, model: their names in the price list.
+        as_of: the day whose price was used.
+        source: the price list and its version.
+        since: the day from which the list has that price, or None where the list has no such day.
+        url: the vendor's page that the list names.
+        lower_bound: whether the call may have cost more, because an attempt that may be billed was
+            cut off, or its usage was not reported.
     """
 
     amount: Decimal
@@ -166,7 +184,7 @@ class Cost(Struct, frozen=True, kw_only=True):
 
 
 class Service(Protocol):
-    """Who answered, in which API, and what that costs."""
+    """The service that answered: its API, its host and its prices."""
 
     @property
     def api(self) -> str: ...
@@ -178,14 +196,26 @@ class Service(Protocol):
 
 
 class Result(Struct, frozen=True):
-    """An answer, whole or, as an error's `.partial`, as far as it came.
+    """An answer: whole, or as far as it arrived (in an error's `.partial`). Immutable.
 
-    `text`, `thinking` and `refusal` are the joined deltas. `tool_calls` are safe to run: each was
-    closed by the service and parses. `incomplete_tool_calls` are not. `finish` is "stop",
-    "tool_calls", "length", "content_filter", "refusal", "pause", whatever else the service wrote,
-    or None where the answer did not end. `items` are the finished output items (or blocks) in
-    their order, as decoded JSON, with every field that came: they can be sent back as input.
-    `service` is who answered (`.api`, `.host`), None for a result that was not made by a call.
+    Args:
+        text, thinking, refusal: the joined deltas.
+        tool_calls: the calls that are safe to run: the service closed each of them, and the
+            arguments parse.
+        incomplete_tool_calls: the calls that are not safe to run.
+        finish: "stop", "tool_calls", "length", "content_filter", "refusal", "pause", any other
+            value as the service sent it, or None where the answer did not end.
+        usage: what the service reported, see `Usage`.
+        items: the finished output items (or blocks), in their order, as decoded JSON with every
+            field. They can be sent back as input.
+        model, response_id: as the service reported them.
+        request_id: the service's own id of the last request.
+        trace_id: the id of the call, sent in the header x-client-request-id.
+        attempts: all requests of the call.
+        timings: see `Timings`.
+        turn: what `to_messages()` returns.
+        service: the service that answered (`.api`, `.host`), None for a result that was not made
+            by a call.
     """
 
     text: str = ""
@@ -206,35 +236,35 @@ class Result(Struct, frozen=True):
     service: Service | None = None
 
     def cost(self, at: float | None = None) -> Cost | None:
-        """What all attempts of the call that have told their usage have cost, by the list prices of
-        genai-prices at the Unix time `at` (default: now): see `llmstream.Cost`. An error's
-        `.partial` has it too.
+        """The cost of all attempts with a reported usage, by the list prices of genai-prices at the
+        Unix time `at` (default: now). An error's `.partial` has it too.
 
-        None where it is not known: never a guess, see `llmstream.telemetry.cost`. Nothing is fetched. Raises
-        ConfigurationError without the extra `cost`.
+        Returns None where the price is not known, never a guess: see `llmstream.telemetry.cost`.
+        Fetches nothing. Raises ConfigurationError without the extra `cost`.
         """
         return self.service.cost(self, at) if self.service is not None else None
 
     def to_messages(self) -> list[Any]:
-        """The assistant's turn in the API's own form, to go on with the conversation:
+        """The assistant's turn in the form of the API, to go on with the conversation:
         ``client.stream([*prompt, *result.to_messages(), {"role": "user", "content": ...}])``.
 
-        Messages: one turn of blocks, signatures kept. Chat: one message. Responses: the items.
-        Half a block, and a call that cannot be answered, is left out.
+        Messages: one turn of blocks with their signatures. Chat Completions: one message.
+        Responses: the items. Unfinished blocks, and calls that are not safe to run, are left out.
         """
         return list(self.turn)
 
 
-# ---- the roots of the error tree (the rest of it is in errors.py) --------------------------------
-# Here, because a result keeps the errors of its attempts, and an error keeps the partial result.
+# ---- the roots of the error tree (the rest is in errors.py) --------------------------------------
+# Here, because a result refers to the errors of its attempts, and an error to its partial result.
 
 
 class LLMStreamError(Exception):
-    """The root of everything the library raises.
+    """The root of everything that the library raises.
 
-    `partial` is always a Result: what had arrived (empty where nothing had). `attempts` are the
-    requests made, the last one included. `retryable` says that the same call may succeed when it
-    is made again (what had already arrived would come a second time).
+    `partial` is always a Result: what had arrived, empty if nothing had. `attempts` are the
+    requests that were made, the last one included. `retryable` is true if the same call may succeed
+    when it is made again (what had already arrived would arrive a second time). `trace_id` is the
+    id of the call; `request_id` is the service's own id of the last request, or None.
     """
 
     retryable: bool = False
@@ -248,16 +278,16 @@ class LLMStreamError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence alone."""
+        """The message as text."""
         return str(self.args[0])
 
     def add(self, remark: str) -> None:
-        """Say more in the message."""
+        """Append `remark` to the message."""
         self.args = (f"{self.message}; {remark}", *self.args[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not through __init__: subclasses take more than the message. The attributes go as state,
-        # which is pickled after the object itself is known: `attempts` lead back to the error.
+        # Not through __init__: subclasses take more arguments than the message. The attributes are
+        # pickled as state, after the object itself, because `attempts` refer back to the error.
         return _new, (type(self), self.args), self.__dict__
 
 
@@ -268,4 +298,5 @@ def _new(cls: type[LLMStreamError], args: tuple[Any, ...]) -> Any:
 
 
 class ProtocolError(LLMStreamError):
-    """What came is not the protocol. Retryable only where one event of a stream was garbled."""
+    """The response does not follow the protocol. Retryable only where one event of a stream was
+    garbled."""

@@ -1,7 +1,8 @@
-"""What a caller iterates over: every event of the wire as a typed, read-only value.
+"""What `Stream.events()` yields: every event that a service sends, as a typed, read-only value.
 
-`Event` is their base, `UnknownEvent` stands for what this version does not know. The events of
-each API have a module of their own, imported when one of them is asked for.
+`Event` is their base class; `UnknownEvent` is an event of a type that this version does not know.
+Each API has a module of its own. It is imported when one of its names is first used, because the
+three modules define some sixty classes.
 """
 
 from __future__ import annotations

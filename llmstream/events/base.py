@@ -1,4 +1,5 @@
-"""What every event of every API has in common."""
+"""What the events of all APIs have in common, the two markers of the library's own, and the JSON
+decoder that all of them share. Relies on msgspec."""
 
 from __future__ import annotations
 
@@ -12,38 +13,44 @@ from ..result import Chunk
 
 __all__ = ["AnyEvent", "Continued", "Event", "Restarted", "UnknownEvent", "marker_event"]
 
-# The encoded names of fields that no service sends; "$" begins no field of any of the three APIs.
+# The encoded names of fields that no service sends: in none of the three APIs does a field's name
+# begin with "$".
 _RAW = "$raw"
 _CHUNKS = "$chunks"
 
 
 def decode_json(data: bytes) -> Any:
-    """Decoded JSON, as far as it can be had: bytes that are not UTF-8, and halves of surrogate
-    pairs (servers in JavaScript cut strings between them), come out as U+FFFD, and NaN is a
-    number. Raises ValueError, RecursionError."""
+    """Decoded JSON, leniently: bytes that are not UTF-8 and unpaired surrogates become U+FFFD, and
+    NaN is a number. (Servers in JavaScript cut strings between the two halves of a surrogate pair.)
+    Raises ValueError, RecursionError."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _mended(json.loads(data.decode("utf-8", "replace")))
+        return _without_surrogates(json.loads(data.decode("utf-8", "replace")))
 
 
-def _mended(value: Any) -> Any:
-    """`value` without halves of surrogate pairs."""
+def _without_surrogates(value: Any) -> Any:
+    """`value` with U+FFFD in place of unpaired surrogates."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_mended(inner) for inner in value]
+        return [_without_surrogates(inner) for inner in value]
     if isinstance(value, dict):
-        return {_mended(key): _mended(inner) for key, inner in value.items()}
+        return {
+            _without_surrogates(key): _without_surrogates(inner) for key, inner in value.items()
+        }
     return value
 
 
 class Event(Struct, kw_only=True, tag_field="type"):
-    """One event of the wire, typed. Every field is optional: compatible servers leave some out.
+    """One event as the service sent it, typed. Every field is optional, because compatible servers
+    leave some out.
 
-    `raw` is the event's JSON exactly as it came, so a field that is not declared here is not lost;
-    `json()` decodes it. `chunks` is what the event added
-    to the answer. Treat events as read-only: the stream's state was built from them.
+    `type` is the event's name. `raw` is its JSON exactly as it was received, so a field that is not
+    declared here is not lost; `json()` decodes it. `chunks` is what the event added to the answer.
+    `sequence_number` is the event's number where the API has one (Responses).
+
+    Treat events as read-only: the stream's state refers to them.
     """
 
     type: ClassVar[str] = ""
@@ -53,15 +60,15 @@ class Event(Struct, kw_only=True, tag_field="type"):
     raw: bytes = field(default=b"", name=_RAW)
 
     def json(self) -> Any:
-        """The whole event as decoded JSON, with every field that came."""
+        """The whole event as decoded JSON, with every field."""
         return decode_json(self.raw)
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return _repr(self)
 
 
-def _shown(event: Struct) -> str:
-    """The class and the fields that are set, without the raw JSON a second time."""
+def _repr(event: Struct) -> str:
+    """The class and the fields that are set, without `chunks` and `raw`, which repeat them."""
     fields = (
         f"{name}={value!r}"
         for name in event.__struct_fields__
@@ -71,9 +78,9 @@ def _shown(event: Struct) -> str:
 
 
 class UnknownEvent(Struct):
-    """An event of a type that this version does not know: never dropped, never another class.
+    """An event of a type that this version does not know. Such an event is never dropped.
 
-    `data` is its decoded JSON (text where it is not JSON).
+    `data` is its decoded JSON, or text where it is not JSON. For the other attributes see `Event`.
     """
 
     type: str
@@ -87,28 +94,29 @@ class UnknownEvent(Struct):
         return self.data
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return _repr(self)
 
 
 AnyEvent = Event | UnknownEvent
 
 
 class Restarted(Event, kw_only=True, tag="llmstream.restarted"):
-    """Not of the wire: the answer begins anew with request number `attempt`
-    (`on_disconnect="restart"`). What was shown of it does not count any more."""
+    """The library's own marker: the answer begins anew with request number `attempt`
+    (`on_disconnect="restart"`). What was received before no longer belongs to it."""
 
     attempt: int = 0
 
 
 class Continued(Event, kw_only=True, tag="llmstream.continued"):
-    """Not of the wire: request number `attempt` goes on where the answer was cut
-    (`on_disconnect="continue"`). The whole is not what the uncut answer would have been."""
+    """The library's own marker: request number `attempt` goes on where the answer was cut off
+    (`on_disconnect="continue"`). The whole is not the answer that the first request would have
+    had."""
 
     attempt: int = 0
 
 
 def marker_event(cls: type[Restarted] | type[Continued], attempt: int) -> Event:
-    """The mark in the stream that request number `attempt` goes on with the answer."""
+    """The event that tells the reader that request number `attempt` goes on with the answer."""
     event = cls(attempt=attempt)
     event.raw = msgspec.json.encode({"type": cls.type, "attempt": attempt})
     if cls is Restarted:
@@ -117,7 +125,8 @@ def marker_event(cls: type[Restarted] | type[Continued], attempt: int) -> Event:
 
 
 def bind_types(classes: tuple[type[Event], ...]) -> None:
-    """Give each class its wire name as `type` (msgspec keeps a tag only in the configuration)."""
+    """Set `type` of each class to its name on the wire, which msgspec keeps in the struct's
+    configuration only."""
     for cls in classes:
         cls.type = str(cls.__struct_config__.tag)
 

@@ -1,8 +1,8 @@
 """The events of the Chat Completions API and of the many servers that speak it.
 
 Source: the API reference "Chat completion chunk" (openai 3.52.0, 2026-11) and recordings of
-seventeen services. Every field is optional; what is not declared is in `Event.raw`. The end
-marker `[DONE]` is no event: it has no JSON.
+seventeen services. Every field is optional; a field that is not declared is in `Event.raw`. The end
+marker `[DONE]` is not an event, because it is not JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class ChoiceDeltaFunction(Struct, kw_only=True):
-    """A piece of a function call: the name comes once, the arguments in pieces."""
+    """A piece of a function call: the name is sent once, the arguments in pieces."""
 
     name: str | None = None
     arguments: Any = None
@@ -42,8 +42,8 @@ class ChoiceDeltaToolCall(Struct, kw_only=True):
 
 
 class ChoiceDelta(Struct, kw_only=True):
-    """What a chunk adds to one choice. `content` is text, or a list of parts (Mistral);
-    reasoning comes as `reasoning_content`, `reasoning` or `reasoning_details`."""
+    """What a chunk adds to one choice. `content` is text, or a list of parts (Mistral); reasoning
+    is in `reasoning_content`, `reasoning` or `reasoning_details`."""
 
     role: str | None = None
     content: Any = None
@@ -58,7 +58,7 @@ class ChoiceDelta(Struct, kw_only=True):
 
 
 class Choice(Struct, kw_only=True):
-    """One of the `n` answers. `message` stands in a completion that is not streamed, `error` in a
+    """One of the `n` answers. `message` is set in a completion that is not streamed, `error` in a
     choice that failed (OpenRouter), `text` in the older API of plain completions."""
 
     index: int | None = None
@@ -85,7 +85,7 @@ class ChatTokenDetails(Struct, kw_only=True):
 
 
 class ChatUsage(Struct, kw_only=True):
-    """Tokens used: on the last chunk, on every one, or behind the finish."""
+    """Tokens used: in the last chunk, in every chunk, or in a chunk after the finish."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -121,7 +121,7 @@ class ChatCompletionChunkEvent(Event, tag=False):
 
 
 class ChatErrorEvent(Event, tag=False):
-    """An error of its own: `event: error`, or the bare `error:` field of llama.cpp."""
+    """An error that is not part of a chunk: `event: error`, or the `error:` field of llama.cpp."""
 
     error: Any = None
 

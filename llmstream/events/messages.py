@@ -1,10 +1,10 @@
 """The events of the Anthropic Messages API.
 
 Source: the API reference "Streaming Messages" and the vendor's own types (anthropic 2.11.0,
-2026-11, beta included), and what the wire sends beyond them: `ping` and `error`. Every field is
+2026-11, beta included), and what the service sends beyond them: `ping` and `error`. Every field is
 optional; a field that is not declared is in `Event.raw`. One class stands for all kinds of content
-block, and one for all kinds of delta: `type` says which fields are used, so that a new kind is
-nothing unknown.
+block, and one for all kinds of delta, so that a new kind is not an unknown event: `type` says which
+fields are used.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ __all__ = [
 
 
 class ContentBlock(Struct, kw_only=True):
-    """A block of the answer: "text", "thinking", "redacted_thinking", "tool_use" (the caller's to
-    run), "server_tool_use", "mcp_tool_use", the results of server tools, "compaction", ..."""
+    """A block of the answer. `type` is "text", "thinking", "redacted_thinking", "tool_use" (the
+    caller runs it), "server_tool_use", "mcp_tool_use", the result of a server tool, "compaction",
+    ..."""
 
     type: str | None = None
     # text
     text: str | None = None
     citations: Any = None
-    # thinking; the signature is only valid once the block has stopped
+    # thinking; the signature is valid only after the block's content_block_stop
     thinking: str | None = None
     signature: str | None = None
     data: str | None = None
@@ -66,8 +67,8 @@ class ContentBlock(Struct, kw_only=True):
 
 
 class ContentBlockDelta(Struct, kw_only=True):
-    """A piece of a block: "text_delta", "thinking_delta", "input_json_delta", "signature_delta",
-    "citations_delta", "compaction_delta"."""
+    """A piece of a block. `type` is "text_delta", "thinking_delta", "input_json_delta",
+    "signature_delta", "citations_delta" or "compaction_delta"."""
 
     type: str | None = None
     text: str | None = None
@@ -87,7 +88,7 @@ class OutputTokensDetails(Struct, kw_only=True):
 
 
 class MessageUsage(Struct, kw_only=True):
-    """Tokens used so far, cumulative: the later report replaces the earlier one."""
+    """Tokens used so far, cumulative: a later report replaces an earlier one."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -104,7 +105,7 @@ class MessageUsage(Struct, kw_only=True):
 
 
 class Message(Struct, kw_only=True):
-    """The message itself, as it begins (or, from some servers, whole)."""
+    """The message itself, as it begins; some servers send it whole."""
 
     id: str | None = None
     type: str | None = None
@@ -130,7 +131,7 @@ class MessageDelta(Struct, kw_only=True):
 
 
 class MessageStartEvent(Event, tag="message_start"):
-    """The message begins. The first event of a stream; carries the input's usage."""
+    """The message begins. The first event of a stream; it has the usage of the input."""
 
     message: Message | None = None
 
@@ -143,20 +144,20 @@ class ContentBlockStartEvent(Event, tag="content_block_start"):
 
 
 class ContentBlockDeltaEvent(Event, tag="content_block_delta"):
-    """A piece of a block. Blocks may be open at the same time: `index` says which one it is."""
+    """A piece of the block `index`. Several blocks may be open at the same time."""
 
     index: int | None = None
     delta: ContentBlockDelta | None = None
 
 
 class ContentBlockStopEvent(Event, tag="content_block_stop"):
-    """A block is whole."""
+    """A block is complete."""
 
     index: int | None = None
 
 
 class MessageDeltaEvent(Event, tag="message_delta"):
-    """How the message ends, and what was used: cumulative, so it replaces, never adds."""
+    """How the message ends, and its usage: cumulative, so it replaces the earlier report."""
 
     delta: MessageDelta | None = None
     usage: MessageUsage | None = None
@@ -165,7 +166,7 @@ class MessageDeltaEvent(Event, tag="message_delta"):
 
 
 class MessageStopEvent(Event, tag="message_stop"):
-    """The answer is whole. Terminal."""
+    """The answer is complete. Terminal."""
 
 
 class PingEvent(Event, tag="ping"):

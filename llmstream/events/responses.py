@@ -1,7 +1,7 @@
 """The events of the OpenAI Responses API, grouped as its reference groups them.
 
 Source: the API reference of the streaming events (59 types, openai 3.52.0, 2026-11), and what the
-wire sends beyond it: `keepalive`, patch deltas, nested errors. Every field is optional, because
+service sends beyond it: `keepalive`, patch deltas, nested errors. Every field is optional, because
 compatible servers leave some out; a field that is not declared is in `Event.raw`.
 """
 
@@ -87,8 +87,8 @@ __all__ = [
 
 
 class ContentPart(Struct, kw_only=True):
-    """A part of a message or of a reasoning item. `type` says which fields are used:
-    "output_text" and "summary_text" and "reasoning_text" (`text`), "refusal" (`refusal`)."""
+    """A part of a message or of a reasoning item. `type` is "output_text", "summary_text" or
+    "reasoning_text" (then `text` is set), or "refusal" (then `refusal` is set)."""
 
     type: str | None = None
     text: str | None = None
@@ -100,8 +100,8 @@ class ContentPart(Struct, kw_only=True):
 class Item(Struct, kw_only=True):
     """An output item: a message, a reasoning step, a call, or a call's output.
 
-    One class for the 28 item types of the reference: `type` says which fields are used. What the
-    service sends beyond them is in the event's `raw` and in `Result.items`.
+    One class stands for the 28 item types of the reference: `type` says which fields are used.
+    Fields that are not declared here are in the event's `raw` and in `Result.items`.
     """
 
     id: str | None = None
@@ -168,7 +168,7 @@ class TokenDetails(Struct, kw_only=True):
 
 
 class ResponseUsage(Struct, kw_only=True):
-    """What the terminal event reports as used."""
+    """Tokens used, as the terminal event reports them."""
 
     input_tokens: int | None = None
     input_tokens_details: TokenDetails | None = None
@@ -178,7 +178,7 @@ class ResponseUsage(Struct, kw_only=True):
 
 
 class Response(Struct, kw_only=True):
-    """The response itself, as lifecycle events carry it. `status` is "queued", "in_progress",
+    """The response itself, as the lifecycle events contain it. `status` is "queued", "in_progress",
     "completed", "incomplete", "failed" or "cancelled"."""
 
     id: str | None = None
@@ -191,7 +191,7 @@ class Response(Struct, kw_only=True):
     incomplete_details: Any = None
     output: list[Item] | None = None
     usage: ResponseUsage | None = None
-    # what was asked for
+    # what the request had
     instructions: Any = None
     metadata: Any = None
     parallel_tool_calls: bool | None = None
@@ -216,7 +216,7 @@ class Response(Struct, kw_only=True):
     top_logprobs: int | None = None
     truncation: Any = None
     user: str | None = None
-    # what else the service tells
+    # what else the service reports
     access_programs: Any = None
     image: Any = None
     input_transformations: Any = None
@@ -234,25 +234,25 @@ class ResponseCreatedEvent(Event, tag="response.created"):
 
 
 class ResponseQueuedEvent(Event, tag="response.queued"):
-    """A background response waits for its turn."""
+    """A background response waits in the service's queue."""
 
     response: Response | None = None
 
 
 class ResponseInProgressEvent(Event, tag="response.in_progress"):
-    """The service works on it."""
+    """The service works on the response."""
 
     response: Response | None = None
 
 
 class ResponseCompletedEvent(Event, tag="response.completed"):
-    """The answer is whole. Terminal: carries the final response and its usage."""
+    """The answer is complete. Terminal; it has the final response and its usage."""
 
     response: Response | None = None
 
 
 class ResponseIncompleteEvent(Event, tag="response.incomplete"):
-    """The answer ended early, by a limit or a filter. Terminal."""
+    """A limit or a filter ended the answer early. Terminal."""
 
     response: Response | None = None
 
@@ -281,7 +281,7 @@ class ResponseOutputItemAddedEvent(Event, tag="response.output_item.added"):
 
 
 class ResponseOutputItemDoneEvent(Event, tag="response.output_item.done"):
-    """An output item is whole."""
+    """An output item is complete."""
 
     output_index: int | None = None
     item: Item | None = None
@@ -297,7 +297,7 @@ class ResponseContentPartAddedEvent(Event, tag="response.content_part.added"):
 
 
 class ResponseContentPartDoneEvent(Event, tag="response.content_part.done"):
-    """A part of a message is whole."""
+    """A part of a message is complete."""
 
     output_index: int | None = None
     item_id: str | None = None
@@ -372,7 +372,7 @@ class ResponseReasoningSummaryPartAddedEvent(Event, tag="response.reasoning_summ
 
 
 class ResponseReasoningSummaryPartDoneEvent(Event, tag="response.reasoning_summary_part.done"):
-    """A part of the reasoning summary is whole."""
+    """A part of the reasoning summary is complete."""
 
     output_index: int | None = None
     item_id: str | None = None
@@ -429,7 +429,7 @@ class ResponseFunctionCallArgumentsDeltaEvent(Event, tag="response.function_call
 
 
 class ResponseFunctionCallArgumentsDoneEvent(Event, tag="response.function_call_arguments.done"):
-    """The whole arguments; the name is in the item."""
+    """The whole arguments of a function call; its name is in the item."""
 
     output_index: int | None = None
     item_id: str | None = None
@@ -437,7 +437,7 @@ class ResponseFunctionCallArgumentsDoneEvent(Event, tag="response.function_call_
 
 
 class ResponseCustomToolCallInputDeltaEvent(Event, tag="response.custom_tool_call_input.delta"):
-    """A piece of a custom call's free text."""
+    """A piece of a custom call's input (free text)."""
 
     output_index: int | None = None
     item_id: str | None = None
@@ -521,7 +521,7 @@ class ResponseCodeInterpreterCallInterpretingEvent(
 class ResponseCodeInterpreterCallCompletedEvent(
     Event, tag="response.code_interpreter_call.completed"
 ):
-    """The code ran."""
+    """The code has run."""
 
     output_index: int | None = None
     item_id: str | None = None
@@ -567,7 +567,7 @@ class ResponseImageGenCallGeneratingEvent(Event, tag="response.image_generation_
 class ResponseImageGenCallPartialImageEvent(
     Event, tag="response.image_generation_call.partial_image"
 ):
-    """A preview of the image, base64."""
+    """A preview of the image, in base64."""
 
     output_index: int | None = None
     item_id: str | None = None
@@ -611,7 +611,7 @@ class ResponseMcpCallFailedEvent(Event, tag="response.mcp_call.failed"):
 
 
 class ResponseMcpCallArgumentsDeltaEvent(Event, tag="response.mcp_call_arguments.delta"):
-    """A piece of an MCP call's arguments; the service runs it itself."""
+    """A piece of the arguments of an MCP call, which the service itself runs."""
 
     output_index: int | None = None
     item_id: str | None = None
@@ -651,13 +651,13 @@ class ResponseMcpListToolsFailedEvent(Event, tag="response.mcp_list_tools.failed
 
 
 class ResponseAudioDeltaEvent(Event, tag="response.audio.delta"):
-    """A piece of audio, base64."""
+    """A piece of audio, in base64."""
 
     delta: str | None = None
 
 
 class ResponseAudioDoneEvent(Event, tag="response.audio.done"):
-    """The audio is whole."""
+    """The audio is complete."""
 
 
 class ResponseAudioTranscriptDeltaEvent(Event, tag="response.audio.transcript.delta"):
@@ -667,7 +667,7 @@ class ResponseAudioTranscriptDeltaEvent(Event, tag="response.audio.transcript.de
 
 
 class ResponseAudioTranscriptDoneEvent(Event, tag="response.audio.transcript.done"):
-    """The transcript is whole."""
+    """The transcript is complete."""
 
 
 # ---- Shell --------------------------------------------------------------------------------------
@@ -745,8 +745,8 @@ class ResponseApplyPatchCallOperationDiffDoneEvent(
 
 
 class ResponseErrorEvent(Event, tag="error"):
-    """An error inside the stream. The reference is flat (code, message, param), the live wire nests
-    them under `error`; both are kept as they came. A `response.failed` usually follows.
+    """An error inside the stream. In the reference `code`, `message` and `param` are fields of the
+    event; the live service nests them under `error`. A `response.failed` usually follows.
     """
 
     error: Any = None
