@@ -1097,7 +1097,7 @@ def test_four_gunicorn_workers_of_which_one_is_killed(
 
 # --- the dashboard, and a real Prometheus -------------------------------------------------------
 
-DASHBOARDS = PACKAGE / "dashboards"
+DASHBOARDS = PACKAGE / "llmstream" / "telemetry" / "dashboards"
 VARIABLES = {"$api": ".*", "$model": ".*", "$__rate_interval": "10s"}  # as "All" is
 
 
