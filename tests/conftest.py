@@ -370,6 +370,11 @@ def in_threads(count: int, work: Callable[[int], Any]) -> list[BaseException]:
 # ---- processes ---------------------------------------------------------------------------------
 
 
+# Since Python 3.12 a fork of a process with several threads is warned of: what it may break is what
+# these tests look at. (A process that forks on purpose has its output compared.)
+_FORKS = "ignore:This process:DeprecationWarning"
+
+
 def python(code: str, *args: str, **environment: str) -> subprocess.Popen[str]:
     """A Python process that runs `code`; its output is one text."""
     return subprocess.Popen(
@@ -378,7 +383,7 @@ def python(code: str, *args: str, **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=TESTS,  # -c puts it first on the path
-        env={**os.environ, "PYTHONPATH": str(PACKAGE), **environment},
+        env={**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONWARNINGS": _FORKS, **environment},
     )
 
 

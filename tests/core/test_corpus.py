@@ -257,7 +257,8 @@ def test_a_delta_like_the_last_needs_no_rules(monkeypatch: pytest.MonkeyPatch) -
             assert told(session, recording.api) == told(by_rules, recording.api), recording.name
             assert session.contents == by_rules.contents
             assert wires(session) == wires(by_rules), recording.name
-    assert short > 1000
+    # Our own transcripts have few such deltas, the recordings thousands.
+    assert short > (1000 if CORPUS.is_dir() else 100), short
 
 
 def wires(session: Session) -> list[Any]:

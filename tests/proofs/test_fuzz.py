@@ -18,9 +18,9 @@ import pytest
 from fuzz import mutate, oracle, seeds
 from fuzz.oracle import Case, check
 
-from llmstream._core import state as state_module
+from llmstream._core import tool_calls
 from llmstream._core.framing import Framer
-from llmstream._core.session import Session
+from llmstream._core.session import Session, Stage
 from llmstream._core.state import State
 
 SECONDS = 35  # of fuzzing
@@ -68,7 +68,7 @@ def test_no_input_breaks_a_promise(tmp_path: Path) -> None:
 BROKEN = """
     import sys
     from fuzz import receive
-    from llmstream._core.session import Session
+    from llmstream._core.session import Session, Stage
 
     def receive_eof(self):
         self.ended = True
@@ -175,7 +175,8 @@ def _forgets_pieces(real: Callable[..., Any]) -> Callable[..., Any]:
 def _ends_early(real: Callable[..., Any]) -> Callable[..., Any]:
     def receive(self: Session, data: bytes) -> Any:
         events = real(self, data)
-        self.complete = self.complete or (self.error is None and b"stop" in data)
+        if self.stage is Stage.OPEN and b"stop" in data:
+            self.stage = Stage.COMPLETE
         return events
 
     return receive
@@ -184,7 +185,7 @@ def _ends_early(real: Callable[..., Any]) -> Callable[..., Any]:
 def _hides_failures(real: Callable[..., Any]) -> Callable[..., Any]:
     def receive_eof(self: Session) -> None:
         real(self)
-        self.complete, self.error = True, None
+        self.stage, self.error = Stage.WHOLE, None
 
     return receive_eof
 
@@ -201,7 +202,7 @@ def _foreign(real: Callable[..., Any]) -> Callable[..., Any]:
 def _both(real: Callable[..., Any]) -> Callable[..., Any]:
     def receive_eof(self: Session) -> None:
         real(self)
-        self.complete = True
+        self.stage = Stage.WHOLE
 
     return receive_eof
 
@@ -210,7 +211,7 @@ def _both(real: Callable[..., Any]) -> Callable[..., Any]:
 PLANTED: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "an exception": (Session, "receive", lambda real: _raises),
     "a lost word": (Session, "receive", _loses_a_word),
-    "a word said twice": (State, "say", _says_twice),
+    "a word said twice": (State, "emit", _says_twice),
     "no cap": (Framer, "feed", _never_lets_go),
     "half an event": (Session, "receive_eof", _half_an_event),
     "a cut line end": (Framer, "feed", _forgets_pieces),
@@ -249,12 +250,12 @@ def test_a_call_that_does_not_parse_is_found(monkeypatch: pytest.MonkeyPatch) ->
     body = b"".join(oracle_blocks()).replace(b'"arguments":"{\\"a\\": 1}"', b'"arguments":"{"')
     case = Case(body, "responses")
     check(case)
-    real = state_module.sort_calls
+    real = tool_calls.partition_calls
 
     def trusting(calls: Any, cut: bool, is_json: Any) -> Any:
         return real(calls, cut, lambda text: True)
 
-    monkeypatch.setattr(oracle, "sort_calls", trusting)
+    monkeypatch.setattr(oracle, "partition_calls", trusting)
     with pytest.raises(Exception, match="not JSON"):
         check(case)
 

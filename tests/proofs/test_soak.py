@@ -25,9 +25,10 @@ from faults import APIS, ENDING, FAULTS, TWICE, WORDS, Outcome, Plan, Service, r
 
 import llmstream
 from llmstream import Cancelled, Client, OverloadedError, Result, Stream, StreamTruncated
-from llmstream._core.session import Session
+from llmstream._core.session import Session, Stage
 from llmstream.result import Attempt
-from llmstream.stream import Pump
+from llmstream._call.call import Call
+from llmstream.telemetry import LogObserver
 from llmstream.testing import LLMServer
 from llmstream.testing.script import Recorded
 
@@ -306,9 +307,10 @@ class ForgetfulHandler(logging.Handler):
 
 @pytest.fixture
 def forgotten_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    init = LogObserver.__init__
     log = logging.Logger("llmstream")  # one that pytest does not know
     log.addHandler(ForgetfulHandler())
-    monkeypatch.setattr("llmstream.telemetry.log.logger", log)
+    monkeypatch.setattr(LogObserver, "__init__", lambda self: init(self, log))
 
 
 @pytest.fixture
@@ -362,13 +364,13 @@ def test_a_moment_of_bad_days(soak: Soak) -> None:
 def test_a_leak_of_a_kilobyte_is_found(soak: Soak, monkeypatch: pytest.MonkeyPatch) -> None:
     """One kilobyte a stream, kept for ever, is found by both measures of memory."""
     kept: list[bytearray] = []
-    real = Pump.__init__
+    real = Call.__init__
 
     def leaking(self: Any, *args: Any, **kwargs: Any) -> None:
         kept.append(bytearray(1000))
         real(self, *args, **kwargs)
 
-    monkeypatch.setattr(Pump, "__init__", leaking)
+    monkeypatch.setattr(Call, "__init__", leaking)
     found = soaked(soak, 4000, WARM_UP)
     assert len(kept) == 4000
     assert found.keys() == {"objects", "resident"}
@@ -441,9 +443,7 @@ def test_a_library_that_takes_an_end_for_success_is_found(
     """The whole soak notices: the end of a body is taken for the end of the answer."""
 
     def receive_eof(self: Session) -> None:
-        self.ended = True
-        if self.error is None:
-            self.complete = True
+        self.stage = Stage.WHOLE if self.error is None else Stage.FAILED
 
     monkeypatch.setattr(Session, "receive_eof", receive_eof)
     soak.run(0, 240)
