@@ -114,7 +114,7 @@ class Cut:
 
     With `last_chunk=True` a chunked body is ended cleanly first (in another framing this makes
     no difference), and over TLS the peer is told (close_notify). The server goes on reading, and
-    discards what it reads, until the client closes or `server.LINGER` seconds have passed, so
+    discards what it reads, until the client closes or `connection.LINGER` seconds have passed, so
     that unread input does not turn the FIN into a reset.
     """
 
@@ -126,7 +126,7 @@ class Reset:
     """Resets the connection now (RST, by SO_LINGER with 0 seconds).
 
     A reset destroys what the sender's kernel still holds. So the server first waits (on Linux,
-    at most `server.RESET_WAIT` seconds) until the peer's kernel has acknowledged every byte sent
+    at most `channel.RESET_WAIT` seconds) until the peer's kernel has acknowledged every byte sent
     before. A client on Linux then reads these bytes and the error after them; other systems may
     throw them away when the reset arrives, unless the client has read them by then. A client that
     does not read gets what fits in its socket buffer.

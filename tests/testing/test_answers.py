@@ -1,17 +1,16 @@
-"""What `Answer` becomes on the wire of Messages and Chat Completions (Responses: see
-test_testing_server), and that the library reads of it what the answer says, over each API."""
+"""What `Answer` becomes on the wire of Messages and Chat Completions, that the library reads it as
+it was meant over each API, and the registry of the APIs."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from corpus import is_json
+from corpus import WIRE, is_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +31,7 @@ from llmstream.testing.answers.messages import SIGNATURE
 
 APIS = ("responses", "messages", "chat")
 PATH = {"responses": "/responses", "messages": "/v1/messages", "chat": "/chat/completions"}
-WIRE = Path(__file__).resolve().parents[3] / "shared" / "wire" / "messages_events.json"
+FIELDS = WIRE / "messages_events.json"
 
 TOOLS = Answer(tool_calls=[("look", '{"at": "it"}'), ("go", "{}", "call_x")])
 EVERYTHING = Answer("See.", thinking="Let me.", refusal="No.", tool_calls=[("f", '{"a": 1}')])
@@ -173,9 +172,9 @@ def test_tool_calls_of_the_messages_api() -> None:
 
 def test_every_messages_event_has_the_fields_that_the_vendor_requires() -> None:
     """Checked against the table of fields from the vendor's own package."""
-    if not WIRE.exists():
-        pytest.skip(f"{WIRE} is absent")
-    table = json.loads(WIRE.read_text())
+    if not FIELDS.exists():
+        pytest.skip(f"{FIELDS} is absent")
+    table = json.loads(FIELDS.read_text())
 
     def required(row: dict[str, Any]) -> set[str]:
         return {field["name"] for field in row["fields"] if field["required"]}

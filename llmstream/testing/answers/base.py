@@ -237,7 +237,7 @@ ENCODINGS: dict[str, Encoding] = {}  # by the API's name; written by `register`
 
 
 def register(row: Encoding) -> None:
-    """Makes an API known to the test server and to the doubles.
+    """Make an API known to the test server and to the doubles.
 
     Raises `ValueError` for a name that is registered already.
     """

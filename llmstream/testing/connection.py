@@ -1,0 +1,101 @@
+"""One TCP connection of the test server, and the thread that serves it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .channel import BadRequest, Channel, Gone, read_request
+from .journal import Journal
+from .playback import ConnectionState, play_reply
+from .script import Recorded, Reply
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["THREAD_NAME", "Connection", "ReplyTo"]
+
+LINGER = 10.0  # seconds: after our FIN, for the client's
+THREAD_NAME = "llmstream-test-server"
+
+# The reply to a request, and the API in which its answers are encoded.
+ReplyTo = Callable[[Recorded], "tuple[Reply, str | None]"]
+
+
+class Connection:
+    """Serves requests in a thread of its own, until one side ends the connection.
+
+    Arguments:
+        sock: the accepted socket; the connection closes it.
+        number: its number, for the records.
+        journal: where requests, moments and failures are noted.
+        reply_to: called in the connection's thread.
+        tls: the server's TLS settings; None for plain TCP.
+        handshake: False: never answer a TLS hello.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        number: int,
+        journal: Journal,
+        reply_to: ReplyTo,
+        *,
+        tls: ssl.SSLContext | None,
+        handshake: bool,
+    ) -> None:
+        self.channel = Channel(sock, self._client_closed)
+        self._number = number
+        self._journal = journal
+        self._reply_to = reply_to
+        self._tls = tls
+        self._handshake = handshake
+        self._recorded: list[Recorded] = []  # used by this connection's thread only
+        self.thread = threading.Thread(
+            target=self._run, name=f"{THREAD_NAME}-connection-{number}", daemon=True
+        )
+
+    def _run(self) -> None:
+        try:
+            self._open()
+            while self._serve():
+                pass
+        except Gone:
+            pass
+        except Exception as exc:
+            self._journal.failed(exc)
+        finally:
+            self.channel.close()
+            self._journal.ended(self._number)
+
+    def _open(self) -> None:
+        if self._tls is None:
+            return
+        if not self._handshake:
+            self.channel.linger(None)
+        self.channel.shake_hands(self._tls)
+
+    def _serve(self) -> bool:
+        """Serve one request; whether there can be another on this connection."""
+        try:
+            request, keep = read_request(self.channel, self._number)
+        except BadRequest as exc:
+            refusal = Reply.error(exc.status, message=str(exc))
+            return self._after(play_reply(self.channel, refusal, None, keep=False))
+        self._recorded.append(request)
+        self._journal.received(request)
+        reply, api = self._reply_to(request)
+        state = play_reply(self.channel, reply, api, keep=keep)
+        self._journal.note(request, finished_at=time.monotonic())
+        return self._after(state)
+
+    def _after(self, state: ConnectionState) -> bool:
+        if state == "ended":
+            self.channel.linger(LINGER)
+        return state == "open"
+
+    def _client_closed(self) -> None:
+        self._journal.note(*self._recorded, closed_at=time.monotonic())
