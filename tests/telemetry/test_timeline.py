@@ -21,6 +21,7 @@ import pytest
 from conftest import PATIENCE
 
 from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts, cli
+from llmstream._core.phase import Phase
 from llmstream.errors import ConfigurationError, RateLimitError
 from llmstream.telemetry.records import AttemptRecord, CallRecord
 from llmstream.telemetry.timeline import TimelineObserver
@@ -151,7 +152,8 @@ def command(
 ) -> Command:
     """`command(base_url, *options)` runs `llmstream --timeline`: the exit code, the page, and what
     the log has of the call's end."""
-    monkeypatch.setattr(cli, "_die_with", lambda *signals: None)  # these are the test runner's
+    # The signals are the test runner's.
+    monkeypatch.setattr("llmstream.cli.program.die_with", lambda *signals: None)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     monkeypatch.setenv("LLMSTREAM_API_KEY", KEY)
     caplog.set_level(logging.INFO, "llmstream")
@@ -299,7 +301,7 @@ def test_an_unwritable_path_is_told_before_the_call(
     """A path that cannot be written is one sentence and exit code 1, and nothing was sent."""
     path = tmp_path / "missing" / "out.html"
     assert cli.main(["--timeline", str(path), "--base-url", server.base_url, PROMPT]) == 1
-    sentence = f"llmstream: cannot write the trace: {path}: No such file or directory\n"
+    sentence = f"llmstream: cannot write the timeline: {path}: No such file or directory\n"
     assert capsys.readouterr() == ("", sentence)
     assert not server.requests
 
@@ -317,7 +319,7 @@ def test_a_full_disk_is_told(
     server.script(ANSWER if status == 200 else Reply.error(status))
     options = ["--timeline", "/dev/full", "--base-url", server.base_url, PROMPT]
     assert cli.main(options) == exit_code
-    assert "cannot write the trace: /dev/full: No space left" in capsys.readouterr().err
+    assert "cannot write the timeline: /dev/full: No space left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", [None, "an older page"])
@@ -534,6 +536,22 @@ def test_a_hostile_name_is_only_text(model: str, tmp_path: Path) -> None:
 
 def fields(record: CallRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+def test_every_phase_has_a_colour() -> None:
+    """On a light page, on a dark one and in print; a phase that the page does not know has one
+    too."""
+    page, _, _ = play(ANSWER)
+    style = said(page.root.find(".//style"))
+    assert style.count("{") == style.count("}")
+    colours = re.findall(r":root\{([^}]*)\}", style)
+    assert len(colours) == 3
+    known = {phase.value for phase in Phase if phase is not Phase.DONE}
+    for name in (*known, "other"):
+        assert f".p-{name}{{fill:var(--{name})}}" in style
+        assert all(f"--{name}:#" in block for block in colours)
+    used = set(re.findall(r"var\(--(\w+)\)", style))
+    assert all(f"--{name}:" in block for name in used for block in colours)
 
 
 def test_the_page_stands_alone() -> None:
