@@ -71,7 +71,7 @@ def test_tokens_go_to_stdout_and_nothing_else(llm_server: LLMServer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello brave new world\n", "")
 
 
-def test_tokens_are_printed_as_they_come(llm_server: LLMServer) -> None:
+def test_tokens_are_printed_as_they_are_received(llm_server: LLMServer) -> None:
     """The first words are on stdout while the server still holds the rest back."""
     llm_server.script(Reply([*TWO_WORDS, Silence()]))
     with started("--base-url", llm_server.base_url, "hi") as process:
@@ -87,12 +87,14 @@ def test_tokens_are_printed_as_they_come(llm_server: LLMServer) -> None:
         (None, "from the pipe\n", "from the pipe"),
         ("-", "from the pipe\n", "from the pipe"),
         ("explain", "line 1\nline 2\n", "explain\n\nline 1\nline 2"),
+        (None, "check", "check"),
+        ("-", "keys\n", "keys"),
     ],
 )
 def test_the_prompt_is_the_argument_stdin_or_both(
     llm_server: LLMServer, argument: str | None, stdin: str, prompt: str
 ) -> None:
-    """Standard input is appended to the prompt, or is the prompt."""
+    """Standard input is appended to the prompt, or is the prompt, also a command's name."""
     given = [] if argument is None else [argument]
     assert run("--base-url", llm_server.base_url, *given, stdin=stdin).returncode == 0
     assert asked(llm_server)["input"] == prompt
@@ -148,7 +150,7 @@ FAILURES: dict[str, tuple[Reply, list[str], str]] = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_an_error_is_one_sentence_and_its_own_exit_code(llm_server: LLMServer, name: str) -> None:
-    """What had come stays on stdout, the error is one line on stderr, the code tells the family."""
+    """What was received stays on stdout; the error is one line on stderr and its family's code."""
     reply, options, printed = FAILURES[name]
     llm_server.script(reply)
     done = run("--base-url", llm_server.base_url, *options, "hi")
@@ -173,7 +175,7 @@ def test_exit_codes_are_distinct_and_cover_the_tree() -> None:
 def test_a_signal_ends_the_stream_at_once(
     llm_server: LLMServer, number: signal.Signals, code: int
 ) -> None:
-    """SIGINT and SIGTERM keep what came on stdout, free the connection and say nothing more."""
+    """SIGINT and SIGTERM free the connection without a word; what was received stays on stdout."""
     llm_server.script(Reply([*TWO_WORDS, Silence()]))
     with started("--base-url", llm_server.base_url, "hi") as process:
         assert process.stdout is not None
@@ -196,7 +198,7 @@ def test_a_signal_ends_a_wait_for_headers(llm_server: LLMServer) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")
-def test_a_closed_pipe_is_no_traceback(llm_server: LLMServer) -> None:
+def test_a_closed_pipe_is_not_a_traceback(llm_server: LLMServer) -> None:
     """When the reader of stdout goes away, the command ends quietly and frees the stream."""
 
     def endless(recorded: Recorded) -> Reply:
@@ -243,8 +245,8 @@ def test_output_that_cannot_be_written_is_one_sentence(llm_server: LLMServer) ->
         (["--base-url", "http://127.0.0.1:1/v1", "--max-tokens", "0", "hi"], "greater than 0"),
     ],
 )
-def test_a_mistake_is_told_with_the_way_out(arguments: list[str], says: str) -> None:
-    """Configuration errors exit with 2, in one sentence that says what to do."""
+def test_a_mistake_is_reported_with_the_way_out(arguments: list[str], says: str) -> None:
+    """Configuration errors exit with 2, in one sentence that names the way out."""
     done = run(*arguments)
     assert done.returncode == 2
     assert says in done.stderr
