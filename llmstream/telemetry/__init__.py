@@ -1,11 +1,12 @@
-"""Observers of calls: what they are told, and those that come with the library.
+"""Observers of calls: what is reported to them, and the observers of this library.
 
     from llmstream import Client
     from llmstream.telemetry import PrometheusObserver
 
     client = Client(observers=[PrometheusObserver(models=["gpt-5.4-mini"])])
 
-Importing this imports no metrics, tracing or price library: each name is loaded when it is used.
+Importing this module imports no metrics, tracing or price library: each name is imported when it is
+first used.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = [
     "current_trace_id",
 ]
 
-# A public name -> the module that has it.
+# A public name -> the module that defines it.
 _HOMES = {
     "AttemptRecord": ".records",
     "CallRecord": ".records",

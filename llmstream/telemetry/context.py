@@ -1,4 +1,4 @@
-"""The trace id of the call that runs in this context, for the caller's own log."""
+"""The trace id of the call that runs in this context, for the application's own log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ __all__ = ["ActiveCall", "TraceIdFilter", "current_trace_id"]
 
 
 class ActiveCall:
-    """A call that runs in this context. `over` is set from whatever thread ends it."""
+    """A call that runs in the context in which this object is made. Whichever thread ends the call
+    sets `over`."""
 
     __slots__ = ("over", "trace_id")
 
@@ -26,14 +27,20 @@ _active: contextvars.ContextVar[tuple[ActiveCall, ...]] = contextvars.ContextVar
 
 
 def current_trace_id() -> str | None:
-    """The trace id of the call that runs in this context (thread), the latest if there are
-    several; None outside of one. A call runs from its stream's first use until it ends."""
+    """The trace id of the call that runs in the current context (PEP 567; each thread has its own).
+
+    Of several calls it is the one that started last. Returns None outside of a call. A call runs
+    from its stream's first use until its end. Thread-safe.
+    """
     return next((call.trace_id for call in reversed(_active.get()) if not call.over), None)
 
 
 class TraceIdFilter(logging.Filter):
-    """Sets `trace_id` on log records that have none: `handler.addFilter(TraceIdFilter())` and
-    `%(trace_id)s` in its format ("-" outside of a call)."""
+    """Sets `trace_id` on log records that have none; "-" outside of a call.
+
+    Add it to a handler, `handler.addFilter(TraceIdFilter())`, and write `%(trace_id)s` in the
+    handler's format. It drops no record. Thread-safe.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not hasattr(record, "trace_id"):

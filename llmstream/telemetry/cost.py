@@ -1,22 +1,22 @@
-"""What a call has cost, by the price list of genai-prices (extra `cost`), and a limit to it.
+"""The cost of a call by the price list of genai-prices (extra `cost`), and a limit to the cost.
 
     result.cost()                         # Cost(amount=Decimal('0.001065'), ...) or None
     Client(max_cost=5)                    # refuses further calls once 5 USD are known to be spent
 
-The list comes with that package, and nothing is fetched. What it says is a price of the list: the
-service's bill knows discounts, taxes, fees of regions, and what is not counted in tokens (searches,
-tools, storage). Nothing is guessed; unknown is None:
+The list is part of that package; nothing is fetched. The cost is by list price: the service's bill
+also has discounts, taxes, regional fees, and what is not counted in tokens (searches, tools,
+storage). Nothing is guessed. The cost is None where it is not known:
 
-- no usage was reported, or not all of it that the price needs (where cached tokens have a price of
-  their own, how many there were);
-- the service, told by its host, is not in the list (a local server, a proxy of one's own), whatever
-  the model is called there; or it is, and the model that it names is not;
-- the service used a tier ("priority", "flex") for which the list has no price;
-- its sums do not add up.
+- The service reported no usage, or not all that the price needs (for example the number of cached
+  tokens, where they have a price of their own).
+- The service is not in the list. It is identified by its host: a local server or a proxy of your
+  own is unknown, whatever its models are called. Or the model that it reports is not in the list.
+- The service used a tier ("priority", "flex") for which the list has no price.
+- The reported sums contradict each other.
 
-How tokens are counted: `cached_tokens` and `cache_write_tokens` are part of `input_tokens` in
-Responses and Chat Completions, and come beside them in Messages. `reasoning_tokens` are part of
-`output_tokens`, but for services whose total shows that they come beside them (xAI, Gemini).
+How tokens are counted: in Responses and Chat Completions `cached_tokens` and `cache_write_tokens`
+are part of `input_tokens`, in Messages they are in addition to them. `reasoning_tokens` are part of
+`output_tokens`, except for services whose total shows that they are in addition (xAI, Gemini).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import threading
 from datetime import date, datetime, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -33,6 +32,7 @@ from .._core.dialects import APIS
 from .._core.phase import Phase
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.fork import renew_in_child
+from .._runtime.threads import Lock
 from ..errors import ConfigurationError
 from ..result import Attempt, Cost, Result, Usage
 from .records import CallRecord, RequestContent
@@ -43,10 +43,15 @@ logger = logging.getLogger("llmstream")
 
 
 def cost_of(api: str, host: str, result: Result, at: float | None = None) -> Cost | None:
-    """What the attempts of `result` have cost, None where that is not known.
+    """The cost of all attempts of `result` whose cost is known; None where none is.
 
-    `api` and `host` say who answered, `at` is the Unix time of the call (default: now). Raises
-    ConfigurationError without the extra `cost`.
+    Args:
+        api: "responses", "messages" or "chat".
+        host: the service that answered.
+        result: of a call, or the `.partial` of its error.
+        at: the Unix time of the call in seconds. Default: now.
+
+    Raises ConfigurationError without the extra `cost`. Thread-safe.
     """
     prices = _price_list()
     when = datetime.fromtimestamp(SYSTEM_CLOCK.time() if at is None else at, timezone.utc)
@@ -81,23 +86,23 @@ def _price_list() -> Any:
         import genai_prices
     except ImportError as exc:
         raise ConfigurationError(
-            "costs need a price list, the extra `cost`. Install it with: "
+            "the cost of a call needs a price list. Install it with: "
             'pip install "llmstream-sync[cost]"'
         ) from exc
     return genai_prices
 
 
 def _source(prices: Any, price: Any) -> str:
-    updated = price.auto_update_timestamp  # by the application itself: we never do
+    updated = price.auto_update_timestamp  # only an application updates the list, never this module
     version = f"genai-prices {prices.__version__}"
     return version if updated is None else f"{version}, updated {updated:%Y-%m-%d}"
 
 
 def _since(model: Any, when: datetime) -> date | None:
-    """The first day of the price that holds at that time, where the list has days."""
+    """The first day of the price that holds at that time; None where the list has no days."""
     if not isinstance(model.prices, list):
         return None
-    for conditional in reversed(model.prices):  # the last that holds is taken
+    for conditional in reversed(model.prices):  # genai-prices takes the last that holds
         constraint = conditional.constraint
         if constraint is None or constraint.active(when):
             since: date | None = getattr(constraint, "start_date", None)
@@ -107,7 +112,7 @@ def _since(model: Any, when: datetime) -> date | None:
 
 # ---- one attempt ---------------------------------------------------------------------------------
 
-# A price of the list, and the count without which it cannot be applied.
+# A price of the list -> the count that it needs.
 _NEEDED = {
     "input_mtok": "input_tokens",
     "output_mtok": "output_tokens",
@@ -115,16 +120,16 @@ _NEEDED = {
     "cache_write_mtok": "cache_write_tokens",
     "output_reasoning_mtok": "reasoning_tokens",
 }
-# Tiers that are billed by the standard price.
+# Tiers that are billed at the standard price.
 _STANDARD = {None, "auto", "default", "standard", "on_demand"}
-# In the list, but everyone's own models run there.
+# Providers in the list that run their customers' own models.
 _OWN_MODELS = {"modal"}
 
 
 def _price(
     prices: Any, api: str, host: str, model: str | None, attempt: Attempt, when: datetime
 ) -> Any:
-    """The list's PriceCalculation for an attempt; None where there is none."""
+    """The PriceCalculation of genai-prices for an attempt; None where there is none."""
     usage = attempt.usage
     if model is None or usage is None or None in (usage.input_tokens, usage.output_tokens):
         return None
@@ -150,7 +155,8 @@ def _price(
 
 
 def _is_at(provider: Any, host: str) -> bool:
-    """The list's patterns are beginnings: api.openai.com.example.org is not OpenAI."""
+    """Whether the provider's pattern matches the whole host. The list's patterns match a beginning,
+    and api.openai.com.example.org is not OpenAI."""
     url = f"https://{host}/"
     match = re.match(provider.api_pattern, url)
     whole = match is not None and match.end() in (len(url) - 1, len(url))
@@ -158,17 +164,18 @@ def _is_at(provider: Any, host: str) -> bool:
 
 
 def _is_countable(api: str, found: Any, usage: Usage) -> bool:
-    """Whether the list has prices, and the usage what they need."""
+    """Whether the list has prices, and the usage has the counts that they need."""
     priced = [key for key in _NEEDED if getattr(found.model_price, key, None) is not None]
     if not {"input_mtok", "output_mtok"} <= set(priced):
         return False
     if APIS[api].cached_beside and found.provider.id != APIS[api].vendor:
-        return False  # what others count in this API is not known
+        return False  # how other services count in this API is not known
     return all(getattr(usage, _NEEDED[key]) is not None for key in priced)
 
 
 def _counts(api: str, usage: Usage, price: Any) -> dict[str, int] | None:
-    """The usage in the list's terms, in which the parts are part of the whole."""
+    """The usage as genai-prices counts, where cached and reasoning tokens are part of the whole.
+    None where the reported sums contradict each other."""
     read, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
     input_tokens, output_tokens = usage.input_tokens or 0, usage.output_tokens or 0
     reasoning = usage.reasoning_tokens or 0
@@ -191,7 +198,8 @@ def _counts(api: str, usage: Usage, price: Any) -> dict[str, int] | None:
 
 
 def _may_be_billed(attempt: Attempt) -> bool:
-    """Whether the service may have begun to work: not on a refusal, or when it was not asked."""
+    """Whether the service may have begun to work: not where it refused the request, or did not
+    receive it."""
     if attempt.error is None:
         return True
     if attempt.resent or attempt.phase in (Phase.CONNECT, Phase.TLS):
@@ -200,8 +208,9 @@ def _may_be_billed(attempt: Attempt) -> bool:
 
 
 def _is_whole(price: Any, attempt: Attempt) -> bool:
-    """Whether that is all: a service that is cut short has told less than it bills, and what was
-    written to a cache costs more if it is kept for an hour, which the usage does not tell."""
+    """Whether this is the whole price. An attempt that was cut has reported less than is billed.
+    Tokens written to a cache cost more if the cache is kept for an hour, which the usage does not
+    show."""
     written = attempt.usage.cache_write_tokens if attempt.usage is not None else None
     longer = getattr(price.model_price, "cache_write_1h_mtok", None)
     return attempt.error is None and not (written and longer is not None)
@@ -211,15 +220,21 @@ def _is_whole(price: Any, attempt: Attempt) -> bool:
 
 
 class CostLimit:
-    """Adds up the known cost of a client's calls; one of its observers. Thread-safe."""
+    """Adds up the known cost of a client's calls. An observer of the client. Thread-safe, and
+    usable after a fork.
+
+    Args:
+        limit: USD (int, float, str or Decimal), greater than 0. Infinity: only add up.
+
+    Raises ConfigurationError for another limit, and without the extra `cost`. `spent` is the known
+    cost so far in USD.
+    """
 
     def __init__(self, limit: Any) -> None:
-        """`limit` in USD, greater than 0; infinite: only add up. Raises ConfigurationError for
-        anything else, and without the extra `cost`."""
         self.limit = _checked(limit)
         _price_list()
-        self._lock = threading.Lock()  # guards spent
-        renew_in_child(self, _lock=threading.Lock)
+        self._lock = Lock()  # guards spent
+        renew_in_child(self, _lock=Lock)
         self.spent = Decimal(0)
         self._has_warned = False
 
@@ -231,8 +246,8 @@ class CostLimit:
         elif result.attempts and result.attempts[-1].error is None and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "max_cost: what the model %r at %s costs is not known, and not counted (this is "
-                "said once)",
+                "max_cost: the cost of the model %r at %s is not known and not counted (this is "
+                "logged once)",
                 result.model or call.model,
                 call.host,
             )
@@ -241,8 +256,8 @@ class CostLimit:
         """Raises ConfigurationError once the limit is reached."""
         if self.spent >= self.limit:
             raise ConfigurationError(
-                f"max_cost: the calls of this client have cost at least {self.spent:f} USD, and "
-                f"its limit is {self.limit:f}: nothing was sent. Make a new client to go on"
+                f"max_cost: the calls of this client have cost at least {self.spent:f} USD, "
+                f"and the limit is {self.limit:f} USD; nothing was sent. Make a new client to go on"
             )
 
 

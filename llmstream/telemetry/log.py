@@ -1,5 +1,8 @@
-"""The log `llmstream`: one line per call and per retry, phases at DEBUG. An observer like others;
-every client has one unless it is given another."""
+"""The log `llmstream`: one line per call and per retry, and at DEBUG one per phase.
+
+It is an observer like the others. Every client has one, unless a LogObserver is among the observers
+that it is given.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from .records import AttemptRecord, CallRecord, RetryRecord
 
 __all__ = ["LogObserver"]
 
-# A hook -> the level of its lines. A call that ends in an error is a WARNING; the first three serve
-# the phase lines, which carry the number of their attempt.
+# A hook -> the highest level of the lines that need it. The end of a call is a WARNING where it is
+# an error. A phase line carries the number of its attempt, which on_attempt counts.
 _LEVELS = {
     "on_phase": logging.DEBUG,
     "on_attempt": logging.DEBUG,
@@ -24,16 +27,26 @@ _LEVELS = {
 
 
 class LogObserver:
-    """Writes to a standard logger (default: `llmstream`). Each line is "what: name=value ...", and
-    the same fields are in `extra`, for structured logs. No prompt, answer, key, header value or
-    error text is in it. Thread-safe."""
+    """Writes calls to a standard logger.
+
+    Args:
+        logger: default: the logger `llmstream`.
+
+    The end of a call is one line: INFO for a success and a cancel, WARNING for an error. A retry is
+    one line at WARNING, a phase one line at DEBUG. Each line is "what: name=value ...". The same
+    fields are attributes of the log record, as with `extra`; a field without a value is None there,
+    and is left out of the line. A value with spaces or special characters is written as a JSON
+    string, so a line is always one line. Names that end in `_ms` are milliseconds. No prompt,
+    answer, key, header value or error text is logged. Thread-safe.
+    """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self._logger = logger or logging.getLogger("llmstream")
-        self._attempts: dict[int, int] = {}  # call -> attempts that have ended, at DEBUG only
+        self._attempts: dict[int, int] = {}  # call -> attempts that have ended; at DEBUG only
 
     def wants(self, hook: str) -> bool:
-        return self._logger.isEnabledFor(_LEVELS[hook])
+        """Whether the logger's level lets a line of this hook pass, when the call begins."""
+        return hook not in _LEVELS or self._logger.isEnabledFor(_LEVELS[hook])
 
     def on_phase(self, call: CallRecord, phase: str, at_ms: float) -> None:
         attempt = self._attempts.get(call.id, 0) + 1
@@ -104,10 +117,10 @@ class LogObserver:
         if not logger.isEnabledFor(level):
             return
         known = " ".join(f"{name}={_shown(v)}" for name, v in fields.items() if v is not None)
-        with contextlib.suppress(Exception):  # an application's own filter or handler may fail
+        with contextlib.suppress(Exception):  # a filter or handler of the application may fail
             text = ("%s: %s", (what, known))
             record = logger.makeRecord(logger.name, level, __file__, 0, *text, None, "_log")
-            # Not through extra=, which refuses a name that the application's record factory uses.
+            # Not `extra=`, which raises KeyError for a name that a record factory has set.
             vars(record).update(fields)
             logger.handle(record)
 
@@ -116,7 +129,7 @@ _PLAIN = re.compile(r"[^\s\"'=\\]+")
 
 
 def _shown(value: Any) -> str:
-    """A value as one word: what a caller or a service chose breaks no line."""
+    """A value as one word, so that no name chosen by a caller or a service breaks the line."""
     if isinstance(value, float):
         return f"{value:.1f}"
     text = str(value)

@@ -1,4 +1,4 @@
-"""The observers of a client: what they implement, and who calls them."""
+"""What observers and propagators implement, and the dispatcher that calls them."""
 
 from __future__ import annotations
 
@@ -18,56 +18,64 @@ logger.addHandler(logging.NullHandler())  # quiet unless the application has set
 
 
 class Observer(Protocol):
-    """Observes calls. Any object with at least one of these methods; a missing method costs
-    nothing.
+    """Observes calls: `Client(observers=[...])`. Any object with at least one of the `on_` methods
+    is an observer. It does not have to inherit from this class. A missing method costs nothing.
 
-    The methods are called in the thread that reads the stream, while it reads: be quick, and be
-    thread-safe, since one observer may serve many streams. (For a stream that was dropped,
-    `on_attempt` and `on_end` are called in a thread of their own, or in the main thread when the
-    program ends.) `call` is the record of the call's start, the same object each time. An exception
-    is logged once for each observer of a client, and goes no further.
+    The methods are called in the thread that reads the stream, while it reads. They have to be
+    quick, and thread-safe: one observer may serve many streams. For a stream that was dropped,
+    `on_attempt`, `on_content` and `on_end` are called in a thread of their own, or in the main
+    thread when the program ends. A forked child does not report the calls of its parent.
+
+    `call` is the record of the call's start, the same object in each call of a method. All times
+    are milliseconds, `at_ms` since the call's start. What a method returns is ignored. An exception
+    is logged once for each observer of a client, and goes no further. Async methods are refused
+    with ConfigurationError when the client is made.
     """
 
     def wants(self, hook: str) -> bool:
         """Whether `hook` ("on_phase", ...) is to be called during the call that begins now. Asked
-        once a call for each hook; default: yes."""
+        once per call for each method that the observer has. Default: True."""
         return True
 
     def on_start(self, call: CallRecord) -> None:
         """The call begins."""
 
     def on_phase(self, call: CallRecord, phase: str, at_ms: float) -> None:
-        """A phase begins, `at_ms` after the call's start: "connect", "tls", "send", "headers",
-        "first_token", "body", "backoff", "throttled" or "poll"."""
+        """A phase begins: "connect", "tls", "send", "headers", "first_token", "body", "backoff",
+        "throttled" or "poll"."""
 
     def on_first_token(self, call: CallRecord, at_ms: float) -> None:
-        """The first content of all attempts has arrived."""
+        """The first content of all attempts has arrived. Called at most once per call."""
 
     def on_tokens(self, call: CallRecord, at_ms: float, gap_ms: float | None, chunks: int) -> None:
-        """Content has arrived: `chunks` events in one read, after a wait of `gap_ms` for the
-        network since the last content (None for the first content of an attempt). The only hook
-        that is called often."""
+        """Content has arrived: `chunks` events in one read. `gap_ms` is the wait for the network
+        since the content before, None for the first content of an attempt. The only method that is
+        called often."""
 
     def on_attempt(self, call: CallRecord, attempt: AttemptRecord) -> None:
-        """An attempt has ended."""
+        """An attempt has ended, with or without an error."""
 
     def on_retry(self, call: CallRecord, retry: RetryRecord) -> None:
-        """Another attempt follows, after a wait."""
+        """The attempt before has failed. Another one follows after a wait."""
 
     def on_content(self, call: CallRecord, request: RequestContent, result: Result) -> None:
-        """The call has ended; what was asked and answered. The only hook that is given text: use
-        it only where there is a reason to keep text."""
+        """The call has ended: what was asked, and the answer as far as it arrived. The only method
+        that is given text: implement it only where there is a reason to keep text."""
 
     def on_end(self, call: CallRecord, end: CallRecord) -> None:
         """The call has ended."""
 
 
 class Propagator(Protocol):
-    """Adds headers to the requests of a call, so that a trace goes on at the service. Given to a
-    client among its observers; one object may be both. Called in the reader's thread."""
+    """Adds headers to the requests of a call, so that a trace goes on at the service:
+    `Client(observers=[...])`. One object may be a propagator and an observer. It is called in the
+    thread that reads the stream and has to be thread-safe. An exception, and a name or value that
+    HTTP cannot carry (RFC 9110, 5.1 and 5.5), is logged once; the request is sent without these
+    headers."""
 
     def request_headers(self, call: CallRecord) -> Mapping[str, str]:
-        """The headers to send with every request of the call: `traceparent`, above all."""
+        """The headers of the call's next request, `traceparent` above all. Asked before each
+        attempt. The caller's own headers win over these, and the key over both."""
 
 
 _HOOKS = (
@@ -91,7 +99,7 @@ class Dispatcher:
     """A client's observers and propagators. Thread-safe."""
 
     def __init__(self, observers: Iterable[Any] = ()) -> None:
-        """Raises TypeError for an object that implements none of the hooks, and for async ones."""
+        """Raises TypeError for an object without any of the methods, and for async methods."""
         self._failed: set[int] = set()
         self._observers = tuple(observers)
         for observer in self._observers:
@@ -126,24 +134,25 @@ class Dispatcher:
             return False
 
     def listens(self, hooks: Hooks) -> bool:
-        """Whether anybody would be told of a call with these hooks."""
+        """Whether anything of a call with these hooks is reported to anyone."""
         return bool(self._propagators) or any(hooks.values())
 
     def notify(self, listeners: Iterable[Listener], *what: Any) -> None:
-        """Call each of them; one that fails is logged once and harms nobody."""
+        """Call each listener. One that raises is logged once, and the others are called all the
+        same. Raises the last BaseException that is not an Exception (Ctrl-C), after all calls."""
         interrupt: BaseException | None = None
         for listener in listeners:
             try:
                 listener(*what)
             except Exception as exc:
                 self._complain(listener, exc)
-            except BaseException as exc:  # Ctrl-C: the others are called all the same
+            except BaseException as exc:
                 interrupt = exc
         if interrupt is not None:
             raise interrupt
 
     def headers(self, call: CallRecord) -> dict[str, str]:
-        """What the propagators want to be sent along."""
+        """The headers that the propagators add to the next request of this call."""
         merged: dict[str, str] = {}
         for propagate in self._propagators:
             try:
@@ -157,13 +166,13 @@ class Dispatcher:
         if id(observer) in self._failed:
             return
         self._failed.add(id(observer))
-        with contextlib.suppress(Exception):  # an application's own filter may fail too
+        with contextlib.suppress(Exception):  # a filter of the application may fail too
             logger.error(
-                "the observer %s failed in %s (%s); streams go on, and this is logged once",
+                "the observer %s failed in %s (%s); the streams go on, and this is logged once",
                 type(observer).__name__,
                 getattr(listener, "__name__", "?"),
                 type(exc).__name__,
-                # Without our own frame, which holds what was reported.
+                # Without this module's frame: its variables hold what was reported.
                 exc_info=(type(exc), exc, exc.__traceback__ and exc.__traceback__.tb_next),
             )
 
@@ -176,16 +185,16 @@ def _check(observer: Any) -> None:
     names = (*_HOOKS, _PROPAGATE)
     if isinstance(observer, type) or not any(_own(observer, name) for name in names):
         raise TypeError(f"{observer!r} has none of the methods {', '.join(names)}")
-    for name in names:
+    for name in (*names, "wants"):
         if _is_async(getattr(observer, name, None)):
-            raise TypeError(f"{type(observer).__name__}.{name} is async: nobody awaits it")
+            raise TypeError(f"{type(observer).__name__}.{name} is async, and would not be awaited")
 
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
 
 
 def _sendable(headers: Mapping[Any, Any]) -> dict[str, str]:
-    """With lower-case names. Raises ValueError for what HTTP cannot carry."""
+    """The headers with lower-case names. Raises ValueError for what HTTP cannot carry."""
     checked = {str(name).lower(): str(value) for name, value in headers.items()}
     for name, value in checked.items():
         if not _NAME.fullmatch(name) or not value.isascii() or not value.isprintable():
@@ -194,7 +203,8 @@ def _sendable(headers: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def _own(observer: Any, name: str) -> Listener | None:
-    """The observer's method, unless it is the one of the Protocol, which does nothing."""
+    """The observer's method; None where it has none, or inherits the Protocol's, which does
+    nothing."""
     method = getattr(observer, name, None)
     inherited = getattr(Observer, name, None) or getattr(Propagator, name, None)
     if not callable(method) or getattr(type(observer), name, None) is inherited:

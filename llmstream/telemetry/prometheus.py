@@ -5,7 +5,7 @@
 
     client = Client(observers=[PrometheusObserver(models=["gpt-5.4-mini"])])
 
-What is on the wire, by these names (`ms`: milliseconds):
+The metrics are exposed by these names (`ms`: milliseconds):
 
     name                                      type       labels
     llm_stream_first_token_ms                 histogram  api, model            with exemplars
@@ -18,35 +18,36 @@ What is on the wire, by these names (`ms`: milliseconds):
     llm_stream_in_flight                      gauge      api, model
 
 - `first_token_ms`: from the start of the call, retries and waits included, to its first content.
-- `total_duration_ms`: one observation per call that has ended; its `_count` is the calls.
-- `token_gap_ms`: waits for the network between two reads that brought content, without the time
-  the caller's own loop took. Told in batches, and at the end of an attempt.
-- `tokens_in`, `tokens_out`: what the service reported as used, per attempt; nothing is estimated,
-  so it is a lower bound where an answer was cut.
+- `total_duration_ms`: one observation per call that has ended; its `_count` counts the calls.
+- `token_gap_ms`: the wait for the network between two reads with content, without the time that
+  the caller's own loop takes. Recorded in batches, and at the end of an attempt.
+- `tokens_in`, `tokens_out`: the usage that the service reported, per attempt. Nothing is estimated:
+  for an answer that was cut it is a lower bound.
 - `retry_count`: attempts that failed and were followed by another one, by the type of the failure.
-- `backoff_ms`: what calls that have ended lost in waits between their attempts.
-- `error_total`: every attempt that failed, also those that were retried (a request that was resent
-  because a reused connection had gone stale is one), and every call that failed between two
-  attempts or before the first. A cancelled one is no error. What the users saw of it is
-  `llm_stream_total_duration_ms_count{outcome="error"}`.
+- `backoff_ms`: the time that calls spent in waits between attempts, added when the call ends.
+- `error_total`: every attempt that failed, including those that were retried and those that were
+  resent because a reused connection had gone stale; and every call that failed between two
+  attempts or before the first. A cancelled attempt is not an error. The errors that the callers
+  got are `llm_stream_total_duration_ms_count{outcome="error"}`.
 - `in_flight`: calls that have begun and not ended.
 
-Those that only grow would be counters, but for their names: prometheus-client appends `_total` to
-a counter's. `rate()` and `increase()` do not look at the type and work on them.
+Those that only grow are gauges because of their names: prometheus-client appends `_total` to the
+name of a counter. `rate()` and `increase()` do not look at the type, and work on them.
 
-Every label is a closed set, so the number of series is bounded whatever callers and services say:
+Every label has a closed set of values, so that no caller and no service can add series:
 
 - `api`: "responses", "messages", "chat".
-- `model`: the names in `models`, else "other".
+- `model`: the names in `models`, otherwise "other".
 - `outcome`: "success", "error", "cancelled".
-- `type`: the classes of `llmstream.errors`, else "other".
-- `code`: the codes that the library knows to classify (`insufficient_quota`, `rate_limit_exceeded`,
-  `overloaded_error`, ...), where the service gave none the HTTP status (300 to 308, 400 to 431,
-  451, 499, 500 to 511, 520 to 530), "none" for an error that is not the service's, else "other".
+- `type`: the classes of `llmstream.errors`, otherwise "other".
+- `code`: the codes that the library classifies (`insufficient_quota`, `rate_limit_exceeded`,
+  `overloaded_error`, ...); where the service sent none the HTTP status (300 to 308, 400 to 431,
+  451, 499, 500 to 511, 520 to 530); "none" for an error that is not the service's; otherwise
+  "other".
 
-In prefork servers (gunicorn, uWSGI) set `PROMETHEUS_MULTIPROC_DIR` before Python starts, serve a
-registry of its own with a `MultiProcessCollector`, and call `mark_process_dead(pid)` for a worker
-that has ended, or the calls that it had in flight are counted for ever:
+In prefork servers (gunicorn, uWSGI) set `PROMETHEUS_MULTIPROC_DIR` before Python starts, and serve
+a separate registry with a `MultiProcessCollector`. Call `mark_process_dead(pid)` for a worker that
+has ended; otherwise the calls that it had in flight stay counted:
 
     # gunicorn.conf.py
     from prometheus_client import multiprocess
@@ -54,12 +55,12 @@ that has ended, or the calls that it had in flight are counted for ever:
     def child_exit(server, worker):
         multiprocess.mark_process_dead(worker.pid)
 
-`import llmstream` does not import this module, nor prometheus-client.
+`import llmstream` and `import llmstream.telemetry` import neither this module nor
+prometheus-client.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -73,13 +74,14 @@ from .. import errors
 from .._core.classify import KNOWN_WORDS
 from .._core.dialects import APIS
 from .._runtime.fork import around_fork
+from .._runtime.threads import RLock
 from ..errors import ConfigurationError
 from .records import AttemptRecord, CallRecord, RetryRecord
 
 __all__ = ["PrometheusObserver"]
 
-# Upper bounds in milliseconds, finest where a user feels the difference. The last of each lies
-# where the default clock ends the wait (first token 300 s, idle 180 s), or beyond.
+# Upper bounds in milliseconds, finest where a user notices the difference. The last bound of each
+# is at least the default clock that ends the wait (first token 300 s, idle 180 s).
 FIRST_TOKEN_BUCKETS = (
     *(10, 25, 50, 100, 200, 300, 400, 500, 750),
     *(1_000, 1_500, 2_000, 3_000, 5_000, 7_500),
@@ -106,22 +108,22 @@ _TYPES = frozenset(errors.__all__)
 _OTHER = "other"
 _EXEMPLAR = "trace_id"
 _EXEMPLAR_ROOM = 128 - len(_EXEMPLAR)  # OpenMetrics 1.0: 128 characters for names and values
-_BATCH = 256  # gaps of a call that are kept before they are told
+_BATCH = 256  # gaps of a call that are kept before they are recorded
 
 # One for the process: held while metrics are written or collected, never while anything waits. So
-# a scrape sees the whole of what an end has brought, and a fork waits for it: no lock inside
-# prometheus-client is held in the child by a thread that is not there.
-_lock = threading.RLock()
+# a scrape sees the metrics of a call's end together. A fork waits for the lock: otherwise a lock
+# inside prometheus-client could be held in the child by a thread that does not exist there.
+_lock = RLock()
 
 
 class _Histogram(Histogram):
-    """A Histogram that takes many observations for little more than one."""
+    """A Histogram that records many observations at little more than the cost of one."""
 
     def observe_all(self, amounts: Sequence[float]) -> None:
-        """As `observe` for each of them."""
+        """The same as `observe` for each of them."""
         try:
             bounds, buckets, total = self._upper_bounds, self._buckets, self._sum
-        except AttributeError:  # no part of prometheus-client's API
+        except AttributeError:  # these are not part of prometheus-client's API
             for amount in amounts:
                 self.observe(amount)
             return
@@ -135,7 +137,7 @@ class _Histogram(Histogram):
 
 
 class _Series(NamedTuple):
-    """The series of one API and model, bound."""
+    """The bound series of one API and model."""
 
     first_token: Histogram
     total: dict[str, Histogram]  # by outcome
@@ -147,8 +149,8 @@ class _Series(NamedTuple):
 
 
 class _Metrics(Collector):
-    """The metrics on one registry, shared by the observers on it. Written and collected under the
-    lock."""
+    """The metrics on one registry, shared by its observers. Written and collected while the lock
+    is held."""
 
     def __init__(self) -> None:
         model = ("api", "model")
@@ -190,11 +192,11 @@ class _Metrics(Collector):
             registry=None,
             multiprocess_mode="livesum",
         )
-        # Bound once, since labels() costs more than what it is called for.
+        # Each series is bound once: labels() costs more than the observation.
         self._bound: dict[tuple[str, str], _Series] = {}
         self._bound_retries: dict[tuple[str, str, str], Gauge] = {}
         self._bound_errors: dict[tuple[str, str], Counter] = {}
-        self._forked = False  # since in_flight was last right
+        self._forked = False  # in_flight still has the parent's calls
 
     def families(self) -> tuple[Counter | Gauge | Histogram, ...]:
         return (
@@ -209,7 +211,7 @@ class _Metrics(Collector):
             self._in_flight,
         )
 
-    # -- what prometheus-client calls
+    # -- called by prometheus-client
 
     def describe(self) -> Iterable[Metric]:
         return [metric for family in self.families() for metric in family.describe()]
@@ -250,11 +252,12 @@ class _Metrics(Collector):
     # -- forks
 
     def forked(self) -> None:
-        """In the child. What it then writes may open files (multiprocess mode), so that waits."""
+        """In a forked child. Resetting a metric may open files (multiprocess mode), so it waits for
+        the next use."""
         self._forked = True
 
     def _after_fork(self) -> None:
-        """The parent's calls are not this process's."""
+        """The parent's calls are not in flight in this process."""
         if self._forked:
             self._forked = False
             for series in self._bound.values():
@@ -262,7 +265,8 @@ class _Metrics(Collector):
 
 
 def _sum(name: str, what: str, *labels: str) -> Gauge:
-    """A gauge that only grows, whose processes are added up, those that have ended too."""
+    """A gauge that only grows, and is summed over all processes, including those that have
+    ended."""
     return Gauge(
         f"llm_stream_{name}",
         what,
@@ -276,7 +280,7 @@ _shared: weakref.WeakKeyDictionary[CollectorRegistry, _Metrics] = weakref.WeakKe
 
 
 def _metrics_on(registry: CollectorRegistry) -> _Metrics:
-    """The metrics of this registry, made and registered where it has none."""
+    """The metrics of this registry. They are made and registered where it has none."""
     with _lock:
         known = _shared.get(registry)
         metrics = known or _Metrics()
@@ -285,27 +289,29 @@ def _metrics_on(registry: CollectorRegistry) -> _Metrics:
         except ValueError as exc:
             if known is None:
                 raise ConfigurationError(
-                    f"this registry has metrics of the same names already ({exc}): give the "
+                    f"this registry already has other metrics with these names ({exc}): give the "
                     "observer one of its own, PrometheusObserver(registry=CollectorRegistry())"
                 ) from exc
-            # else they are on it already
+            # otherwise they are on it already
         _shared[registry] = metrics
         return metrics
 
 
 class PrometheusObserver:
-    """Counts and times every call of the clients that it is given to: `Client(observers=[...])`.
+    """Counts and times every call of its clients: `Client(observers=[...])`.
 
     Args:
-        registry: where the metrics are registered; default: `prometheus_client.REGISTRY`. Several
-            observers on one registry share its metrics. In multiprocess mode not the one that has
-            the `MultiProcessCollector`, which would show everything twice.
-        models: the names, as they are asked for, that have series of their own (about 130 for each
-            of them and API); all others are "other". Default: all are.
+        registry: where the metrics are registered. Default: `prometheus_client.REGISTRY`. Several
+            observers on one registry share its metrics. In multiprocess mode do not give the
+            registry with the `MultiProcessCollector`, which would show everything twice.
+        models: the names of models, as they are requested, that have series of their own (about
+            130 for each model and API). All others are "other". Default: every model is "other".
 
-    One observer serves any number of clients and threads, and may be used after a fork. Raises
-    ConfigurationError where the registry has foreign metrics of these names, and for `models` that
-    are no names. See the module for the metrics, their units and labels.
+    Raises ConfigurationError where the registry has other metrics with these names, and for
+    `models` that are not a list of names.
+
+    One observer serves many clients. Thread-safe, and usable after a fork. The module's docstring
+    has the metrics, their units and labels.
     """
 
     def __init__(
@@ -313,8 +319,8 @@ class PrometheusObserver:
     ) -> None:
         self._models = _checked_models(models)
         self._metrics = _metrics_on(REGISTRY if registry is None else registry)
-        # The gaps of the calls that run, until they are told. Each list belongs to the thread that
-        # reads the call, the dict to all: single operations on it are atomic.
+        # The gaps of the calls that run, until they are recorded. Each list belongs to the thread
+        # that reads the call. The dict is shared: single operations on it are atomic.
         self._gaps: dict[int, list[float]] = {}
         _instances.add(self)
 
@@ -333,12 +339,12 @@ class PrometheusObserver:
             gaps = self._gaps[call.id]
             gaps.append(gap_ms)
             if len(gaps) >= _BATCH:
-                self._tell_gaps(call)
+                self._record_gaps(call)
 
     def on_attempt(self, call: CallRecord, attempt: AttemptRecord) -> None:
         usage = attempt.usage
         with _lock:
-            self._tell_gaps(call)
+            self._record_gaps(call)
             series = self._series(call)
             series.tokens_in.inc(max(0, usage.input_tokens or 0))
             series.tokens_out.inc(max(0, usage.output_tokens or 0))
@@ -351,9 +357,9 @@ class PrometheusObserver:
 
     def on_end(self, call: CallRecord, end: CallRecord) -> None:
         with _lock:
-            self._tell_gaps(call)
+            self._record_gaps(call)
             if self._gaps.pop(call.id, None) is None:
-                return  # it did not begin here
+                return  # its start was not reported to this observer
             series = self._series(call)
             series.in_flight.dec()
             _observe(series.total[end.outcome], end.total_ms, call)
@@ -361,7 +367,7 @@ class PrometheusObserver:
             if _failed_outside(end):
                 self._count_error(end)
 
-    def _tell_gaps(self, call: CallRecord) -> None:
+    def _record_gaps(self, call: CallRecord) -> None:
         gaps = self._gaps.get(call.id)
         if gaps:
             with _lock:
@@ -381,7 +387,7 @@ class PrometheusObserver:
         )
 
     def forked(self) -> None:
-        """In the child, where none of the calls runs. For the fork handler."""
+        """In a forked child, where none of the calls runs."""
         self._gaps.clear()
         self._metrics.forked()
 
@@ -399,8 +405,8 @@ def _observe(histogram: Histogram, ms: float, call: CallRecord) -> None:
 
 
 def _failed_outside(end: CallRecord) -> bool:
-    """The call's error is not its last attempt's, which is counted: it was refused, or ended in a
-    wait."""
+    """Whether the call failed outside of its attempts, whose errors are counted already: it was
+    refused, or it ended in a wait."""
     if end.outcome != "error" or not end.attempts:
         return end.outcome == "error"
     last = end.attempts[-1]
@@ -415,7 +421,7 @@ def _type(name: str | None) -> str:
 def _code(code: str | None) -> str:
     if code is None:
         return "none"
-    word = code.lower()  # as the classifier reads it
+    word = code.lower()  # as the classifier compares it
     return word if word in _CODES else _OTHER
 
 
@@ -432,7 +438,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.RLock()
+    _lock = RLock()
     for observer in list(_instances):
         observer.forked()
 

@@ -1,7 +1,10 @@
-"""What observers are told: frozen records of an attempt, a retry, a call.
+"""What is reported to observers: frozen records of an attempt, a retry, a call.
 
-Except for RequestContent, no record holds a prompt, an answer, a key or a header's value, nor the words of an error, in which
-services like to quote them.
+Except for RequestContent, no record holds a prompt, an answer, a key or a header's value, nor the
+words of an error, in which services quote them.
+
+Records are values: equal when their fields are, hashable, picklable, and JSON through
+`msgspec.json.encode`. All times are in milliseconds, but for `CallRecord.started`.
 """
 
 from __future__ import annotations
@@ -27,15 +30,20 @@ __all__ = [
 class AttemptRecord(Struct, frozen=True, kw_only=True):
     """One request that was sent, or tried, and has ended.
 
-    Times are milliseconds; `started_ms` and `phases` (name, begun) count from the start of the
-    call, `total_ms` and `first_token_ms` from the start of the attempt. `outcome` is "success",
-    "error" or "cancelled"; `phase` where it ended, "done" for a success; `error_type` the error's
-    class, `error_code` the service's code (or type, or the HTTP status). `longest_gap_ms` is the
-    longest wait for the network between two arrivals of content, without the time that the
-    caller's own loop took. `chunks` counts events with content, `bytes` headers and body as they
-    were received. `throttled_ms` is the wait before it that this host's and key's callers had been
-    asked for, `wait_ms` the backoff planned after it. `usage` is None-filled where the service
-    reported none.
+    - `number` counts from 1. `outcome` is "success", "error" or "cancelled".
+    - `phase` is where it ended, "done" for a success.
+    - `error_type` is the error's class; `error_code` the service's code, or its type, or the HTTP
+      status, or "other" for a code that is not a plain word.
+    - `status` is the HTTP status, None where no response was received.
+    - `started_ms` counts from the start of the call, as do the starts in `phases`: (name, start).
+    - `total_ms` and `first_token_ms` count from the start of the attempt.
+    - `longest_gap_ms` is the longest wait for the network between two arrivals of content, without
+      the time that the caller's own loop takes.
+    - `throttled_ms` is the wait before the attempt that the service had asked of all callers with
+      this host and key; `wait_ms` is the backoff planned after the attempt.
+    - `usage` is what the service reported, with None for what it did not.
+    - `chunks` counts events with content; `bytes` counts headers and body as received.
+    - `resent`: a reused connection had been closed by the server, and the request is sent again.
     """
 
     trace_id: str
@@ -63,9 +71,8 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
 
 
 class RetryRecord(Struct, frozen=True, kw_only=True):
-    """Attempt number `attempt` has failed, another one follows after `wait_ms` (planned).
-
-    `error_type`, `error_code`, `status` and `phase` say why.
+    """The attempt with the number `attempt` has failed, and another one follows after `wait_ms`
+    (planned). `error_type`, `error_code`, `status` and `phase` are those of the failed attempt.
     """
 
     attempt: int
@@ -79,13 +86,17 @@ class RetryRecord(Struct, frozen=True, kw_only=True):
 class CallRecord(Struct, frozen=True, kw_only=True):
     """One call, as it begins (`outcome` "running") and as it has ended.
 
-    `id` is unique in this process: the key under which an observer keeps what it knows of a call
-    that runs. `started` is Unix time in seconds, everything else in milliseconds.
-    `first_token_ms` is the first content of all attempts, `backoff_ms` what waits between attempts
-    have taken, `waited_ms` the time spent waiting for the network, `usage` the sum of what the
-    service reported for the attempts, a lower bound where one was cut. The other fields are as in
-    AttemptRecord, over all attempts; `error_*`, `status` and `phase` are those of the end, and
-    `reason` is what `cancel(reason)` was given.
+    - `id` is unique in this process: the key under which an observer keeps what it knows of a call
+      that runs.
+    - `started` is Unix time in seconds. All other times are in milliseconds and count from there.
+    - `finish` is the finish reason of the answer, None where the answer did not end.
+    - `error_type`, `error_code`, `status` and `phase` are those of the end. `reason` is the
+      argument of `cancel(reason)`.
+    - `first_token_ms` is the first content of all attempts.
+    - `waited_ms` is the time spent waiting for the network, `backoff_ms` the time spent in waits
+      between attempts.
+    - `usage` is the sum over the attempts: a lower bound where an attempt was cut.
+    - The other fields are as in AttemptRecord, over all attempts.
     """
 
     id: int
@@ -121,8 +132,9 @@ class CallRecord(Struct, frozen=True, kw_only=True):
 
 
 class RequestContent(Struct, frozen=True):
-    """What a caller asked, for `Observer.on_content` only: the prompt (a text, or a list of turns),
-    the instructions, and the tools, as they were given to `Client.stream`."""
+    """What the caller asked, for `Observer.on_content` only: the prompt (a text, or a list of
+    turns), the instructions and the tools, as they were given to `Client.stream`. Its repr does
+    not show them."""
 
     prompt: str | list[Any]
     instructions: str | None = None
@@ -133,6 +145,7 @@ class RequestContent(Struct, frozen=True):
 
 
 def outcome(error: LLMStreamError | None) -> str:
+    """Of a call or an attempt that ended with this error."""
     if error is None:
         return "success"
     return "cancelled" if isinstance(error, Cancelled) else "error"
@@ -142,8 +155,9 @@ _CODE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
 def error_code(error: LLMStreamError | None) -> str | None:
-    """The service's code of an error, else its type, else the HTTP status; None for errors that
-    are not the service's. A code that is no plain word is "other": it may be anything."""
+    """The service's code of an error, otherwise its type, otherwise the HTTP status. None for an
+    error that is not the service's; "other" for a code that is not a plain word, since it may
+    contain anything."""
     if not isinstance(error, ServiceError):
         return None
     code = error.code or error.type or error.status

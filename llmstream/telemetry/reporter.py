@@ -1,4 +1,4 @@
-"""What is reported of one call while it runs."""
+"""Reports one call to the observers while it runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ __all__ = ["Reporter", "start_reporter"]
 
 
 class Reporter:
-    """Makes the records of one call and hands them to the observers. Used by the thread that reads
-    the call; other threads may look."""
+    """Makes the records of one call, and passes them to the observers. Used by the thread that
+    reads the call. `phase` and `tokens` are None where no observer has that hook, so that the
+    reader can skip the work."""
 
     __slots__ = (
         "_attempts",
@@ -48,7 +49,6 @@ class Reporter:
         self._attempts: list[AttemptRecord] = []
         self._retries: list[RetryRecord] = []
         self.call = call
-        # None where nobody listens.
         self.phase: Callable[[str, float], None] | None = self._phase if hooks["on_phase"] else None
         self.tokens: Callable[[float, float | None, int], None] | None = (
             self._tokens if hooks["on_tokens"] else None
@@ -57,16 +57,16 @@ class Reporter:
         self._ended = False
 
     def start(self) -> None:
-        """Report that the call begins. Separate from the constructor: the call has to know of its
-        reporter before anybody is told."""
-        self._tell("on_start", self.call)
+        """Report that the call begins. Not in the constructor: the call must have its reporter
+        before an observer can look at the call."""
+        self._notify("on_start", self.call)
 
     @property
     def _mine(self) -> bool:
-        """Not in a forked child: the parent makes the call, and reports it."""
+        """False in a forked child: the parent makes the call, and reports it."""
         return self._pid == os.getpid()
 
-    def _tell(self, hook: str, *what: Any) -> None:
+    def _notify(self, hook: str, *what: Any) -> None:
         listeners = self._hooks[hook]
         if listeners and self._mine:
             self._dispatcher.notify(listeners, *what)
@@ -75,21 +75,21 @@ class Reporter:
         return (at - self._begun) * 1000.0
 
     def headers(self) -> dict[str, str]:
-        """What the propagators send along. After the call's end it is what they sent last: they
-        have forgotten the call."""
+        """The propagators' headers for the next request. After the call's end they are those of the
+        last request: to the propagators the call is over."""
         if not self._ended:
             self._headers = self._dispatcher.headers(self.call)
         return self._headers
 
     def _phase(self, phase: str, at: float) -> None:
-        self._tell("on_phase", self.call, phase, self._ms(at))
+        self._notify("on_phase", self.call, phase, self._ms(at))
 
     def first_token(self, at: float) -> None:
-        self._tell("on_first_token", self.call, self._ms(at))
+        self._notify("on_first_token", self.call, self._ms(at))
 
     def _tokens(self, at: float, gap: float | None, chunks: int) -> None:
         gap_ms = None if gap is None else gap * 1000.0
-        self._tell("on_tokens", self.call, self._ms(at), gap_ms, chunks)
+        self._notify("on_tokens", self.call, self._ms(at), gap_ms, chunks)
 
     def attempt(self, attempt: Attempt, phases: Iterable[tuple[str, float]]) -> None:
         call, error = self.call, attempt.error
@@ -118,10 +118,10 @@ class Reporter:
             phases=tuple((name, self._ms(at)) for name, at in phases),
         )
         self._attempts.append(record)
-        self._tell("on_attempt", call, record)
+        self._notify("on_attempt", call, record)
 
     def retry(self, delay: float) -> None:
-        """After the last reported attempt another one follows, in `delay` seconds."""
+        """After the attempt that was reported last another one follows, in `delay` seconds."""
         last = self._attempts[-1]
         record = RetryRecord(
             attempt=last.number,
@@ -132,10 +132,11 @@ class Reporter:
             phase=last.phase,
         )
         self._retries.append(record)
-        self._tell("on_retry", self.call, record)
+        self._notify("on_retry", self.call, record)
 
     def end(self, error: LLMStreamError | None, result: Callable[[], Result], **known: Any) -> None:
-        """The call has ended; `known` are further fields of its record."""
+        """The call has ended. `result` is called only where an observer has on_content; `known` are
+        further fields of the call's record."""
         if not self._mine:
             return
         attempts = tuple(self._attempts)
@@ -159,15 +160,16 @@ class Reporter:
             if self._hooks["on_content"]:
                 request = self._request
                 content = RequestContent(request.prompt, request.instructions, request.tools)
-                self._tell("on_content", self.call, content, result())
+                self._notify("on_content", self.call, content, result())
         finally:
-            self._tell("on_end", self.call, end)
+            self._notify("on_end", self.call, end)
 
 
 def start_reporter(
     dispatcher: Dispatcher, request: Request, *, begun: float, trace_id: str, **known: Any
 ) -> Reporter | None:
-    """The reporter of a call that begins now; None where nobody would be told."""
+    """The reporter of a call that begins at `begun` (monotonic seconds); None where nothing of it
+    would be reported to anyone. `known` are further fields of the call's record."""
     hooks = dispatcher.hooks()
     if not dispatcher.listens(hooks):
         return None

@@ -1313,8 +1313,8 @@ def test_an_observer_that_fails_harms_nobody(
     assert len(complaints) == 2
     for complaint in complaints:
         assert re.fullmatch(
-            r"the observer Failing failed in \w+ \(ValueError\); streams go on, and this is logged "
-            r"once",
+            r"the observer Failing failed in \w+ \(ValueError\); the streams go on, and this is "
+            r"logged once",
             complaint.getMessage(),
         )
         assert complaint.exc_info
