@@ -1,6 +1,6 @@
-"""The fault matrix of the README: every fault, in every API, over a real connection.
+"""The fault matrix of tests/README.md: every fault, in every API, over a real connection.
 
-`python tests/proofs/test_fault_matrix.py` writes the table into README.md; the tests make sure that it is
+`python tests/proofs/test_fault_matrix.py` writes the table there; the tests make sure that it is
 what happens. No cell may be a hang, a success of a cut answer, or a foreign exception.
 """
 
@@ -20,7 +20,7 @@ from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts
 from llmstream.testing import Answer, Cut, LLMServer, Pause, Pings, Reply, Reset, Send, Silence
 
 APIS = ("responses", "messages", "chat")
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- fault matrix -->\n", "<!-- end of the fault matrix -->"
 ANSWER = Answer("The sky is blue")
 SHORT = 0.3  # seconds of the clock that is to break
