@@ -1,6 +1,10 @@
-"""One classifier for everything a service can say no with: an HTTP status, an error inside a 200
-stream (flat or nested), a failed response, a 200 with a JSON error. The same failure is the same
-class, wherever it came from."""
+"""The error class of a service's failure, wherever the failure is reported: in an HTTP status, in
+an error inside a stream (flat or nested), in a failed response, in a 200 with a JSON error.
+
+The same failure has the same class everywhere. With a status the status decides, except that a
+quota code always means QuotaExceededError; without one the tables of codes and types below decide.
+Pure: relies on the error classes and on `retry.parse_retry_after`.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,8 @@ from .retry import parse_retry_after
 __all__ = ["error_from_payload", "error_from_status", "request_id_of"]
 
 _TAGS = re.compile(r"<[^<>]*>")
-_ID_LIMIT = 200  # characters of a service's id of a request
-_MESSAGE_LIMIT = 500  # characters of a service's own words that go into ours
+_MAX_ID = 200  # characters of a service's request id that are kept
+_MAX_MESSAGE = 500  # characters of a service's own text that an error's message repeats
 
 _STATUS: dict[int, type[ServiceError]] = {
     401: AuthenticationError,
@@ -39,7 +43,7 @@ _STATUS: dict[int, type[ServiceError]] = {
     529: OverloadedError,
 }
 
-# Codes and types of OpenAI, Anthropic and the compatible servers.
+# The values of `code` and `type` that OpenAI, Anthropic and the compatible servers send.
 KNOWN_WORDS: dict[str, type[ServiceError]] = {
     word: cls
     for cls, words in {
@@ -83,73 +87,75 @@ KNOWN_WORDS: dict[str, type[ServiceError]] = {
     for word in words.split()
 }
 
-# Where a service puts the id of a request, in the order of trust.
+# Where a service puts its id of the request, the most reliable header first.
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id")
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """The service's own id of the request; `headers` has lower-case names."""
+    """The service's own id of the request, or None. `headers` has lower-case names."""
     found = (headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name))
-    return next((value[:_ID_LIMIT] for value in found), None)
+    return next((value[:_MAX_ID] for value in found), None)
 
 
 def error_from_status(
     status: int, body: bytes, headers: Mapping[str, str], now: float
 ) -> ServiceError:
-    """The error of an HTTP status other than success. `now` is the Unix time, for dates."""
+    """The error of a response whose status is not a success. `headers` has lower-case names; `now`
+    is the Unix time in seconds, for a Retry-After that is a date."""
     payload = _decoded(body)
-    words = _words(payload)
-    cls = _of_status(status)
-    if _is_quota(words):
+    fields = _error_fields(payload)
+    cls = _class_of_status(status)
+    if _is_quota(fields):
         cls = QuotaExceededError
-    said = words["message"] or "the service gave no reason"
+    message = fields["message"] or "the service gave no reason"
     error = cls(
-        f"HTTP {status}{_label(words)}: {said}",
+        f"HTTP {status}{_label(fields)}: {message}",
         status=status,
-        code=words["code"],
-        type=words["type"],
-        param=words["param"],
-        retry_after=parse_retry_after(headers, said, now),
+        code=fields["code"],
+        type=fields["type"],
+        param=fields["param"],
+        retry_after=parse_retry_after(headers, message, now),
         retryable=_should_retry(headers) if cls is not QuotaExceededError else None,
     )
-    error.request_id = request_id_of(headers) or words["request_id"]
+    error.request_id = request_id_of(headers) or fields["request_id"]
     return error
 
 
 def error_from_payload(payload: Any) -> ServiceError:
-    """The error that came inside a stream, or as the JSON body of a 200."""
-    words = _words(payload)
-    cls = _of_words(words)
-    said = words["message"] or "the service gave no reason"
+    """The error that was received inside a stream, or as the JSON body of a 200. `payload` is the
+    decoded JSON."""
+    fields = _error_fields(payload)
+    cls = _class_of_fields(fields)
+    message = fields["message"] or "the service gave no reason"
     error = cls(
-        f"error inside the stream{_label(words)}: {said}",
-        code=words["code"],
-        type=words["type"],
-        param=words["param"],
-        retry_after=parse_retry_after({}, said, 0.0),
+        f"error inside the stream{_label(fields)}: {message}",
+        code=fields["code"],
+        type=fields["type"],
+        param=fields["param"],
+        retry_after=parse_retry_after({}, message, 0.0),
     )
-    error.request_id = words["request_id"]
+    error.request_id = fields["request_id"]
     return error
 
 
-def _of_status(status: int) -> type[ServiceError]:
+def _class_of_status(status: int) -> type[ServiceError]:
     return _STATUS.get(status, ServerError if status >= 500 else InvalidRequestError)
 
 
-def _is_quota(words: Mapping[str, str | None]) -> bool:
-    known = (KNOWN_WORDS.get((words[name] or "").lower()) for name in ("code", "type"))
+def _is_quota(fields: Mapping[str, str | None]) -> bool:
+    known = (KNOWN_WORDS.get((fields[name] or "").lower()) for name in ("code", "type"))
     return QuotaExceededError in known
 
 
-def _of_words(words: Mapping[str, str | None]) -> type[ServiceError]:
-    if _is_quota(words):
+def _class_of_fields(fields: Mapping[str, str | None]) -> type[ServiceError]:
+    if _is_quota(fields):
         return QuotaExceededError
-    for word in (words["code"], words["type"]):
+    for word in (fields["code"], fields["type"]):
         known = KNOWN_WORDS.get((word or "").lower())
         if known:
             return known
         if word and len(word) == 3 and word.isdecimal() and 400 <= int(word) <= 599:
-            return _of_status(int(word))
+            return _class_of_status(int(word))
     return ServerError
 
 
@@ -157,8 +163,8 @@ def _should_retry(headers: Mapping[str, str]) -> bool | None:
     return {"true": True, "false": False}.get(headers.get("x-should-retry", "").lower())
 
 
-def _label(words: Mapping[str, str | None]) -> str:
-    label = words["code"] or words["type"]
+def _label(fields: Mapping[str, str | None]) -> str:
+    label = fields["code"] or fields["type"]
     return f" ({label[:100]})" if label else ""
 
 
@@ -166,32 +172,32 @@ def _decoded(body: bytes) -> Any:
     try:
         return decode_json(body)
     except (ValueError, RecursionError):
-        # A proxy's page, most often: its words on one line.
+        # Usually a proxy's page: its text on one line, without the tags.
         return " ".join(_TAGS.sub(" ", body.decode("utf-8", "replace")).split())
 
 
-def _words(payload: Any) -> dict[str, str | None]:
-    """code, type, message, param and request_id, wherever the service put them."""
+def _error_fields(payload: Any) -> dict[str, str | None]:
+    """code, type, message, param and request_id, wherever the service puts them."""
     outer = payload[0] if isinstance(payload, list) and payload else payload
     if isinstance(outer, str):
-        return _row({"message": outer}, {})
+        return _fields_of({"message": outer}, {})
     if not isinstance(outer, dict):
-        return _row({}, {})
+        return _fields_of({}, {})
     response = outer.get("response")
     for holder in (outer, response if isinstance(response, dict) else {}):
         inner = holder.get("error")
         if isinstance(inner, dict):
-            return _row(inner, outer)
+            return _fields_of(inner, outer)
         if isinstance(inner, str):
-            return _row({**outer, "message": outer.get("message") or inner}, outer)
-    return _row(outer, outer)
+            return _fields_of({**outer, "message": outer.get("message") or inner}, outer)
+    return _fields_of(outer, outer)
 
 
-def _row(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, str | None]:
+def _fields_of(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, str | None]:
     kind = _text(inner.get("type"))
     return {
         "code": _text(inner.get("code")),
-        "type": None if kind == "error" else kind,  # the flat form: the event's own type
+        "type": None if kind == "error" else kind,  # in the flat form it is the event's own type
         "message": _message(inner),
         "param": _text(inner.get("param")),
         "request_id": _text(outer.get("request_id")),
@@ -199,17 +205,17 @@ def _row(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, str | 
 
 
 def _message(inner: Mapping[str, Any]) -> str | None:
-    said = inner.get("message") or inner.get("detail") or inner.get("msg")
-    if isinstance(said, list):
-        # FastAPI's validation errors: their "input" repeats the request, so only "msg" is taken.
-        said = "; ".join(str(d.get("msg")) for d in said if isinstance(d, dict))
-    return _text(said)
+    message = inner.get("message") or inner.get("detail") or inner.get("msg")
+    if isinstance(message, list):
+        # FastAPI's validation errors: their "input" repeats the request, so only "msg" is used.
+        message = "; ".join(str(d.get("msg")) for d in message if isinstance(d, dict))
+    return _text(message)
 
 
 def _text(value: Any) -> str | None:
     if not isinstance(value, (str, int)) or value == "":
         return None
     text = str(value) if isinstance(value, str) or abs(value) < 10**9 else "a huge number"
-    # Half a surrogate, which JSON can spell, could not be written anywhere.
+    # JSON can contain an unpaired surrogate, which no output can encode.
     text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= _MESSAGE_LIMIT else text[:_MESSAGE_LIMIT] + "..."
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "..."

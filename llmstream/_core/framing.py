@@ -1,8 +1,8 @@
 """Bytes -> whole, normalised blocks of a text/event-stream.
 
 Source: WHATWG HTML, section 9.2 "Server-sent events" (parsing and interpreting an event stream):
-one leading BOM is dropped, a line ends with CR LF, LF or CR, an empty line ends a block, and what
-is pending when the stream ends is discarded.
+one leading BOM is dropped; a line ends with CR LF, LF or CR; an empty line ends a block; a block
+that has not ended when the stream ends is discarded. Imports nothing.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ _EMPTY_LINE = b"\n\n"
 
 def split_blocks(data: bytes) -> list[bytes]:
     """The blocks in `data`, which ends with an empty line, without their empty lines."""
-    # An odd number of newlines between two blocks leaves one in front of the second.
+    # An odd number of newlines between two blocks leaves one before the second block.
     blocks = [block.lstrip(b"\n") for block in data.split(_EMPTY_LINE)]
     return [block for block in blocks if block]
 
 
 class Framer:
-    """Cuts a stream of bytes, in pieces of any size, behind the end of a block.
+    """Cuts a stream of bytes, which arrives in pieces of any size, after the end of a block.
 
-    A block is the bytes between two empty lines, its own lines joined by LF. Linear in the bytes
-    received, however they are cut: pieces are only joined once the end of their block has come.
-    Holds at most `limit` bytes and one piece; once a block, or a line without end, has outgrown it,
-    `overflow` is true and nothing behind it is cut any more.
+    A block is the bytes between two empty lines, with its lines joined by LF. The cost is linear in
+    the bytes received, however they are cut: pieces are joined only when the end of their block has
+    arrived. Holds at most `limit` bytes and one piece. When a block, or a line without an end, is
+    larger than `limit`, `overflow` becomes true and `feed` returns nothing more. Not thread-safe.
     """
 
     __slots__ = ("_at_start", "_cr", "_limit", "_pieces", "_size", "overflow")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pieces: list[bytes] = []  # of the block that is not ended yet
+        self._pieces: list[bytes] = []  # of the block that has not ended yet
         self._size = 0
-        self._cr = False  # the last byte was CR: an LF right behind it belongs to it
+        self._cr = False  # the last byte was CR: an LF directly after it belongs to it
         self._at_start = True
         self.overflow = False
 
     @property
     def pending(self) -> int:
-        """Bytes of the block that has begun and not ended."""
+        """The number of bytes of the block that has begun and has not ended."""
         return self._size
 
     def feed(self, data: bytes) -> bytes:
-        """The blocks that `data` ends, with the empty line behind each; b"" for none."""
+        """The blocks that end in `data`, each with its empty line; b"" for none."""
         if not data or self.overflow:
             return b""
         if self._at_start:
@@ -65,7 +65,7 @@ class Framer:
         if data.endswith(_EMPTY_LINE):
             return data if len(data) <= self._limit else self._within(data)
         end = data.rfind(_EMPTY_LINE) + len(_EMPTY_LINE)
-        if end < len(_EMPTY_LINE):  # there is none
+        if end < len(_EMPTY_LINE):  # no block ends here
             return self._hold(data.lstrip(b"\n"))
         blocks = data[:end]
         if len(blocks) > self._limit:
@@ -74,7 +74,7 @@ class Framer:
         return blocks
 
     def _within(self, data: bytes) -> bytes:
-        """The blocks before the first that is too large."""
+        """The blocks before the first one that is too large."""
         fitting: list[bytes] = []
         for block in split_blocks(data):
             if len(block) > self._limit:
@@ -88,7 +88,7 @@ class Framer:
             return b""
         self._size += len(piece)
         self._pieces.append(piece)
-        # The newline at the end of a line is not the block's.
+        # The newline at the end of a line does not count.
         if self._size > self._limit and self._size - (piece[-1] == 10) > self._limit:
             self.overflow = True
             self._pieces.clear()
@@ -109,7 +109,7 @@ class Framer:
     def _normalise(self, data: bytes) -> bytes:
         if self._cr and data[:1] == b"\n":
             data = data[1:]
-            if not data:  # the pair is complete, nothing came with it
+            if not data:  # the LF of a CR LF pair arrived alone
                 self._cr = False
                 return data
         self._cr = data[-1:] == b"\r"

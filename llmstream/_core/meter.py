@@ -1,4 +1,8 @@
-"""The moments and counts of one call in; attempts and timings out, in milliseconds."""
+"""The measurements of one call: moments and counts in, `Attempt` and `Timings` out.
+
+Moments and waits that go in are in seconds; what goes out is in milliseconds. Pure: the caller
+reads the clock.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,12 @@ __all__ = ["Meter", "usage_since"]
 
 
 class Meter:
-    """Moments are seconds on any one monotonic scale. The reader writes; any thread may read."""
+    """The measurements of one call, of its current attempt and of the attempts that have ended.
+
+    Moments are seconds on a monotonic scale of the caller's choice. The reader's thread writes; any
+    thread may read. `begun` is the start of the call, `first_content` the first content of all
+    attempts, `first_token` that of the current one; `rested` and `throttled` are in seconds.
+    """
 
     __slots__ = (
         "_attempt_begun",
@@ -33,25 +42,26 @@ class Meter:
         self.begun = 0.0
         self._ended: float | None = None
         self.first_content: float | None = None  # of all attempts
-        self.rested = 0.0  # seconds of waits between attempts
-        self.throttled = 0.0  # seconds that the next attempt had to wait
-        # The attempts that have ended, and whether another one runs: one value, since another
-        # thread may read while this is written.
+        self.rested = 0.0  # the sum of the waits between attempts
+        self.throttled = 0.0  # the wait before the next attempt, asked for by the service
+        # The attempts that have ended, and whether another one runs: one value, because another
+        # thread may read while this one is written.
         self._attempts: tuple[tuple[Attempt, ...], bool] = ((), False)
         # The current attempt:
         self._attempt_begun = 0.0
         self.first_token: float | None = None
         self._last_event: float | None = None
         self._last_token: float | None = None
-        self._waited = 0.0  # by the clocks, when content arrived last
+        self._waited = 0.0  # `Timers.waited` at the last arrival of content
         self._longest_gap: float | None = None
-        self._contents = 0  # of the session, before this attempt
-        self._used = Usage()  # what the service had reported before this attempt
+        self._contents = 0  # the session's count before this attempt
+        self._used = Usage()  # the session's usage before this attempt
 
     # -- moments in
 
     def begin_attempt(self, now: float, contents: int, used: Usage) -> None:
-        """`contents` and `used` are those of the session, which may go on with an answer."""
+        """A new attempt begins. `contents` and `used` are the session's so far: a session may go on
+        with the answer of an earlier attempt."""
         self._attempt_begun = now
         self.first_token = self._last_event = self._last_token = None
         self._longest_gap = None
@@ -64,8 +74,8 @@ class Meter:
         self._last_event = now
 
     def content(self, now: float, waited: float) -> float | None:
-        """Events with content have arrived; `waited` is the seconds spent on waiting for the network so far.
-        Returns the wait since the last content, None for the first of an attempt."""
+        """Events with content have arrived. `waited` is the sum of all waits for the network.
+        Returns the seconds waited since the last content, None for the first of an attempt."""
         gap = None
         if self.first_token is None:
             self.first_token = now
@@ -79,7 +89,7 @@ class Meter:
         return gap
 
     def add(self, attempt: Attempt) -> None:
-        """The current attempt has ended so."""
+        """The current attempt has ended, with `attempt` as its record."""
         self._attempts = ((*self._attempts[0], attempt), False)
         self.throttled = 0.0
 
@@ -110,8 +120,8 @@ class Meter:
         resent: bool = False,
         service_tier: str | None = None,
     ) -> Attempt:
-        """The current attempt as it stands; `delay` is in seconds, `contents` and `usage` are the
-        session's."""
+        """The record of the current attempt so far. `delay` is in seconds; `contents` and `usage`
+        are the session's."""
         now = now if self._ended is None else self._ended
         first, gap = self.first_token, self._longest_gap
         return Attempt(
@@ -134,6 +144,7 @@ class Meter:
         )
 
     def timings(self, now: float, attempts: tuple[Attempt, ...]) -> Timings:
+        """The timings of the call, whose attempts so far are `attempts`."""
         return Timings(
             first_token_ms=self.first_token_ms,
             total_ms=self.total_ms(now) if attempts else 0.0,
@@ -142,16 +153,16 @@ class Meter:
 
     @property
     def first_token_ms(self) -> float | None:
-        """The first content of all attempts, since the call's start."""
+        """Milliseconds from the start of the call to its first content, or None."""
         first = self.first_content
         return None if first is None else (first - self.begun) * 1000.0
 
     def total_ms(self, now: float) -> float:
-        """Since the call's start, up to its end where it has ended."""
+        """Milliseconds from the start of the call to its end, or to `now` while it runs."""
         return ((now if self._ended is None else self._ended) - self.begun) * 1000.0
 
     def since(self, now: float, last_byte: float | None) -> str:
-        """How long ago something last arrived, in words."""
+        """How long ago the last byte, event and token arrived, as text for an error's message."""
         moments = (("byte", last_byte), ("event", self._last_event), ("token", self._last_token))
         return ", ".join(
             f"no {name} yet" if at is None else f"last {name} {now - at:.1f} s ago"
@@ -160,8 +171,8 @@ class Meter:
 
 
 def usage_since(usage: Usage, before: Usage) -> Usage:
-    """What the service has reported beyond `before`: an answer that is taken up again reports the
-    whole of it."""
+    """`usage` minus `before`: for a resumed answer the service reports the usage of the whole
+    answer, not of the last request."""
     if usage is before:
         return Usage()
     fields = Usage.__struct_fields__

@@ -1,4 +1,5 @@
-"""The names of a call's phases and of its clocks: each is written here once."""
+"""The names of a call's phases and clocks. Users see them in `Attempt.phase`, errors, logs and
+metrics, so each is defined once, here."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ __all__ = ["ClockName", "Phase"]
 
 
 class _Name(str, Enum):
-    """A member is its value, also in text (enum.StrEnum is of Python 3.11). What users get is the
-    plain `.value`."""
+    """An enum whose members equal, and are shown as, their values (enum.StrEnum needs Python 3.11).
+    Users are given the plain `.value`."""
 
     __str__ = str.__str__
     __repr__ = str.__repr__
@@ -17,27 +18,27 @@ class _Name(str, Enum):
 
 
 class Phase(_Name):
-    """Where a call is."""
+    """What a call is doing."""
 
     CONNECT = "connect"  # name resolution and TCP
-    TLS = "tls"
-    SEND = "send"
-    HEADERS = "headers"  # the request is out, the response's head is awaited
+    TLS = "tls"  # the TLS handshake
+    SEND = "send"  # sending the request
+    HEADERS = "headers"  # the request is sent, the response's head is awaited
     FIRST_TOKEN = "first_token"  # the head has arrived, content has not
     BODY = "body"  # content has arrived
     DONE = "done"
-    BACKOFF = "backoff"  # between two attempts
-    THROTTLED = "throttled"  # waiting because the service asked all of us to
-    POLL = "poll"  # between two polls of a stored response
+    BACKOFF = "backoff"  # waiting between two attempts
+    THROTTLED = "throttled"  # waiting because the service asked all callers of the key to wait
+    POLL = "poll"  # waiting between two polls of a stored response
 
 
 class ClockName(_Name):
-    """The five clocks of `Timeouts`, and two that serve inside."""
+    """The five clocks of `Timeouts`, and two internal ones."""
 
     CONNECT = "connect"
     FIRST_TOKEN = "first_token"
     IDLE = "idle"
     SILENCE = "silence"
     TOTAL = "total"
-    LINGER = "linger"  # after the answer: what still belongs to the stream
-    BACKOFF = "backoff"  # between attempts: only `total` runs
+    LINGER = "linger"  # after the end of the answer, for what still belongs to the stream
+    BACKOFF = "backoff"  # between two attempts; has no limit of its own, only `total` runs

@@ -1,7 +1,8 @@
-"""What to ask next when an attempt has failed: the four policies of `on_disconnect`.
+"""The next request after an attempt has failed: the four policies of `on_disconnect`.
 
-Each is a row of POLICIES. Before the first content they all do the same, ask again; they differ
-once something has been delivered. Nothing here touches the network.
+Each policy is a row of POLICIES. Before the first content all of them send the same request again;
+they differ after content was delivered. Pure: relies on the dialect, which writes requests, and on
+the session, which has the answer so far.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ __all__ = ["POLICIES", "Mode", "NextAttempt", "Recovery"]
 
 
 class Mode(Enum):
-    """How an attempt relates to the answer that was shown so far."""
+    """How an attempt relates to the answer that the reader has received so far."""
 
-    ANEW = "anew"  # an answer of its own, that takes its place once the service accepts the request
-    CONTINUE = "continue"  # goes on with its text
-    RESUME = "resume"  # is the very same answer, from the cut on
-    POLL = "poll"  # asks for the very same answer until it is whole
+    ANEW = "anew"  # a new answer, which replaces it once the service has accepted the request
+    CONTINUE = "continue"  # a new answer, which goes on with its text
+    RESUME = "resume"  # the same answer, streamed from the cut on
+    POLL = "poll"  # the same answer, asked for until it is complete
 
 
 class NextAttempt(Struct, frozen=True):
     """How the next attempt is made. `request` has no credentials yet; `marker` is the event that
-    tells the reader, where there is something to tell."""
+    tells the reader how the answer goes on, or None where there is nothing to tell."""
 
     request: HTTPRequest
     mode: Mode = Mode.ANEW
@@ -43,7 +44,8 @@ class NextAttempt(Struct, frozen=True):
 
 
 class Recovery(Protocol):
-    """The policy of one call. For the reader's thread."""
+    """The policy of one call. For the reader's thread. `readable_as_text` is false where a reader
+    of the text alone could not know that the answer begins anew."""
 
     readable_as_text: bool
 
@@ -51,19 +53,19 @@ class Recovery(Protocol):
         self, request: Request, first: HTTPRequest, dialect: Dialect, api: Api, url: str
     ) -> None:
         """`first` is `request` as `dialect` writes it for the base URL `url`. Raises
-        ConfigurationError where the policy
-        cannot work for this call."""
+        ConfigurationError if the policy cannot work for this request."""
 
     def after_failure(self, shown: Session, first: HTTPRequest) -> NextAttempt | None:
-        """The next attempt after a retryable failure; None: there is none. `shown` is the answer as
-        the reader knows it, `first` the latest form of the first request."""
+        """The next attempt after a retryable failure, or None to raise it. `shown` is the answer as
+        the reader has received it, `first` the latest form of the first request."""
 
     def fallback(self, shown: Session, error: LLMStreamError) -> NextAttempt | None:
-        """Another way to go on at once, where `error` refused the last one."""
+        """Another attempt to make at once because the service refused the last one with `error`, or
+        None."""
 
 
 class _Raise:
-    """Content is never asked for again."""
+    """After content was delivered, the failure is raised."""
 
     readable_as_text = True
 
@@ -80,7 +82,7 @@ class _Raise:
 
 
 class _Restart(_Raise):
-    """The answer begins anew, and the reader is told."""
+    """The answer begins anew, and a Restarted event tells the reader."""
 
     readable_as_text = False
 
@@ -90,11 +92,12 @@ class _Restart(_Raise):
 
 # ---- continue ----------------------------------------------------------------------------------
 
-# The items of an answer that is plain text.
+# The types of the items in an answer that is plain text.
 _PLAIN = frozenset({None, "message", "text", "reasoning", "thinking", "redacted_thinking"})
-_LEAST_TOKENS = 16  # the Responses API takes no less
-_BYTES_A_TOKEN = 4  # of English; others have fewer, and more text deltas
-_REQUEST = """\
+_MIN_TOKENS = 16  # the Responses API accepts no smaller limit
+_BYTES_PER_TOKEN = 4  # in English; other languages have fewer, but also more text deltas
+# What a model is asked; `text` is the answer so far.
+_CONTINUE_PROMPT = """\
 Your answer to this was cut off by a lost connection. What had arrived of it is quoted below. \
 Go on exactly where it stops, be it within a word; begin with a space or a line end if one \
 belongs there. Write only what is missing: do not repeat what is there, and say nothing about \
@@ -106,18 +109,18 @@ the interruption.
 
 
 class _Continue(_Raise):
-    """A new request quotes what had come, and asks to go on."""
+    """A new request quotes the text that has arrived and asks the model to go on with it."""
 
     def __init__(
         self, request: Request, first: HTTPRequest, dialect: Dialect, api: Api, url: str
     ) -> None:
         extra = request.extra_body or {}
-        why = (
+        reason = (
             "the call has tools, and half a tool call cannot be continued"
             if request.tools
-            else "the answer is to follow a schema, and half of it cannot be continued"
+            else "the answer has to follow a schema, and half of it cannot be continued"
             if dialect.asks_for_structure(extra)
-            else "extra_body gives the prompt itself"
+            else "extra_body contains the prompt itself"
             if api.prompt_fields[0] in extra
             else "it asks for several answers"
             if first.choices > 1
@@ -125,9 +128,9 @@ class _Continue(_Raise):
             if request.background
             else None
         )
-        if why is not None:
+        if reason is not None:
             raise ConfigurationError(
-                f"on_disconnect='continue' works for plain text only, not for this call: {why}. "
+                f"on_disconnect='continue' works for plain text only, not for this call: {reason}. "
                 "Pass on_disconnect='raise' (or 'restart') for it"
             )
         self._request, self._dialect, self._url = request, dialect, url
@@ -145,26 +148,26 @@ class _Continue(_Raise):
 
     def _rest_of(self, shown: Session) -> HTTPRequest:
         request, state, text = self._request, shown.state, shown.state.text
-        used = max(state.tokens_at_least, len(text.encode()) // _BYTES_A_TOKEN)
+        used = max(state.tokens_at_least, len(text.encode()) // _BYTES_PER_TOKEN)
         limit = request.max_output_tokens or self._dialect.default_max_tokens
         extra = dict(request.extra_body or {})
         for name in self._limit_fields:
             if isinstance(extra.get(name), int):
-                extra[name] = max(_LEAST_TOKENS, extra[name] - used)
-        quote = _REQUEST.format(text=text)
-        go_on = msgspec.structs.replace(
+                extra[name] = max(_MIN_TOKENS, extra[name] - used)
+        quote = _CONTINUE_PROMPT.format(text=text)
+        rest = msgspec.structs.replace(
             request,
             prompt=_with_quote(request.prompt, quote, self._dialect.text_part),
-            max_output_tokens=max(_LEAST_TOKENS, limit - used) if limit else None,
-            thinking=None,  # it has been thought
+            max_output_tokens=max(_MIN_TOKENS, limit - used) if limit else None,
+            thinking=None,  # the first request has done the thinking
             extra_body=extra,
         )
-        return self._dialect.request(go_on, self._url)
+        return self._dialect.request(rest, self._url)
 
 
 def _with_quote(prompt: str | list[Any], quote: str, text_part: str) -> list[Any]:
-    """The prompt with `quote` at its end, in the last user turn: many chat templates refuse two
-    turns of the same role in a row."""
+    """The prompt with `quote` appended to its last user turn, because many chat templates refuse
+    two turns of the same role in a row."""
     turns: list[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     last = turns[-1]
     content = last.get("content") if last.get("role") == "user" else None
@@ -181,15 +184,15 @@ def _with_quote(prompt: str | list[Any], quote: str, text_part: str) -> list[Any
 
 
 class _Resume(_Raise):
-    """The service keeps the answer: its stream is taken up again, or the whole is asked for."""
+    """The service stores the answer: its stream is resumed, or the whole answer is polled for."""
 
     def __init__(
         self, request: Request, first: HTTPRequest, dialect: Dialect, api: Api, url: str
     ) -> None:
         if dialect.stored(first, "id") is None:
             raise ConfigurationError(
-                "on_disconnect='resume' needs an answer that the service keeps: the Responses API "
-                "with background=True"
+                "on_disconnect='resume' needs an answer that the service stores: use the Responses "
+                "API with background=True"
             )
         self._stored = partial(dialect.stored, first)
         self._mode = Mode.ANEW
@@ -199,22 +202,25 @@ class _Resume(_Raise):
         if state.response_id is None:
             return NextAttempt(first)
         if state.status in ("failed", "cancelled"):
-            return None  # that is how it ended: it would be told the same
-        # Without numbers there is no place to go on from; without a stream no sense in asking.
-        can = shown.cursor is not None and not shown.unfinished and self._mode is not Mode.POLL
-        self._mode = Mode.RESUME if can else Mode.POLL
+            return None  # the stored answer has ended like that: it would be received again
+        # Without sequence numbers there is no position to resume from. A service that sent JSON
+        # instead of a stream, or refused to resume, does not stream this answer any more.
+        can_resume = (
+            shown.cursor is not None and not shown.unfinished and self._mode is not Mode.POLL
+        )
+        self._mode = Mode.RESUME if can_resume else Mode.POLL
         return self._next(shown, state.response_id)
 
     def fallback(self, shown: Session, error: LLMStreamError) -> NextAttempt | None:
-        known = shown.state.response_id
+        response_id = shown.state.response_id
         if (
             self._mode is not Mode.RESUME
             or not isinstance(error, InvalidRequestError)
-            or known is None
+            or response_id is None
         ):
             return None
-        self._mode = Mode.POLL  # its stream is too old
-        return self._next(shown, known)
+        self._mode = Mode.POLL  # the stream is too old to be resumed
+        return self._next(shown, response_id)
 
     def _next(self, shown: Session, response_id: str) -> NextAttempt:
         stored = self._stored(response_id)

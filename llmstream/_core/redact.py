@@ -1,4 +1,8 @@
-"""What a message quotes of a prompt, blotted out."""
+"""Replaces what an error's message quotes of the prompt by "***".
+
+Services repeat parts of a request in their errors, and errors are written to logs. Pure; imports
+nothing of the package.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,14 @@ from typing import Any
 
 __all__ = ["prompt_texts", "redact_quotes"]
 
-_SHORTEST = 8  # characters: a shorter prompt is a word of its own
+_SHORTEST = 8  # characters: a shorter text may be an ordinary word of the message
 _WINDOW = 12  # characters that text and prompt have to share: every quote of 23 is found
-# What a prompt's parts are called, and what they refer to, is no prompt, and errors are about it.
+# Fields of a prompt that are not its content: errors refer to its parts by them.
 _NAMES = ("type", "role", "name", "status", "id", "call_id", "tool_call_id", "tool_use_id")
 
 
 def prompt_texts(prompt: Any) -> Iterator[str]:
-    """The texts in a prompt, however it is nested."""
+    """All texts in a prompt, however deeply they are nested."""
     if isinstance(prompt, str):
         yield prompt
     elif isinstance(prompt, Mapping):
@@ -28,8 +32,9 @@ def prompt_texts(prompt: Any) -> Iterator[str]:
 
 
 def redact_quotes(text: str, quoted: Iterable[str]) -> str:
-    """`text` with what it quotes of `quoted` blotted out, also where a service has escaped it, cut
-    it, or put it on one line. Of longer texts, quotes of fewer than 23 characters may stay."""
+    """`text` with "***" in place of what it quotes of the texts in `quoted`, also where a service
+    has escaped the quote, cut it, or put it on one line. Quotes of fewer than 23 characters from a
+    longer text may remain."""
     found: list[tuple[int, int]] = []
     pieces = {text[at : at + _WINDOW] for at in range(len(text) - _WINDOW + 1)}
     for source in set(quoted):
@@ -37,16 +42,17 @@ def redact_quotes(text: str, quoted: Iterable[str]) -> str:
         for form in {source, one_line, json.dumps(source)[1:-1], repr(source)[1:-1]}:
             if _may_be_quoted(text, form, pieces):
                 found += _quotes(text, form)
-    shown, done = [], 0
+    kept, done = [], 0
     for start, end in sorted(found):
         if end > done:
-            shown += [text[done:start], "***"] if start > done or not done else []
+            kept += [text[done:start], "***"] if start > done or not done else []
             done = end
-    return "".join([*shown, text[done:]])
+    return "".join([*kept, text[done:]])
 
 
 def _may_be_quoted(text: str, source: str, pieces: set[str]) -> bool:
-    """A quick answer for short texts, of which a prompt may have thousands."""
+    """False where `text` certainly does not quote `source`: a quick test for short texts, of which
+    a prompt may have thousands."""
     if len(source) < _WINDOW:
         return source in text
     if len(source) >= 2 * _WINDOW - 1:
@@ -55,7 +61,7 @@ def _may_be_quoted(text: str, source: str, pieces: set[str]) -> bool:
 
 
 def _quotes(text: str, source: str) -> Iterator[tuple[int, int]]:
-    """Where `text` quotes `source`: (begin, end) of each piece."""
+    """The positions at which `text` quotes `source`: (begin, end) of each piece."""
     window = min(_WINDOW, len(source))
     if window < _SHORTEST:
         return

@@ -1,4 +1,5 @@
-"""A request: in the caller's words, in the API's, and a response that the service keeps."""
+"""A request as the caller made it (`Request`) and as HTTP sends it (`HTTPRequest`); requests for a
+response that the service has stored (`StoredResponse`). Pure values."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from msgspec import Struct
 
 from ..errors import ConfigurationError
 
-__all__ = ["HTTPRequest", "Request", "StoredResponse", "encode_body", "under"]
+__all__ = ["HTTPRequest", "Request", "StoredResponse", "encode_body", "url_below"]
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What the caller asked for, in no API's words yet. None means: not said."""
+    """What the caller asked for, independent of the API. None where the caller gave nothing."""
 
     prompt: str | list[Any]
     model: str
@@ -35,7 +36,8 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class HTTPRequest(Struct, frozen=True):
-    """One HTTP request, without its credentials."""
+    """One HTTP request. A dialect writes it without credentials; `Endpoint.dress` adds them.
+    `choices` is the number of answers that it asks for."""
 
     method: str
     url: str
@@ -48,22 +50,23 @@ class HTTPRequest(Struct, frozen=True):
 
 
 class StoredResponse(Struct, frozen=True):
-    """A response that the service keeps (in the background), and how to get back to it."""
+    """A response that the service has stored (a background response), and the requests for it. Its
+    `url` is that of the response."""
 
     url: str
     headers: dict[str, str]
 
     def resume(self, after: int | None) -> HTTPRequest:
-        """Its events again, from behind the sequence number `after`."""
+        """Asks for its events with a sequence number greater than `after` (None: for all)."""
         cursor = "" if after is None else f"&starting_after={after}"
         return self._request("GET", "", f"stream=true{cursor}")
 
     def poll(self) -> HTTPRequest:
-        """As far as it is, as one JSON body."""
+        """Asks for the answer so far, as one JSON body."""
         return self._request("GET", "", "")
 
     def cancel(self) -> HTTPRequest:
-        """The end of it."""
+        """Asks the service to stop working on it."""
         return self._request("POST", "/cancel", "")
 
     def _request(self, method: str, path: str, query: str) -> HTTPRequest:
@@ -72,20 +75,21 @@ class StoredResponse(Struct, frozen=True):
         return HTTPRequest(method, f"{base}{path}" + (f"?{query}" if query else ""), self.headers)
 
 
-def under(url: str, part: str) -> str:
-    """The URL of something below `url`, whose query is kept."""
+def url_below(url: str, part: str) -> str:
+    """`url` with `part` appended to its path, quoted. Its query is kept."""
     base, mark, query = url.partition("?")
     return f"{base}/{quote(part, safe='')}{mark}{query}"
 
 
 def encode_body(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> bytes:
-    """The JSON of a request: what is None is left out, `extra` has the last word."""
-    said = {key: value for key, value in body.items() if value is not None}
-    said.update(extra or {})
+    """The JSON of a request: `body` without the fields that are None, overridden by `extra`. Raises
+    ConfigurationError for a value that JSON cannot express."""
+    fields = {key: value for key, value in body.items() if value is not None}
+    fields.update(extra or {})
     try:
-        return msgspec.json.encode(said)
+        return msgspec.json.encode(fields)
     except (TypeError, ValueError, RecursionError) as exc:
         raise ConfigurationError(
-            f"the request cannot be written as JSON ({exc}): give plain dicts, lists, strings and "
+            f"the request cannot be written as JSON ({exc}): use plain dicts, lists, strings and "
             "numbers"
         ) from exc

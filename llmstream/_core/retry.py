@@ -1,6 +1,6 @@
-"""When to ask again, and after how long.
+"""Whether to send a request again, and after what wait; and the wait that a server asks for.
 
-The randomness is an argument: the policy computes, the edge sleeps.
+Pure: the policy computes, the caller sleeps. Random numbers and the time are arguments.
 """
 
 from __future__ import annotations
@@ -21,15 +21,28 @@ __all__ = ["RetryPolicy", "parse_retry_after"]
 
 
 class RetryPolicy(Struct, frozen=True):
-    """How often, and after what wait, a call is made again before its first content.
+    """How often, and after what wait, a request is sent again before its first content. Immutable.
 
-    The wait before attempt n + 2 (n from 0) is ``d + U(0, jitter * d)`` with
-    ``d = min(cap, base * 2**n)`` seconds. A wait that the server asks for is a floor of d, with
-    the jitter on top; one above `max_retry_after` seconds is not waited out: the error is raised
-    at once. `max_attempts` counts the first one: 1 means no retry. `retry_first_token=True` also
-    retries a FirstTokenTimeout, which the service may bill twice.
+    The wait before attempt n + 2 (n from 0) is ``d + U(0, jitter * d)`` seconds with
+    ``d = min(cap, base * 2**n)``. A wait that the server asks for is the least value of d.
 
-    Raises ConfigurationError for numbers that make no sense.
+    Args:
+        max_attempts: the number of attempts in a row without new content, the first one included:
+            1 means no retry. New content sets the count back to 0; a call makes at most three times
+            as many attempts in all. A free resend on a stale connection is not counted.
+        base: the first d, in seconds.
+        cap: the greatest d without a wait that the server asks for, in seconds.
+        jitter: the greatest random part of the wait, relative to d.
+        max_retry_after: a longer wait that the server asks for, in seconds, is not waited out: the
+            error is raised at once. So is one that ends after the total clock.
+        retry_first_token: whether a FirstTokenTimeout is retried too. The service may bill both
+            requests.
+
+    Before each retry the call takes a part of the retry budget that all calls with the same host
+    and key share (as in the AWS SDKs' standard retry mode). If too little is left, the error is
+    raised.
+
+    Raises ConfigurationError for values that cannot work.
     """
 
     max_attempts: int = 4
@@ -55,29 +68,30 @@ class RetryPolicy(Struct, frozen=True):
                 )
 
     def delay(self, n: int, random: float, floor: float = 0.0) -> float:
-        """Seconds to wait after failure number n (from 0); `random` is in [0, 1)."""
+        """Seconds to wait after failure number n (from 0). `random` is in [0, 1); `floor` is the
+        wait that the server asks for."""
         # min() first: 2.0 ** n overflows from n = 1024 on.
         d = max(min(self.cap, self.base * 2.0 ** min(n, 64)), floor)
         return d + random * self.jitter * d
 
-    def wants(self, error: LLMStreamError) -> bool:
-        """Whether this failure is of a kind to ask again after."""
+    def should_retry(self, error: LLMStreamError) -> bool:
+        """Whether a failure of this kind is retried."""
         return error.retryable or (self.retry_first_token and isinstance(error, FirstTokenTimeout))
 
     def next_delay(
         self, error: LLMStreamError, failures: int, random: float, remaining: float = math.inf
     ) -> float | None:
-        """Seconds to wait before the next attempt, or None to give up.
+        """Seconds to wait before the next attempt, or None if there is none.
 
-        `failures` counts this one, and is 0 where it had made progress; `remaining` is what is
-        left of the total clock, in seconds.
+        `failures` is the number of failures in a row, this one included, and 0 if the attempt had
+        received content. `remaining` is the time left on the total clock, in seconds.
         """
-        if failures >= self.max_attempts or not self.wants(error):
+        if failures >= self.max_attempts or not self.should_retry(error):
             return None
-        asked = error.retry_after if isinstance(error, ServiceError) else None
-        if asked is not None and asked > self.max_retry_after:
+        retry_after = error.retry_after if isinstance(error, ServiceError) else None
+        if retry_after is not None and retry_after > self.max_retry_after:
             return None
-        delay = self.delay(max(0, failures - 1), random, asked or 0.0)
+        delay = self.delay(max(0, failures - 1), random, retry_after or 0.0)
         return delay if delay < remaining else None
 
 
@@ -91,9 +105,10 @@ _TRY_AGAIN = re.compile(
 def parse_retry_after(headers: Mapping[str, str], message: str, now: float) -> float | None:
     """The wait in seconds that a server asks for, or None.
 
-    Looks at `retry-after-ms`, `retry-after` (RFC 9110 10.2.3: seconds or a date; fractions
-    occur), then at the message. `headers` has lower-case names; `now` is the Unix time. What is no
-    finite number of 0 or more is no request to wait; a date in the past is 0.
+    The header `retry-after-ms` comes first, then `retry-after` (RFC 9110, section 10.2.3: seconds
+    or a date; some servers send fractions), then the error's message. `headers` has lower-case
+    names; `now` is the Unix time in seconds. A value that is not a finite number of 0 or more is
+    ignored; a date in the past means 0.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -117,7 +132,7 @@ def _number(value: str | None) -> float | None:
 def _until(value: str, now: float) -> float | None:
     try:
         date = email.utils.parsedate_to_datetime(value)
-        if date.tzinfo is None:  # an obsolete form, or "-0000": HTTP dates are in UTC
+        if date.tzinfo is None:  # an obsolete form, or "-0000"; HTTP dates are in UTC
             date = date.replace(tzinfo=datetime.timezone.utc)
         return max(0.0, date.timestamp() - now)
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -1,7 +1,7 @@
-"""Bytes of one response in, events out: the protocol of one stream, without the network.
+"""The bytes of one response in, its events out: the protocol of a stream, without the network.
 
-Framing, SSE, dialect and state meet here and nowhere else. The end of an answer is an event, not
-the absence of bytes.
+Only this file brings framing, SSE, dialect and state together. The end of an answer is an event,
+not the absence of bytes. Pure: relies on the files of this folder, on the events and on the errors.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ __all__ = ["MAX_EVENT_BYTES", "Session"]
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 _DONE = b"[DONE]"
-_SHOWN = 300  # characters of a foreign body that an error shows
+_MAX_QUOTE = 300  # characters of a body that is not a stream which an error's message shows
 
 
 class Stage(IntEnum):
-    """How far a response body is. In the first three more is read, in the others nothing is."""
+    """How far a response body has been received. In the first three stages more of it is read, in
+    the others nothing more."""
 
     OPEN = 0
-    COMPLETE = 1  # the answer is whole; what belongs to the stream may still come
-    FAILING = 2  # an error has arrived; what belongs to it may still come
-    WHOLE = 3
-    FAILED = 4
-    UNFINISHED = 5  # the body was the answer so far; the service is still at work on it
+    COMPLETE = 1  # the answer is complete; usage or an end marker may still arrive
+    FAILING = 2  # an error has arrived; an event that belongs to it may still arrive
+    WHOLE = 3  # the answer is complete
+    FAILED = 4  # see `error`
+    UNFINISHED = 5  # the body was the answer so far; the service is still working on it
 
 
 _OPEN, _COMPLETE, _WHOLE = Stage.OPEN, Stage.COMPLETE, Stage.WHOLE
@@ -45,25 +46,31 @@ _NONE, _CONTENT = Activity.NONE, Activity.CONTENT
 
 
 class Session:
-    """One response body.
+    """One response body; with `resume`, several bodies of the same answer.
 
-    `receive` and `receive_eof` never raise for what the bytes are: a failure is kept in `error`,
-    beside the events that came before it. `stage` says how far the body is; `complete`, `ended` and
-    `unfinished` are read from it. `activity` is the highest since it was last set to NONE, and
-    `linger` the seconds that what still belongs to the stream may take after the end. `has_content`
-    says that content has arrived at all, `cursor` is the number of the last event that has one, and
-    `contents` counts the events that brought content.
-    Not thread-safe: one thread feeds it; its `state` may be read by any.
+    `receive` and `receive_eof` never raise for the bytes they are given: a failure is stored in
+    `error`, and the events before it are returned. Not thread-safe: one thread feeds it; any thread
+    may read `state`.
+
+    Attributes, written here unless noted:
+        stage: how far the body is; `complete`, `ended` and `unfinished` derive from it.
+        error: why the body failed, or None.
+        activity: the highest activity of the events since the caller last set it to NONE.
+        linger: the seconds for which the caller waits, after the end, for the rest of the stream.
+        has_content: whether content has arrived.
+        cursor: the sequence number of the last event that has one, or None.
+        events, contents: the number of events, and of those with content.
+        state: the answer so far.
     """
 
     __slots__ = (
         "_dialect",
         "_framer",
+        "_last_known",
         "_max_event_bytes",
         "_max_identical",
         "_repeated",
         "_repeats",
-        "_seen",
         "activity",
         "contents",
         "cursor",
@@ -86,9 +93,9 @@ class Session:
         self._max_event_bytes = max_event_bytes
         self._framer = Framer(max_event_bytes)
         self._max_identical = max_identical_chunks
-        self._repeated: Chunk | None = None  # the last chunk, and how often it came in a row
-        self._repeats = 0
-        self._seen = -math.inf  # events up to this number are known, in a stream that was resumed
+        self._repeated: Chunk | None = None  # the last chunk
+        self._repeats = 0  # how often it was received in a row
+        self._last_known = -math.inf  # events up to this number arrived before a resume
         self.cursor: int | None = None
         self.has_content = False
         self.state = State()
@@ -102,29 +109,29 @@ class Session:
 
     @property
     def complete(self) -> bool:
-        """The answer is whole."""
+        """Whether the answer is complete."""
         return self.stage is _COMPLETE or self.stage is _WHOLE
 
     @property
     def ended(self) -> bool:
-        """Nothing more is read."""
+        """Whether nothing more of the body is read."""
         return self.stage >= _WHOLE
 
     @property
     def unfinished(self) -> bool:
-        """The body was the answer so far, and the service is still at work on it."""
+        """Whether the body was the answer so far, and the service is still working on it."""
         return self.stage is Stage.UNFINISHED
 
     def continue_from(self, before: Session) -> None:
-        """The answer goes on where the one of `before` was cut."""
+        """This session's answer goes on with the text of `before`, whose answer was cut off."""
         self.state.continue_from(before.state)
         self.has_content = True
 
     def resume(self) -> None:
-        """The same answer comes again, from another body: what is known of it is passed over."""
+        """The same answer is received from another body: events that are known are ignored."""
         self._framer = Framer(self._max_event_bytes)
         if self.cursor is not None:
-            self._seen = self.cursor
+            self._last_known = self.cursor
         self.error = None
         self.stage = Stage.OPEN
         self.activity = _NONE
@@ -135,31 +142,31 @@ class Session:
         events: list[AnyEvent] = []
         blocks = b"" if self.ended else self._framer.feed(data)
         decode, apply, state = self._dialect.decode, self._dialect.apply, self.state
-        # One loop for all: a call more for each event would cost a tenth of it.
-        for name, said in parse(blocks):
-            if len(said) <= len(_DONE) and not self._is_event(said, events):
+        # All in one loop: one more function call per event would add a tenth to its cost.
+        for name, payload in parse(blocks):
+            if len(payload) <= len(_DONE) and not self._is_event(payload, events):
                 if self.ended:
                     return events
                 continue
             try:
-                event = decode(name, said if name != "error" else _as_json(said))
+                event = decode(name, payload if name != "error" else _as_json(payload))
                 number = event.sequence_number
                 if number is not None:
-                    if number <= self._seen:
+                    if number <= self._last_known:
                         continue
                     self.cursor = number
                 effect = apply(state, event)
             except (ValueError, RecursionError) as exc:
-                self._garbled(exc)
+                self._fail_garbled(exc)
                 return events
             self.events += 1
             events.append(event)
-            if effect is CONTENT:  # most are; it ends nothing
+            if effect is CONTENT:  # the usual case; it ends nothing
                 self.contents += 1
                 self.activity = _CONTENT
                 self.has_content = True
             else:
-                self._judge(effect)
+                self._take_effect(effect)
                 if self.stage is not _OPEN and self.complete:
                     event.chunks += state.flush()
             if self._max_identical is not None:
@@ -167,33 +174,33 @@ class Session:
             if self.stage is not _OPEN and self.stage >= _WHOLE:
                 return events
         if self._framer.overflow and self.complete:
-            self.stage = Stage.WHOLE  # only what comes after the end of the answer is too large
+            self.stage = Stage.WHOLE  # what is too large arrived after the end of the answer
         elif self._framer.overflow:
             self._fail(
                 EventTooLarge(
-                    "an event grew beyond max_event_bytes without an end: raise the limit if "
+                    "an event is larger than max_event_bytes and has not ended: raise the limit if "
                     "events of this size are expected"
                 )
             )
         return events
 
     def _is_event(self, data: bytes, events: list[AnyEvent]) -> bool:
-        """Whether it is one: neither the end marker, which may bring out what was held back, nor
-        nothing."""
+        """Whether `data` is an event, that is, neither empty nor the end marker. The end marker
+        takes effect here; text that was held back until then is added to `events`."""
         if data != _DONE:
             return bool(data)
-        self._judge(self._dialect.done(self.state))
+        self._take_effect(self._dialect.done(self.state))
         late = self.state.flush() if self.complete else ()
         if late:
             events.append(UnknownEvent("done", "[DONE]", chunks=late, raw=data))
         return False
 
-    def _garbled(self, exc: Exception) -> None:
-        if self.complete:  # garbage after the end of the answer
+    def _fail_garbled(self, exc: Exception) -> None:
+        if self.complete:  # the garbage arrived after the end of the answer
             self.stage = Stage.WHOLE
             return
         error = ProtocolError(f"an event of the stream cannot be read: {_reason(exc)}")
-        error.retryable = True  # garbled on the way, it may come whole the next time
+        error.retryable = True  # it may have been garbled on the way
         self._fail(error)
 
     def _count_repeats(self, chunks: tuple[Chunk, ...], limit: int) -> None:
@@ -203,12 +210,13 @@ class Session:
             if self._repeats >= limit and not self.complete:
                 self._fail(
                     LoopDetected(
-                        f"the same chunk came {limit} times in a row (max_identical_chunks): the "
-                        "model is in a loop; ask again, with another temperature if need be"
+                        f"the same chunk was received {limit} times in a row "
+                        "(max_identical_chunks): the model is in a loop; make the call again, if "
+                        "necessary with another temperature"
                     )
                 )
 
-    def _judge(self, effect: Effect) -> None:
+    def _take_effect(self, effect: Effect) -> None:
         activity = effect.activity
         if activity is _CONTENT:
             self.contents += 1
@@ -216,7 +224,7 @@ class Session:
         if activity > self.activity:
             self.activity = activity
         if effect.error is not None:
-            # Also after the finish of a chat answer: the service takes it back.
+            # An error after the finish of a chat answer revokes the finish.
             self.error = self.error or effect.error
         elif not effect.complete:
             return
@@ -231,7 +239,7 @@ class Session:
         self.stage = Stage.FAILED
 
     def receive_eof(self) -> None:
-        """The body ended as HTTP should. Half an event that is pending is no event."""
+        """The body has ended as HTTP requires. An event that has not ended is discarded."""
         if self.complete:
             self.stage = Stage.WHOLE
             return
@@ -241,11 +249,13 @@ class Session:
             half = f", {pending} bytes into the next event" if pending else ""
             self.error = StreamTruncated(
                 f"the stream ended cleanly after {self.events} events{half}, but the answer's "
-                "terminal event never came: what arrived is in .partial; do not take it for whole"
+                "terminal event did not arrive: what arrived is in .partial; do not treat it as "
+                "complete"
             )
 
     def receive_json(self, body: bytes) -> list[AnyEvent]:
-        """A 200 that is one JSON body: a whole completion, or an error."""
+        """The whole body of a success that is JSON instead of a stream: a completion, an answer so
+        far, or an error. Returns its events."""
         try:
             payload = decode_json(body.removeprefix(b"\xef\xbb\xbf"))
             if _failure(payload):
@@ -254,15 +264,15 @@ class Session:
                 self._fail(error_from_payload(payload))
                 return []
             if self._dialect.is_unfinished(payload):
-                self._fail(StreamTruncated("the service is still at work on the answer"))
+                self._fail(StreamTruncated("the service is still working on the answer"))
                 self.stage = Stage.UNFINISHED
                 return []
             events = self._dialect.events_from_json(payload, body)
             if not events:
                 return self.refuse(body, "JSON that is neither a completion nor an error")
             for event in events:
-                self._judge(self._dialect.apply(self.state, event))
-            self._judge(self._dialect.done(self.state))
+                self._take_effect(self._dialect.apply(self.state, event))
+            self._take_effect(self._dialect.done(self.state))
         except (ValueError, RecursionError):
             return self.refuse(body, "JSON that cannot be read")
         events[-1].chunks += self.state.flush()
@@ -272,19 +282,19 @@ class Session:
         return list(events)
 
     def refuse(self, body: bytes, what: str) -> list[AnyEvent]:
-        """A 200 that is no stream at all."""
-        start = body.decode("utf-8", "replace")[:_SHOWN]
+        """Fail, because the body is `what`, not a stream. `body` is its beginning."""
+        start = body.decode("utf-8", "replace")[:_MAX_QUOTE]
         self._fail(
             NotAStreamError(
                 f"the server answered 200 with {what} instead of an event stream (is base_url "
-                f"right, is there a proxy?). It begins: {start!r}"
+                f"correct, is there a proxy?). The body begins: {start!r}"
             )
         )
         return []
 
 
 def _as_json(data: bytes) -> bytes:
-    """An error is one even where a server writes plain text."""
+    """The data of an error event as JSON: some servers send plain text."""
     try:
         decode_json(data)
     except ValueError:
@@ -293,7 +303,7 @@ def _as_json(data: bytes) -> bytes:
 
 
 def _failure(payload: Any) -> bool:
-    """A JSON body that says error, alone, beside an answer, or in a list (Gemini)."""
+    """Whether a JSON body contains an error: alone, beside an answer, or in a list (Gemini)."""
     first = payload[0] if isinstance(payload, list) and payload else payload
     if not isinstance(first, dict):
         return False
@@ -301,7 +311,7 @@ def _failure(payload: Any) -> bool:
 
 
 def _reason(exc: Exception) -> str:
-    # Their own messages name a place in the JSON, never its content.
+    # The decoders' messages name a position in the JSON, never its content.
     if isinstance(exc, (msgspec.DecodeError, json.JSONDecodeError)):
         return f"malformed JSON ({exc})"
     return str(exc) if not isinstance(exc, RecursionError) else "JSON nested too deeply"

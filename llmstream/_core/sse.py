@@ -1,9 +1,9 @@
-"""Block -> (event name, data). The only file that imports sseclient.
+"""Whole, normalised blocks -> (event name, data). The only file that imports sseclient.
 
-sseclient-py is fed one whole, normalised block at a time: its own reading is quadratic, loses the
-first event behind a BOM, merges events at "\\n\\r\\n" and dispatches half an event at the end of
-the stream (measured, 1.9). The two forms that services really send are read directly, which costs
-a tenth of it; a differential test proves both ways equal.
+sseclient-py is given one block at a time. Its own reading is quadratic, loses the first event after
+a BOM, merges events at "\\n\\r\\n" and dispatches half an event at the end of the stream (measured
+with 1.9). The two forms of block that services usually send are parsed here directly, at a tenth of
+the cost; a differential test proves that the results are equal.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ __all__ = ["parse", "parse_block"]
 Parsed = tuple[str, bytes]
 
 _ERROR_FIELD = b"error:"  # llama.cpp and GPUStack send an error as a bare field
-_BATCH = 64  # data lines at once: sseclient-py is quadratic in them
+_BATCH = 64  # data lines per call of sseclient-py, which is quadratic in them
 
 
 def parse(blocks: bytes) -> list[Parsed]:
     """The events of whole, normalised blocks (what Framer.feed returns), in order."""
     if not blocks:
         return []
-    found = _parse_alike(blocks)
+    found = _parse_uniform(blocks)
     if found is None:
         parsed = map(parse_block, split_blocks(blocks))
         found = [event for event in parsed if event is not None]
     return found
 
 
-def _parse_alike(blocks: bytes) -> list[Parsed] | None:
-    """Blocks that all have a name and one line of data, or all one line of data only, as services
-    mostly send them; None for any others. A few steps for all of them instead of some for each."""
+def _parse_uniform(blocks: bytes) -> list[Parsed] | None:
+    """The events of blocks that all have a name and one line of data, or that all have one line of
+    data only, as services usually send them; None for any others. It takes a few steps for all
+    blocks together instead of some for each."""
     lines = blocks.split(b"\n")
     del lines[-1]
     events: list[Parsed] = []
@@ -48,31 +49,31 @@ def _parse_alike(blocks: bytes) -> list[Parsed] | None:
     if len(lines) % 3 or any(lines[2::3]):
         return None
     for head, line in zip(lines[::3], lines[1::3], strict=True):
-        name = _NAMES.get(head) or _known_from_now(head)
+        name = _NAMES.get(head) or _learned_name(head)
         if name is None or not line.startswith(b"data: "):
             return None
         events.append((name, line[6:]))
     return events
 
 
-# An `event:` line -> the name. There are some sixty, and thousands of each; a server that makes
-# them up fills no memory.
+# An `event:` line -> the name. There are some sixty different lines, and thousands of each. The
+# limits keep a server that invents names from filling the memory.
 _NAMES: dict[bytes, str] = {}
-_MOST_NAMES, _LONGEST_NAME = 256, 100
+_MAX_NAMES, _MAX_LINE = 256, 100
 
 
-def _known_from_now(head: bytes) -> str | None:
+def _learned_name(head: bytes) -> str | None:
     if not head.startswith(b"event:"):
         return None
     name = _name(head)
-    if len(_NAMES) < _MOST_NAMES and len(head) < _LONGEST_NAME:
+    if len(_NAMES) < _MAX_NAMES and len(head) < _MAX_LINE:
         _NAMES[head] = name
     return name
 
 
 def parse_block(block: bytes) -> Parsed | None:
-    """The event's name ("message" where none was given) and its data, or None where nothing is to
-    be dispatched (a comment, a block without data)."""
+    """The event's name ("message" where the block has none) and its data, or None where the block
+    is not an event (a comment, a block without data)."""
     if block.startswith(b"data:"):
         if b"\n" not in block:
             return "message", _value(block)
@@ -99,8 +100,8 @@ def _parse_any(block: bytes) -> tuple[str, bytes] | None:
     if block.startswith(_ERROR_FIELD):
         value = block[len(_ERROR_FIELD) :]
         return "error", value[1:] if value.startswith(b" ") else value
-    # Only these two fields: sseclient writes an id, and fields that it does not know, which may be
-    # answer text, to the debug log.
+    # Only these two fields are passed on: sseclient writes ids, and fields that it does not know,
+    # which may be text of the answer, to the debug log.
     names: list[bytes] = []
     data: list[bytes] = []
     for line in block.split(b"\n"):

@@ -1,7 +1,8 @@
-"""Deltas -> response, items, content: what has arrived of an answer, on three levels.
+"""What has arrived of an answer, on three levels: the response, its items, an item's content.
 
-The response (id, status), its items by `output_index`, an item's content by `content_index`. One
-thread writes; any thread may read at any time: lists only grow, values are replaced whole.
+The dialects write it, in the thread that reads the stream; the public name is `Stream.state`. Any
+thread may read it at any time: lists only grow, and values are replaced whole. Pure: relies on the
+values of `result` and on `overlap`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ __all__ = ["ContentState", "FastPath", "ItemState", "State", "merge_usage"]
 
 
 class ContentState:
-    """One part of an item: a message's text, a call's arguments, a summary."""
+    """One part of an item: a message's text, a call's arguments, a summary.
+
+    `index` is its position in the item, `type` the type of its chunks ("text", "thinking",
+    "refusal", "tool_call") or another word of the dialect. `deltas` are its pieces until `finish`.
+    The dialect writes; any thread may read.
+    """
 
     __slots__ = ("_whole", "deltas", "index", "type")
 
@@ -30,39 +36,44 @@ class ContentState:
 
     @property
     def text(self) -> str:
-        """What has arrived of it."""
+        """The text that has arrived so far."""
         whole = self._whole
         return "".join(self.deltas) if whole is None else whole
 
     @property
     def done(self) -> bool:
-        """The service has said what the whole of it is."""
+        """Whether the text is final."""
         return self._whole is not None
 
     def add(self, delta: str) -> None:
-        """A further piece."""
-        if self._whole is not None:  # after its end, from a server that numbers no parts
+        """Append a further piece."""
+        if self._whole is not None:  # a new part, from a server that does not number its parts
             self.deltas = [self._whole]
             self._whole = None
         self.deltas.append(delta)
 
     def finish(self, whole: str) -> str:
-        """Take the service's word for the whole and let the deltas go; returns the part of it that
-        no delta had brought ("" where they had brought all, or something else)."""
+        """Accept `whole`, the final text that the service sent, and release the deltas. Returns the
+        end of it that no delta had contained ("" where the deltas had contained all of it, or
+        another text)."""
         if self._whole is not None:
             return ""
-        had = "".join(self.deltas)
-        self._whole = had if had.endswith(whole) else whole
+        streamed = "".join(self.deltas)
+        self._whole = streamed if streamed.endswith(whole) else whole
         self.deltas = []
-        return whole[len(had) :] if whole.startswith(had) else ""
+        return whole[len(streamed) :] if whole.startswith(streamed) else ""
 
     def seal(self) -> None:
-        """Nothing more comes: what has arrived is the whole."""
+        """Make the text that has arrived the final one, and release the deltas."""
         self.finish("".join(self.deltas))
 
 
 class ItemState:
-    """One output item. `type`, `status`, `name`, `call_id` are None until they are known."""
+    """One output item: a message, a call, a block (Messages), a choice (Chat Completions).
+
+    The dialect writes; any thread may read. `type`, `status`, `name` and `call_id` are None until
+    they are known. `index` is the item's position in the answer.
+    """
 
     __slots__ = (
         "announced",
@@ -81,20 +92,20 @@ class ItemState:
 
     def __init__(self, index: int, id: str | None = None, number: int | None = None) -> None:
         self.index = index
-        self.number = number  # the index as the server gives it, which need not be its own
-        self.announced = False
+        self.number = number  # the index that the server sent; another item may have the same
+        self.announced = False  # its first event has arrived (Responses)
         self.id = id
         self.type: str | None = None
         self.status: str | None = None
         self.name: str | None = None
         self.call_id: str | None = None
-        self.content: dict[Any, ContentState] = {}  # by the dialect's own key
-        self.closed = False  # the service said that it is whole
-        self.wire: Callable[[], Any] | None = None  # the whole item as decoded JSON
-        self.extra: dict[str, Any] = {}  # what a dialect has to remember to make it
+        self.content: dict[Any, ContentState] = {}  # by a key of the dialect's choice
+        self.closed = False  # the service reported that the item is complete
+        self.wire: Callable[[], Any] | None = None  # returns the complete item as decoded JSON
+        self.extra: dict[str, Any] = {}  # what the dialect keeps to write `wire`
 
     def part(self, key: Hashable, type: str) -> ContentState:
-        """The part under `key`, made where it is new: its announcement may be late or missing."""
+        """The part under `key`, made if there is none: its first event may be late or missing."""
         found = self.content.get(key)
         if found is None:
             found = self.content[key] = ContentState(len(self.content), type)
@@ -102,20 +113,34 @@ class ItemState:
 
 
 class FastPath(NamedTuple):
-    """Where a delta of text goes that is like the last one: an answer is mostly that. `key` is how
-    the dialect tells that it is; valid until an event of any other kind comes."""
+    """Where a text delta is appended that follows another one of the same part, as most events of
+    an answer do. The dialect compares `key` to recognise such a delta. Valid until an event of any
+    other kind arrives."""
 
     key: Hashable
-    deltas: list[str]  # of its part
-    said: list[str]  # all text
-    place: int  # the chunk's index
+    deltas: list[str]  # the pieces of the part
+    texts: list[str]  # the pieces of the answer's text
+    item_index: int  # the index of the chunks
 
 
 class State:
     """What has arrived of one answer.
 
-    `response_id`, `status`, `model`, `finish`, `usage` and `service_tier` are the service's;
-    `items` maps the output index to an ItemState.
+    One thread writes, the one that reads the stream; any thread may read the attributes and
+    properties, and nobody but the library writes them.
+
+    Attributes:
+        response_id, model, service_tier: as the service reported them; the dialect writes them.
+        status: the response's status as the API writes it. The dialect writes it, and the Session
+            for a failure that is JSON.
+        finish: why the answer ended, see `Result.finish`; None until then. The dialect writes it.
+        usage: what the service reported so far; the dialect writes it, by `merge_usage`.
+        items: output index -> ItemState. Written by `add` alone.
+        primary: the index of the only item whose text is the answer's text, or None for all items.
+            Written and read by the Chat Completions dialect (several choices).
+        expected: the number of choices that the request asks for. The Session writes it, the Chat
+            Completions dialect reads it.
+        fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 
     def __init__(self) -> None:
@@ -126,47 +151,50 @@ class State:
         self.usage = Usage()
         self.service_tier: str | None = None
         self.items: dict[int, ItemState] = {}
-        self.primary: int | None = None  # the only item whose text is the answer's; None: all
-        self.expected = 1  # how many choices were asked for (Chat Completions)
+        self.primary: int | None = None
+        self.expected = 1
         self._ids: dict[str, ItemState] = {}
-        self._next = 0  # the first index behind all items
+        self._next = 0  # the first index after all items
         self._latest: ItemState | None = None  # the item with the greatest index
-        self._said: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
+        # the pieces of the answer by type, across all items
+        self._texts: dict[str, list[str]] = {"text": [], "thinking": [], "refusal": []}
         self.fast_path: FastPath | None = None
-        self._overlap: OverlapTrimmer | None = None  # with what an earlier request had brought
-        self._overlap_index = 0
+        self._overlap: OverlapTrimmer | None = None  # only while an answer is continued
+        self._overlap_index = 0  # the item whose text the trimmer holds back
 
-    # -- reading
+    # -- any thread
 
     @property
     def text(self) -> str:
-        """The answer's text so far, exactly as it was delivered."""
-        return "".join(self._said["text"])
+        """The text of the answer so far, exactly as it was delivered to the reader."""
+        return "".join(self._texts["text"])
 
     @property
     def tokens_at_least(self) -> int:
-        """How many tokens the text has: what was reported, or one a delta."""
-        return max(self.usage.output_tokens or 0, len(self._said["text"]))
+        """The least number of tokens that the text has: as reported, or one for each delta."""
+        return max(self.usage.output_tokens or 0, len(self._texts["text"]))
 
     @property
     def thinking(self) -> str:
-        return "".join(self._said["thinking"])
+        """The model's thinking so far."""
+        return "".join(self._texts["thinking"])
 
     @property
     def refusal(self) -> str:
-        return "".join(self._said["refusal"])
+        """The model's refusal so far."""
+        return "".join(self._texts["refusal"])
 
     def in_order(self) -> Iterator[ItemState]:
-        """The items by their position."""
+        """The items in the order of their index."""
         return (item for _, item in sorted(dict(self.items).items()))
 
-    # -- writing
+    # -- the thread that reads the stream
 
     def item(self, index: int | None, id: str | None) -> ItemState:
-        """The item that the server means by `index` and `id`, made where it is new.
+        """The item that the server means by `index` and `id`, made if there is none.
 
-        An id that is known at this index comes first, then the index (Copilot changes ids), then
-        the id alone (llama.cpp sends no index), then the latest item.
+        An id that is known at this index decides first, then the index (Copilot changes ids), then
+        the id alone (llama.cpp sends no index), then the latest item is meant.
         """
         if index is not None:
             found = self.items.get(index)
@@ -177,30 +205,31 @@ class State:
                 return known
             if found is None:
                 return self.add(index, id)
-            # What was here is whole: another item that the server gave the same number.
+            # The item here is complete: the server sent the same index for another item.
             return self.add(index, id) if found.closed else found
         if id is not None:
             known = self._ids.get(id)
             return known if known is not None else self.add(None, id)
         return self._latest if self._latest is not None else self.add(0, None)
 
-    def announced(self, index: int | None, id: str | None) -> ItemState:
-        """The item that begins: not one that has begun already, under another id."""
+    def begin_item(self, index: int | None, id: str | None) -> ItemState:
+        """The item that begins now: a new one if the item that is meant has begun already under
+        another id."""
         item = self.item(index, id)
-        unnamed = index is None and id is None  # a server that names no items at all
+        unnamed = index is None and id is None  # a server that sends neither
         if item.announced and ((id is not None and id != item.id) or unnamed):
             item = self.add(index, id)
         item.announced = True
         return item
 
     def identify(self, item: ItemState, id: str | None) -> None:
-        """The item has this id from now on; under an earlier one it is still found."""
+        """Give the item this id; it is still found under an earlier one. None changes nothing."""
         if id is not None:
             item.id = id
             self._ids[id] = item
 
     def add(self, number: int | None, id: str | None) -> ItemState:
-        """A new item, at the place that the server names, if it is free."""
+        """A new item, at the index that the server sent, if that is free, else after all items."""
         free = number is not None and number not in self.items
         index = number if number is not None and free else self._next
         self._next = max(self._next, index + 1)
@@ -212,46 +241,48 @@ class State:
         return item
 
     def continue_from(self, before: State) -> None:
-        """What comes now goes on where `before` was cut."""
-        self._said = {kind: ["".join(said)] for kind, said in before._said.items()}
+        """The answer goes on with the texts of `before`, which was cut off."""
+        self._texts = {kind: ["".join(texts)] for kind, texts in before._texts.items()}
         self._overlap = OverlapTrimmer(before.text)
 
     def emit(self, kind: str, text: str, index: int) -> tuple[Chunk, ...]:
-        """Something for the reader's eyes: keep it, and hand it on as a chunk."""
+        """Append text to the answer and return it as a chunk; () where it is held back as a
+        possible overlap. `kind` is the chunk's type, `index` that of the item."""
         if self._overlap is not None and kind == "text":
             self._overlap_index = index
             text = self._overlap.feed(text)
             if not text:
                 return ()
-        said = self._said.get(kind)
-        if said is not None:
-            said.append(text)
+        texts = self._texts.get(kind)
+        if texts is not None:
+            texts.append(text)
         return (Chunk(kind, text, index),)
 
     def open_fast_path(self, key: Hashable, part: ContentState, index: int) -> None:
-        """Text of `part` has come, by the rules; more of the same needs none of them."""
+        """A text delta of `part` was applied by all rules: further deltas with the same `key` may
+        take the fast path."""
         if self._overlap is None:
-            self.fast_path = FastPath(key, part.deltas, self._said["text"], index)
+            self.fast_path = FastPath(key, part.deltas, self._texts["text"], index)
 
     def append_fast(self, fast: FastPath, text: str) -> tuple[Chunk, ...]:
-        """What `emit` does, for a further delta of the hot part."""
+        """Append a further text delta to the part of the fast path and to the answer."""
         fast.deltas.append(text)
-        fast.said.append(text)
-        return (Chunk("text", text, fast.place),)
+        fast.texts.append(text)
+        return (Chunk("text", text, fast.item_index),)
 
     def flush(self) -> tuple[Chunk, ...]:
-        """No more text comes: say what was held back, as it might have been an overlap."""
+        """The answer has ended: append the text that was held back as a possible overlap."""
         overlap, self._overlap = self._overlap, None
         text = overlap.close() if overlap is not None else ""
         return self.emit("text", text, self._overlap_index) if text else ()
 
 
-def merge_usage(old: Usage, said: Usage) -> Usage:
-    """Usage after a further report: the last value per field that is not None."""
+def merge_usage(old: Usage, reported: Usage) -> Usage:
+    """`old` updated by a further report: the last value per field that is not None."""
     new = Usage(
-        *(b if b is not None else a for a, b in zip(_fields(old), _fields(said), strict=True))
+        *(b if b is not None else a for a, b in zip(_fields(old), _fields(reported), strict=True))
     )
-    if said.total_tokens is None and None not in (new.input_tokens, new.output_tokens):
+    if reported.total_tokens is None and None not in (new.input_tokens, new.output_tokens):
         total = (new.input_tokens or 0) + (new.output_tokens or 0)
         new = msgspec.structs.replace(new, total_tokens=total)
     return new

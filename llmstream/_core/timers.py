@@ -1,6 +1,7 @@
-"""The five clocks as arithmetic: which one is broken at `now`, and when to look next.
+"""The five clocks as arithmetic: which one has run out at a moment, and when the next one would.
 
-Seconds on any monotonic scale go in; nothing here knows what time it is.
+Pure: moments, in seconds on a monotonic scale of the caller's choice, are arguments. The names of
+the clocks are in `phase`.
 """
 
 from __future__ import annotations
@@ -19,24 +20,30 @@ _IDLE = ClockName.IDLE
 
 
 class Timeouts(Struct, frozen=True):
-    """The time boundaries of a call, in seconds; None turns a clock off.
+    """The five clocks of a call, in seconds; None turns a clock off. Immutable.
 
-    ============= ======= ===================================== =================================
-    clock         default runs from                             reset by
-    ============= ======= ===================================== =================================
-    `connect`     10      the start of DNS                      nothing; DNS, TCP and TLS, over
-                                                                all addresses
-    `first_token` 300     the request sent                      ends at the first content
-    `idle`        180     the first content                     progress: content, a tool's
-                                                                status, an item begun or done;
-                                                                not pings
-    `silence`     90      the first byte of the response        any byte at all
-    `total`       off     the start of the call                 nothing: the hard deadline, over
-                                                                retries and waits
-    ============= ======= ===================================== =================================
+    ============= ======= ============================== ==========================================
+    clock         default runs from                      reset by
+    ============= ======= ============================== ==========================================
+    `connect`     10      the start of DNS               nothing; covers DNS, TCP and TLS over all
+                                                         addresses
+    `first_token` 300     the request was sent           nothing; ends at the first content
+    `idle`        180     the first content              progress: content, a tool's status, an item
+                                                         begun or done; not by pings
+    `silence`     90      the first byte of the response any byte
+    `total`       off     the start of the call          nothing; covers retries and waits: the
+                                                         hard deadline
+    ============= ======= ============================== ==========================================
 
-    The clocks run only while the library waits for the network, never while the caller's loop
-    body runs; `total` always runs. Raises ConfigurationError for what is not a positive number.
+    Sending the request has the same limit as `first_token`. A clock that runs out ends the attempt
+    with its error (ConnectTimeout, FirstTokenTimeout, IdleTimeout, SilenceTimeout), or the call
+    (DeadlineExceeded).
+
+    The clocks run only while the library waits for the network, never while the body of the
+    caller's loop runs; only `total` always runs. An attempt that resumes an answer runs `idle`
+    instead of `first_token`.
+
+    Raises ConfigurationError for a value that is not a number greater than 0.
     """
 
     connect: float | None = 10.0
@@ -61,13 +68,13 @@ def _seconds(value: float | None) -> float:
 
 
 class Timers:
-    """The state of one call's clocks.
+    """The state of one call's clocks. For the reader's thread, except `at` and `expired`, which
+    the watchdog's thread reads.
 
-    One of connect, first_token and idle runs at a time (`phase_clock`, `left` seconds of it), with
-    silence beside it once a byte has come, and total over all. `at` is the moment at which the
-    first of them breaks while nothing happens: one attribute that another thread may read.
-    Between `begin_wait` and `end_wait` the clocks run; otherwise only total does. `waited` is the sum of
-    those times.
+    One of connect, first_token and idle runs at a time: `phase_clock`, with `left` seconds of it
+    left. Silence runs beside it after the first byte, and total always. The clocks run between
+    `begin_wait` and `end_wait`; at other times only total does. `waited` is the sum of these waits,
+    in seconds. `at` is the moment at which the first clock runs out if nothing happens.
     """
 
     __slots__ = (
@@ -86,7 +93,7 @@ class Timers:
     def __init__(self, timeouts: Timeouts, now: float) -> None:
         self.timeouts = timeouts
         self.phase_clock = ClockName.CONNECT
-        self.resumed = False  # the request is for the rest of an answer whose content has come
+        self.resumed = False  # the request is for the rest of an answer that has content already
         self.left = _OFF
         self._idle = _seconds(timeouts.idle)
         self._silence = _OFF
@@ -101,29 +108,29 @@ class Timers:
         self._silence = _OFF
 
     def requesting(self) -> None:
-        """The connection stands, the request goes out (and again when it is out)."""
+        """The request is about to be sent; or, called again, it has been sent."""
         if self.resumed:
             self._run(_IDLE, self._idle)
         else:
             self._run(ClockName.FIRST_TOKEN, _seconds(self.timeouts.first_token))
-        self._silence = _OFF  # a proxy's words were not the service's
+        self._silence = _OFF  # bytes so far were a proxy's, not the service's
 
     def content(self) -> None:
-        """Content came."""
+        """Content has arrived."""
         self._run(_IDLE, self._idle)
 
     def progress(self) -> None:
-        """Progress came that is no content: keeps idle from running out, ends no other clock."""
+        """Progress other than content has arrived: it resets idle, and ends no other clock."""
         if self.phase_clock is _IDLE:
             self.left = self._idle
 
     def linger(self, seconds: float) -> None:
-        """The answer is complete: wait at most this long for what may still follow."""
+        """The answer has ended: wait at most `seconds` for the rest of the stream."""
         self._run(ClockName.LINGER, seconds)
         self._silence = _OFF
 
-    def rest(self) -> None:
-        """Between two attempts: only total runs."""
+    def back_off(self) -> None:
+        """The wait between two attempts begins: only total runs."""
         self._run(ClockName.BACKOFF, _OFF)
         self._silence = _OFF
         self._since = None
@@ -134,7 +141,7 @@ class Timers:
         self.left = seconds
 
     def begin_wait(self, now: float) -> float:
-        """The library begins to wait for the network; returns `at`."""
+        """The reader begins to wait for the network; returns `at`."""
         if self._since is not None:
             self.end_wait(now, received=False)
         self._since = now
@@ -144,7 +151,7 @@ class Timers:
         return at
 
     def end_wait(self, now: float, *, received: bool) -> None:
-        """The wait is over, with bytes or without."""
+        """The wait is over; `received`: whether bytes have arrived."""
         since = self._since
         if since is None:
             return
@@ -153,19 +160,18 @@ class Timers:
         took = now - since
         self.waited += took
         self.left -= took
-        if (
-            received and self.phase_clock is not ClockName.CONNECT
-        ):  # a proxy's words are not the service's
+        # Bytes that arrive while connecting are a proxy's, not the service's.
+        if received and self.phase_clock is not ClockName.CONNECT:
             self._silence = _seconds(self.timeouts.silence)
         else:
             self._silence -= took
 
     def remaining(self, now: float) -> float:
-        """Seconds until the hard deadline (inf where there is none)."""
+        """Seconds until the hard deadline, inf if there is none."""
         return self._total - now
 
-    def broken(self, now: float) -> ClockName | None:
-        """The clock that ran out first, or None."""
+    def expired(self, now: float) -> ClockName | None:
+        """The clock that has run out first, or None."""
         if now < self.at:
             return None
         since = self._since

@@ -1,4 +1,4 @@
-"""Tool calls: which ones are safe to run."""
+"""The tool calls of an answer, and which of them are safe to run. Pure: relies on `state`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ __all__ = ["ToolCallState", "is_json", "item_calls", "partition_calls"]
 
 
 class ToolCallState(NamedTuple):
-    """A tool call as far as it came. `closed`: the service said that it is whole."""
+    """A tool call as far as it has arrived. `custom`: its arguments are free text. `closed`: the
+    service reported that it is complete."""
 
     id: str | None
     name: str
@@ -24,8 +25,8 @@ class ToolCallState(NamedTuple):
 
 
 def item_calls(state: State, types: Mapping[str, str]) -> Iterator[ToolCallState]:
-    """The calls among the items, where each is an item of its own. `types` maps the item types
-    that the caller has to run to the kind of their arguments, "json" or "text"."""
+    """The tool calls of an API in which each call is an item. `types` maps the types of the items
+    that the caller has to run to the kind of their arguments, "json" or "text". Any thread."""
     for item in state.in_order():
         kind = types.get(item.type or "")
         if kind is not None:
@@ -42,8 +43,8 @@ def partition_calls(
 ) -> tuple[tuple[ToolCall, ...], tuple[ToolCall, ...]]:
     """The calls that are safe to run, and those that are not.
 
-    A call is safe when it was closed and, unless it is free text, parses. No argument at all is
-    "{}", but not in an answer that was `cut` by a limit: there they may be missing.
+    A call is safe if it is closed and its arguments parse (free text always does). Empty arguments
+    mean "{}"; but not in an answer that a limit has `cut`, where they may be missing.
     """
     whole: list[ToolCall] = []
     broken: list[ToolCall] = []
@@ -52,12 +53,13 @@ def partition_calls(
         safe = call.closed and bool(call.name) and bool(text or call.custom or not cut)
         if safe and not text and not call.custom:
             text = "{}"
-        made = ToolCall(call.id, call.name, text, call.custom)
-        (whole if safe and (call.custom or is_json(text)) else broken).append(made)
+        tool_call = ToolCall(call.id, call.name, text, call.custom)
+        (whole if safe and (call.custom or is_json(text)) else broken).append(tool_call)
     return tuple(whole), tuple(broken)
 
 
 def is_json(text: str) -> bool:
+    """Whether `text` is one whole JSON value."""
     try:
         msgspec.json.decode(text)
     except (ValueError, RecursionError):

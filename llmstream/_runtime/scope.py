@@ -179,7 +179,7 @@ class CancelScope:
     def sleep(self, seconds: float, phase: Phase = Phase.BACKOFF) -> None:
         """Wait out a backoff; only the total clock runs. Raises Stopped."""
         self.enter(phase)
-        self.timers.rest()
+        self.timers.back_off()
         if self.timers.at < self.scheduled:
             self._scheduler.schedule(self, self.timers.at)
         until = self.clock.monotonic() + seconds
@@ -257,7 +257,7 @@ class CancelScope:
         with self._lock:
             if self._over or self.stop_reason is not None:
                 return NEVER
-            clock = self.timers.broken(now)
+            clock = self.timers.expired(now)
             if clock is None:
                 return self.timers.at
             self.stop(StopReason(clock=clock))

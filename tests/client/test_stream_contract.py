@@ -501,7 +501,7 @@ def test_success_only_on_the_terminal_event(
     assert TEXT.startswith("".join(reading.tokens))
     assert stream.text == "".join(reading.tokens)
     assert reading.error.partial.finish is None
-    assert "do not take it for whole" in str(reading.error)
+    assert "do not treat it as complete" in str(reading.error)
 
 
 # ---- events: nothing lost, nothing of the wrong class ------------------------------------------

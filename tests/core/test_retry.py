@@ -302,7 +302,7 @@ def test_who_is_asked_again(kind: str) -> None:
     error, wanted = KINDS[kind]
     policy = RetryPolicy()
     assert error.retryable is wanted
-    assert policy.wants(error) is wanted
+    assert policy.should_retry(error) is wanted
     assert (policy.next_delay(error, 1, 0.0) is not None) is wanted
 
 
@@ -311,14 +311,14 @@ def test_a_first_token_timeout_only_on_request() -> None:
     error = make(errors.FirstTokenTimeout)
     assert RetryPolicy().next_delay(error, 1, 0.0) is None
     assert RetryPolicy(retry_first_token=True).next_delay(error, 1, 0.0) == 0.4
-    assert not RetryPolicy(retry_first_token=True).wants(make(errors.DeadlineExceeded))
+    assert not RetryPolicy(retry_first_token=True).should_retry(make(errors.DeadlineExceeded))
 
 
 def test_the_server_decides_where_it_says_so() -> None:
     """x-should-retry is on the error as `retryable`, and wins."""
     policy = RetryPolicy()
-    assert policy.wants(make(errors.InvalidRequestError, retryable=True))
-    assert not policy.wants(make(errors.ServerError, retryable=False))
+    assert policy.should_retry(make(errors.InvalidRequestError, retryable=True))
+    assert not policy.should_retry(make(errors.ServerError, retryable=False))
 
 
 def limited(seconds: float | None) -> LLMStreamError:

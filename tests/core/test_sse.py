@@ -317,7 +317,7 @@ def test_the_recordings_are_read_the_same(api: str) -> None:
             for piece in pieces:
                 blocks = framer.feed(piece)
                 assert sse.parse(blocks) == (one_by_one(blocks) if blocks else [])
-                if blocks and sse._parse_alike(blocks) is not None:
+                if blocks and sse._parse_uniform(blocks) is not None:
                     alike += 1
                 elif blocks:
                     other += 1
@@ -331,4 +331,4 @@ def test_names_that_are_made_up_fill_no_memory() -> None:
     for number in range(3000):
         (event,) = sse.parse(b"event: made.up.%d\ndata: 1\n\n" % number)
         assert event == (f"made.up.{number}", b"1")
-    assert len(sse._NAMES) <= sse._MOST_NAMES
+    assert len(sse._NAMES) <= sse._MAX_NAMES

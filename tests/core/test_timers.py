@@ -159,7 +159,7 @@ class Pair:
         self.reference.silent_from = None
 
     def _rest(self, span: float) -> None:
-        self.real.rest()
+        self.real.back_off()
         self.reference.enter("backoff")
         self.reference.silent_from = None
         self.check()
@@ -180,7 +180,7 @@ class Pair:
         if not waiting:
             left = {"total": left["total"]}
         broken = {name for name, seconds in left.items() if seconds <= 0}
-        found = self.real.broken(self.now)
+        found = self.real.expired(self.now)
         if broken:
             first = min(left.values())
             assert found is not None
@@ -225,8 +225,8 @@ def test_connect_covers_everything_until_the_request() -> None:
     assert c.begin_wait(0.0) == 10.0
     c.end_wait(4.0, received=False)
     assert c.begin_wait(4.0) == 10.0
-    assert c.broken(9.9) is None
-    assert c.broken(10.0) == "connect"
+    assert c.expired(9.9) is None
+    assert c.expired(10.0) == "connect"
 
 
 def test_a_wait_that_follows_a_wait_loses_no_time() -> None:
@@ -236,7 +236,7 @@ def test_a_wait_that_follows_a_wait_loses_no_time() -> None:
     c.connecting()
     c.begin_wait(0.0)
     assert c.begin_wait(6.0) == 10.0
-    assert c.broken(10.0) == "connect"
+    assert c.expired(10.0) == "connect"
 
 
 def test_pings_break_idle_but_not_silence() -> None:
@@ -248,10 +248,10 @@ def test_pings_break_idle_but_not_silence() -> None:
     c.content()
     for second in (1.0, 2.0):
         c.begin_wait(second - 1)
-        assert c.broken(second) is None
+        assert c.expired(second) is None
         c.end_wait(second, received=True)
     assert c.begin_wait(2.0) == 3.0
-    assert c.broken(3.0) == "idle"
+    assert c.expired(3.0) == "idle"
 
 
 def test_silence_starts_with_the_first_byte() -> None:
@@ -261,7 +261,7 @@ def test_silence_starts_with_the_first_byte() -> None:
     assert c.begin_wait(0.0) == 100.0
     c.end_wait(50.0, received=True)
     assert c.begin_wait(50.0) == 55.0
-    assert c.broken(55.0) == "silence"
+    assert c.expired(55.0) == "silence"
 
 
 def test_a_request_begins_without_silence() -> None:
@@ -272,7 +272,7 @@ def test_a_request_begins_without_silence() -> None:
     c.end_wait(1.0, received=True)
     c.requesting()
     assert c.begin_wait(1.0) == 101.0
-    assert c.broken(90.0) is None
+    assert c.expired(90.0) is None
 
 
 def test_first_token_ends_with_content_only() -> None:
@@ -295,7 +295,7 @@ def test_the_callers_work_is_free() -> None:
     c.begin_wait(0.0)
     c.end_wait(0.0, received=True)
     c.content()
-    assert c.broken(1e6) is None
+    assert c.expired(1e6) is None
     assert c.begin_wait(1e6) == 1e6 + 2
 
 
@@ -303,12 +303,12 @@ def test_total_runs_always() -> None:
     """The deadline holds while waiting, while the caller works, and in the backoff."""
     c = clocks(total=10)
     assert c.at == 10.0
-    assert c.broken(10.0) == "total"
+    assert c.expired(10.0) == "total"
     c.connecting()
     c.begin_wait(3.0)
-    assert c.broken(10.0) == "total"
-    c.rest()
-    assert (c.at, c.broken(9.9), c.broken(10.0)) == (10.0, None, "total")
+    assert c.expired(10.0) == "total"
+    c.back_off()
+    assert (c.at, c.expired(9.9), c.expired(10.0)) == (10.0, None, "total")
     assert c.remaining(4.0) == 6.0
 
 
@@ -317,7 +317,7 @@ def test_no_clock_at_all() -> None:
     c = clocks()
     c.connecting()
     assert c.begin_wait(0.0) == OFF
-    assert c.broken(1e300) is None
+    assert c.expired(1e300) is None
     assert c.remaining(5.0) == OFF
 
 
@@ -327,10 +327,10 @@ def test_a_new_attempt_starts_all_clocks_but_total() -> None:
     c.connecting()
     c.begin_wait(0.0)
     c.end_wait(9.0, received=True)
-    c.rest()
+    c.back_off()
     c.connecting()
     assert c.begin_wait(50.0) == 60.0
-    assert c.broken(59.0) is None
+    assert c.expired(59.0) is None
     c.end_wait(59.0, received=False)
     assert c.remaining(59.0) == 41.0
 

@@ -1,6 +1,6 @@
-"""The APIs, one row each. A new API is a new file here, its events, and a row.
+"""The APIs, one row each. A new API is a new file in this folder, a file of events, and a row.
 
-A dialect is imported with the first use of its API: its events alone are some sixty classes.
+A dialect is imported when its API is first used, because its events alone are up to sixty classes.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ __all__ = ["APIS", "DEFAULT_API", "LOCAL_API", "Api"]
 
 
 class Api(Struct, frozen=True, kw_only=True):
-    """What has to be known of an API without loading its dialect.
+    """What other floors need to know of an API without loading its dialect.
 
     Args:
-        load: returns the dialect.
+        load: imports and returns the dialect.
         key_variable, url_variable: the vendor's own environment variables.
-        keyring: the name under which its key is kept on the keyring.
-        vendor: who defines the API, in the words of genai-prices and OpenTelemetry.
+        keyring: the name under which the key is stored on the keyring.
+        vendor: who defines the API, as genai-prices and OpenTelemetry name it.
         base_path: what the API's base_url has after the address of a server that serves all APIs.
-        prompt_fields: the fields of a request's JSON that hold the prompt.
-        limit_fields: those that limit the length of the answer.
-        cached_beside: whether cached and cache-writing tokens are counted beside `input_tokens`,
-            not within it.
-        openai_type: the value of OpenTelemetry's `openai.api.type`, where it has one.
+        prompt_fields: the fields of a request's JSON that contain the prompt.
+        limit_fields: the fields that limit the length of the answer.
+        cached_beside: whether cached and cache-writing tokens are counted in addition to
+            `input_tokens`, not within it.
+        openai_type: the value of OpenTelemetry's `openai.api.type`, or None where it has none.
     """
 
     load: Callable[[], Dialect]
@@ -60,7 +60,7 @@ def _chat() -> Dialect:
     return CHAT
 
 
-# In the order in which the environment and the keyring are searched for a key.
+# The environment and the keyring are searched for a key in this order.
 APIS: dict[str, Api] = {
     "responses": Api(
         load=_responses,
@@ -95,5 +95,6 @@ APIS: dict[str, Api] = {
     ),
 }
 DEFAULT_API = "responses"
-# llama.cpp serves all three; in Responses it does not say that a limit cut the answer (measured).
+# llama.cpp serves all three; in Responses it does not report that a limit has cut the answer
+# (measured).
 LOCAL_API = "chat"

@@ -1,4 +1,5 @@
-"""What a dialect is: how to ask, and how to understand the answer."""
+"""What a dialect is: one API, that is, how its requests are written and its responses read; and
+what the APIs with typed events have in common. Pure."""
 
 from __future__ import annotations
 
@@ -33,19 +34,19 @@ __all__ = [
 
 
 class Activity(IntEnum):
-    """What has arrived, to the clocks."""
+    """What an event means to the clocks, in ascending order."""
 
-    NONE = 0  # a ping, a comment, an announcement
-    PROGRESS = 1  # a status, an item begun or done
-    CONTENT = 2  # text, thinking, refusal, arguments, code, an image
+    NONE = 0  # a ping, a comment, a response or role announced: resets only silence
+    PROGRESS = 1  # a status, an item begun or done: resets idle
+    CONTENT = 2  # text, thinking, refusal, arguments, code, an image: ends first_token
 
 
 class Effect(Struct, frozen=True):
-    """What an event means besides what it adds to the answer.
+    """What an event means, besides what it adds to the answer.
 
-    `activity` is what it is to the clocks. `complete`: the answer is whole. `error`: the service
-    failed. Either may `linger`: seconds to wait for what still belongs to the stream; without,
-    reading stops at once.
+    `activity` is for the clocks. `complete`: the answer is complete. `error`: the service failed.
+    With either, `linger` is the seconds to wait for the rest of the stream; 0 stops reading at
+    once.
     """
 
     activity: Activity = Activity.NONE
@@ -60,10 +61,11 @@ CONTENT = Effect(Activity.CONTENT)
 
 
 class Dialect(Protocol):
-    """One API. It has no state of its own: what a stream has said is in the State passed in.
+    """One API. Stateless, so one object serves all streams and threads: what has arrived of an
+    answer is in the State that is passed in.
 
-    `text_part` is the type of a text part in a prompt; `default_max_tokens` the limit of the
-    answer where the caller sets none and the API wants one.
+    `text_part` is the type of a text part in a prompt. `default_max_tokens` is the limit of the
+    answer where the caller sets none and the API requires one.
     """
 
     name: str
@@ -73,64 +75,68 @@ class Dialect(Protocol):
     default_max_tokens: int | None
 
     def with_profile(self, profile: Profile) -> Dialect:
-        """The same API in the manner of one service."""
+        """The same API as one service implements it."""
 
-    def request(self, call: Request, base_url: str) -> HTTPRequest:
-        """The HTTP request for `call`. Raises ConfigurationError for what this API cannot do."""
+    def request(self, request: Request, base_url: str) -> HTTPRequest:
+        """The HTTP request for `request`. Raises ConfigurationError for what this API lacks."""
 
     def auth(self, api_key: str) -> dict[str, str]:
-        """The headers that carry the key."""
+        """The headers that contain the key."""
 
     def without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
     ) -> HTTPRequest | None:
-        """The request without the option that the server refused in `error`, or None."""
+        """`request` without the option that the server refused with `error`, or None if `error` is
+        not such a refusal."""
 
     def stored(self, request: HTTPRequest, response_id: str) -> StoredResponse | None:
-        """Where a background response that `request` began is kept; None for other requests."""
+        """The stored response that `request` began; None for a request that is not in the
+        background."""
 
     def decode(self, name: str, data: bytes) -> AnyEvent:
-        """One event of the wire, typed. `name` is the SSE event name ("message" where there was
-        none). Raises ValueError where it is not this protocol."""
+        """One event as the service sent it, typed. `name` is the SSE event name, "message" where
+        the block has none. Raises ValueError if `data` does not follow the protocol."""
 
     def apply(self, state: State, event: AnyEvent) -> Effect:
-        """Fold the event into the state and fill in its `chunks`."""
+        """Add the event to the state and set its `chunks`."""
 
     def done(self, state: State) -> Effect:
-        """The end marker `[DONE]` came."""
+        """The end marker `[DONE]` has arrived."""
 
     def calls(self, state: State) -> Iterator[ToolCallState]:
-        """The calls that the caller is to run, in order, as far as they came."""
+        """The tool calls that the caller has to run, in order, as far as they have arrived."""
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
-        """The answer as the messages (or input items) that go into the next prompt: what was
-        closed, never half a block, nor a call whose id is not `safe`, nor thinking that leads to
-        nothing."""
+        """The answer as messages (or input items) for the next prompt. It has only what is closed:
+        no unfinished block, no call whose id is not in `safe`, no thinking at its end."""
 
     def continued_turn(self, text: str) -> dict[str, Any]:
-        """The assistant's turn of an answer that several requests have brought: its text."""
+        """The assistant's turn for an answer that several requests have produced: its text."""
 
     def asks_for_structure(self, extra: Mapping[str, Any]) -> bool:
         """Whether `extra_body` asks for an answer that follows a schema or a grammar."""
 
     def is_unfinished(self, payload: Any) -> bool:
-        """A JSON body: an answer that the service is still at work on."""
+        """Whether a JSON body is an answer that the service is still working on."""
 
     def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
-        """A 200 with a JSON body: the completion as events, none where it is no completion."""
+        """The events that a completion in a JSON body stands for; () if it is not a completion."""
 
 
 Apply = Callable[[State, Any], Effect]
 
 
 class TypedDialect:
-    """What APIs have in common whose events each have a type of their own."""
+    """What the APIs have in common whose events each have a `type` (Responses, Messages).
+
+    `events` are the event classes, and `table` says how each is applied to the state. `essential`
+    are the fields that must not be left out if they cannot be read (see `lenient`). `tool_types`
+    maps the types of the items that the caller has to run to the kind of their arguments.
+    """
 
     events: ClassVar[tuple[type[Event], ...]]
     table: ClassVar[Mapping[type[Any], Apply]]
-    # the fields of which none may be left out where it cannot be read
     essential: ClassVar[frozenset[str]]
-    # the item types that the caller has to run -> the kind of their arguments
     tool_types: ClassVar[Mapping[str, str]]
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
@@ -138,7 +144,7 @@ class TypedDialect:
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[Event]:
-        # a union made at run time: X | Y cannot spell it
+        # The union is computed, which `X | Y` cannot express.
         return msgspec.json.Decoder(Union[self.events])  # noqa: UP007
 
     @cached_property
@@ -151,7 +157,7 @@ class TypedDialect:
         except (msgspec.DecodeError, UnicodeDecodeError):
             event = lenient(name, data, self._classes, self.essential)
         event.raw = data
-        event.chunks = ()  # not for the wire to say
+        event.chunks = ()  # whatever a service may have sent under this name
         return event
 
     def apply(self, state: State, event: AnyEvent) -> Effect:
@@ -164,7 +170,7 @@ class TypedDialect:
         return None
 
     def done(self, state: State) -> Effect:
-        # These APIs end with an event of their own; gateways append the marker all the same.
+        # These APIs end with an event of their own; some gateways append the marker nevertheless.
         return NOTHING
 
     def calls(self, state: State) -> Iterator[ToolCallState]:

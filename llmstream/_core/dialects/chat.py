@@ -1,9 +1,9 @@
-"""The Chat Completions API, as the many servers that speak it really do.
+"""The Chat Completions API, as the many servers that speak it implement it.
 
-Source: the API reference, and recordings of seventeen services. What they teach: the answer is
-complete with a finish_reason or with [DONE], and some send only one of them; usage, more content or
-an error may still come behind the finish; tool calls may lack an index, share one, or repeat an
-empty id; reasoning has three names; content may be a list of parts.
+Source: the API reference, and recordings of seventeen services. These show: a finish_reason or
+[DONE] completes the answer, and some services send only one of them; usage, more content or an
+error may arrive after the finish; tool calls may lack an index, share one, or repeat an empty id;
+reasoning has three names; content may be a list of parts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FINISH = {
     "model_length": "length",  # Mistral: the model's own limit
     "content_filter": "content_filter",
 }
-# What a choice ends with that has failed -> the error's type. OpenRouter, Mistral; DeepSeek.
+# The finish_reason of a choice that has failed (OpenRouter, Mistral; DeepSeek) -> the error's type.
 _FAILED = {"error": "server_error", "insufficient_system_resource": "overloaded_error"}
 _CLASSES: dict[str, type[Event]] = {
     "message": ev.ChatCompletionChunkEvent,
@@ -49,13 +49,13 @@ _ESSENTIAL = frozenset(
 )
 
 
-class _Assembly:
-    """A tool call in the making. `at` is the index the server gave it, None where it gave none."""
+class _PartialCall:
+    """A tool call as far as it has arrived. `number` is the index that the server sent, or None."""
 
-    __slots__ = ("at", "custom", "deltas", "id", "name")
+    __slots__ = ("custom", "deltas", "id", "name", "number")
 
-    def __init__(self, at: int | None) -> None:
-        self.at = at
+    def __init__(self, number: int | None) -> None:
+        self.number = number
         self.id: str | None = None
         self.name = ""
         self.custom = False
@@ -63,7 +63,7 @@ class _Assembly:
 
 
 class ChatDialect:
-    """Chat Completions as a dialect, in the manner of one profile."""
+    """The Chat Completions API as a dialect, as the service of `profile` implements it."""
 
     name = "chat"
     default_base_url = "https://api.openai.com/v1"
@@ -77,33 +77,33 @@ class ChatDialect:
     def with_profile(self, profile: Profile) -> ChatDialect:
         return ChatDialect(profile)
 
-    # -- asking
+    # -- requests
 
-    def request(self, call: Request, base_url: str) -> HTTPRequest:
-        if call.background:
+    def request(self, request: Request, base_url: str) -> HTTPRequest:
+        if request.background:
             raise ConfigurationError("the Chat Completions API has no background responses")
         profile = self._profile
         body = {
-            "model": call.model,
-            "messages": _messages(call),
+            "model": request.model,
+            "messages": _messages(request),
             "stream": True,
             "stream_options": {"include_usage": True} if profile.usage else None,
-            profile.max_tokens: call.max_output_tokens,
-            "temperature": call.temperature,
-            "top_p": call.top_p,
-            "stop": call.stop,
-            "tools": [_tool(tool) for tool in call.tools] if call.tools else None,
-            "tool_choice": _tool_choice(call.tool_choice),
-            **_thinking(call.thinking, profile),
+            profile.max_tokens: request.max_output_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop": request.stop,
+            "tools": [_tool(tool) for tool in request.tools] if request.tools else None,
+            "tool_choice": _tool_choice(request.tool_choice),
+            **_thinking(request.thinking, profile),
         }
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
         url = endpoint(profile, base_url, "/chat/completions")
-        choices = (call.extra_body or {}).get("n")
+        choices = (request.extra_body or {}).get("n")
         return HTTPRequest(
             "POST",
             url,
             headers,
-            encode_body(body, call.extra_body),
+            encode_body(body, request.extra_body),
             choices if isinstance(choices, int) else 1,
         )
 
@@ -113,7 +113,7 @@ class ChatDialect:
     def without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
     ) -> HTTPRequest | None:
-        """Some servers refuse `stream_options`, and say so."""
+        """Some servers refuse `stream_options`, and name it in their error."""
         refused = isinstance(error, ServiceError) and error.status in (400, 422)
         if not refused or "stream_options" not in f"{error.message} {error.param}":  # type: ignore[attr-defined]
             return None
@@ -125,7 +125,7 @@ class ChatDialect:
     def stored(self, request: HTTPRequest, response_id: str) -> StoredResponse | None:
         return None
 
-    # -- understanding
+    # -- responses
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[ev.ChatCompletionChunkEvent]:
@@ -140,13 +140,13 @@ class ChatDialect:
             event: AnyEvent = self._decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             event = lenient("message", data, _CLASSES, _ESSENTIAL)
-        if isinstance(event, ev.ChatCompletionChunkEvent) and _says_nothing(event):
+        if isinstance(event, ev.ChatCompletionChunkEvent) and _is_not_a_chunk(event):
             payload = decode_json(data)
             kind = str(payload.get("type", name))
             flat = event.object == "error" or (kind == "error" and "message" in payload)
             event = ev.ChatErrorEvent(error=payload) if flat else UnknownEvent(kind, payload)
         event.raw = data
-        event.chunks = ()  # not for the wire to say
+        event.chunks = ()  # whatever a service may have sent under this name
         return event
 
     def apply(self, state: State, event: AnyEvent) -> Effect:
@@ -166,7 +166,7 @@ class ChatDialect:
         state.response_id = event.id or state.response_id
         state.model = event.model or state.model
         state.service_tier = event.service_tier or state.service_tier
-        _used(state, event)
+        _take_usage(state, event)
         activity = Activity.NONE
         chunks: list[Chunk] = []
         for choice in event.choices or ():
@@ -189,9 +189,9 @@ class ChatDialect:
         return (NOTHING, PROGRESS, CONTENT)[activity]
 
     def done(self, state: State) -> Effect:
-        """[DONE] came. It completes the answer, whether or not there was a finish_reason."""
+        """[DONE] completes the answer, with or without a finish_reason."""
         if not state.items:
-            return NOTHING  # not one choice: another API's stream, or a failure in strange words
+            return NOTHING  # no choice has arrived: another API's stream, or an unknown failure
         for item in state.items.values():
             _close(item)
         state.status = "completed"
@@ -201,18 +201,18 @@ class ChatDialect:
         index = choice.index or 0
         item = state.item(index, None)
         item.type = "message"
-        if state.primary is None:  # of several choices the first is the answer
+        if state.primary is None:  # the first of several choices is the answer
             state.primary = index if state.expected == 1 else 0
         delta = choice.delta
         if delta is None and choice.message is not None:
-            delta = _unsaid(item, choice.message)  # the whole, from servers that do not stream
+            delta = _not_streamed(item, choice.message)  # from servers that do not stream
         elif delta is None and choice.text:
-            raise ValueError("a choice of the older completions API, in a stream of the chat API")
+            raise ValueError("it has a choice of the older completions API, not of the chat API")
         activity = Activity.NONE
         if delta is not None:
             activity = self._delta(state, item, delta, chunks)
         if choice.finish_reason:
-            _finish(state, item, choice.finish_reason)  # and still more may follow
+            _finish(state, item, choice.finish_reason)  # more may follow nevertheless
             activity = max(activity, Activity.PROGRESS)
         return activity
 
@@ -220,13 +220,13 @@ class ChatDialect:
         self, state: State, item: ItemState, delta: ev.ChoiceDelta, chunks: list[Chunk]
     ) -> Activity:
         activity = Activity.NONE
-        said = [("thinking", _reasoning(delta, self._profile.reasoning))]
-        said += _content(delta.content)
-        said.append(("refusal", delta.refusal))
-        for kind, text in said:
+        texts = [("thinking", _reasoning(delta, self._profile.reasoning))]
+        texts += _content(delta.content)
+        texts.append(("refusal", delta.refusal))
+        for kind, text in texts:
             if text:
                 item.part(kind, kind).add(text)
-                # Every choice is heard, but only the first is the answer's text.
+                # Every choice has chunks, but only the first one is the text of the answer.
                 chunks += (
                     state.emit(kind, text, item.index)
                     if item.index == state.primary
@@ -243,15 +243,15 @@ class ChatDialect:
 
     def _call(self, item: ItemState, piece: ev.ChoiceDeltaToolCall) -> str:
         function = piece.function or _custom(piece.custom)
-        calls: list[_Assembly] = item.extra.setdefault("calls", [])
-        call = _called(calls, piece, bool(function.name), self._profile.calls)
+        calls: list[_PartialCall] = item.extra.setdefault("calls", [])
+        call = _call_of(calls, piece, bool(function.name), self._profile.calls)
         call.id = piece.id or call.id
         call.name = call.name or function.name or ""
         call.custom = call.custom or piece.type == "custom"
         text = function.arguments
         if text is None:
             return ""
-        if not isinstance(text, str):  # decoded already, by servers that know no better
+        if not isinstance(text, str):  # some servers send the arguments as decoded JSON
             text = msgspec.json.encode(text).decode()
         call.deltas.append(text)
         return text
@@ -267,8 +267,8 @@ class ChatDialect:
         if first is None or not first.closed:
             return ()
         message = _message(first, safe)
-        said = message["content"] or message.get("refusal") or message.get("tool_calls")
-        return (message,) if said else ()
+        filled = message["content"] or message.get("refusal") or message.get("tool_calls")
+        return (message,) if filled else ()
 
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"role": "assistant", "content": text}
@@ -290,7 +290,7 @@ class ChatDialect:
 
 
 def bearer(api_key: str) -> dict[str, str]:
-    """The header of RFC 6750."""
+    """The Authorization header of RFC 6750."""
     return {"authorization": f"Bearer {api_key}"}
 
 
@@ -298,8 +298,8 @@ def bearer(api_key: str) -> dict[str, str]:
 
 
 def _only_text(event: ev.ChatCompletionChunkEvent, fast: FastPath) -> str:
-    """The text of an event that brings nothing else, for the same choice of the same answer as the
-    last one; "" for any other event."""
+    """The text of an event that has nothing else and belongs to the same choice of the same answer
+    as the event before; "" for any other event."""
     choices = event.choices
     if (
         choices is None
@@ -338,13 +338,13 @@ def _open_fast_path(state: State, event: ev.ChatCompletionChunkEvent) -> None:
         state.open_fast_path(key, part, item.index)
 
 
-def _unsaid(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:
-    """What of a whole message no delta has brought before."""
-    said = ("content", "refusal", "reasoning", "reasoning_content", "reasoning_details")
-    old = (said if item.content else ()) + (
+def _not_streamed(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:
+    """A whole message without the fields that deltas have contained before."""
+    texts = ("content", "refusal", "reasoning", "reasoning_content", "reasoning_details")
+    streamed = (texts if item.content else ()) + (
         ("tool_calls", "function_call") if item.extra.get("calls") else ()
     )
-    return msgspec.structs.replace(message, **dict.fromkeys(old))
+    return msgspec.structs.replace(message, **dict.fromkeys(streamed))
 
 
 def _failure(choice: ev.Choice) -> Any:
@@ -355,7 +355,7 @@ def _failure(choice: ev.Choice) -> Any:
     return {"type": _FAILED[reason], "message": f"the choice ended with {reason!r}"}
 
 
-def _says_nothing(event: ev.ChatCompletionChunkEvent) -> bool:
+def _is_not_a_chunk(event: ev.ChatCompletionChunkEvent) -> bool:
     if event.object == "error":  # vLLM's flat form
         return True
     if event.choices is not None:
@@ -365,7 +365,7 @@ def _says_nothing(event: ev.ChatCompletionChunkEvent) -> bool:
 
 
 def _reasoning(delta: ev.ChoiceDelta, fields: tuple[str, ...]) -> str | None:
-    """The reasoning, under whichever name: the first that is filled, since some send two."""
+    """The reasoning: the first of `fields` that is not empty, because some services send two."""
     for field in fields:
         value = getattr(delta, field)
         if isinstance(value, list):
@@ -385,57 +385,57 @@ def _content(content: Any) -> list[tuple[str, str | None]]:
         if content is not None and not isinstance(content, str):
             raise ValueError("the content of a chunk is neither text nor a list of parts")
         return [("text", content)]
-    said: list[tuple[str, str | None]] = []
+    texts: list[tuple[str, str | None]] = []
     for part in content:
         if isinstance(part, dict) and part.get("type") == "thinking":
             inner = part.get("thinking")
-            said += [("thinking", text) for _, text in _content(inner)]
+            texts += [("thinking", text) for _, text in _content(inner)]
         else:
             text = part.get("text") if isinstance(part, dict) else part
             if isinstance(part, str) or not isinstance(text, (str, type(None))):
-                raise ValueError("a part of a chunk's content holds something else than text")
-            said.append(("text", text))
-    return said
+                raise ValueError("a part of a chunk's content is not text")
+            texts.append(("text", text))
+    return texts
 
 
 def _call_pieces(delta: ev.ChoiceDelta) -> list[ev.ChoiceDeltaToolCall]:
     pieces = list(delta.tool_calls or ())
-    if delta.function_call is not None:  # the older form: one call, without id and index
+    if delta.function_call is not None:  # the older form: one call, without an id and an index
         pieces.append(ev.ChoiceDeltaToolCall(index=0, function=delta.function_call))
     return pieces
 
 
 def _custom(custom: Any) -> ev.ChoiceDeltaFunction:
-    said = custom if isinstance(custom, dict) else {}
-    return ev.ChoiceDeltaFunction(name=said.get("name"), arguments=said.get("input"))
+    fields = custom if isinstance(custom, dict) else {}
+    return ev.ChoiceDeltaFunction(name=fields.get("name"), arguments=fields.get("input"))
 
 
-def _called(
-    calls: list[_Assembly], piece: ev.ChoiceDeltaToolCall, named: bool, apart: str
-) -> _Assembly:
-    """The call that a piece belongs to, made where it is new.
+def _call_of(
+    calls: list[_PartialCall], piece: ev.ChoiceDeltaToolCall, named: bool, apart: str
+) -> _PartialCall:
+    """The call that a piece belongs to, made if there is none. `named`: the piece has a name.
 
-    The index tells calls apart, unless it comes with a new id and a name: then two calls share it.
-    Without an index a new id, or without an id a new name, begins a call.
+    The index distinguishes calls, unless the piece has a new id and a name: then two calls share
+    the index. Without an index a new id begins a call; without an id a new name does.
     """
     index = None if apart == "id" and piece.id and named else piece.index
     if index is not None:
-        found = next((c for c in reversed(calls) if c.at == index), None)
+        found = next((c for c in reversed(calls) if c.number == index), None)
     elif piece.id:
         found = next((c for c in calls if c.id == piece.id), None)
         if found is None and not named and calls and calls[-1].id is None:
             found = calls[-1]
     else:
         found = calls[-1] if calls and not (named and calls[-1].name) else None
-    if found is None and not named and not piece.id and calls and calls[-1].at is None:
-        found = calls[-1]  # the index comes late
-        found.at = piece.index
+    if found is None and not named and not piece.id and calls and calls[-1].number is None:
+        found = calls[-1]  # the index is sent only now
+        found.number = piece.index
     name = piece.function.name if piece.function is not None else None
     other = found is not None and (
         piece.id != found.id if piece.id and found.id else bool(found.name) and name != found.name
     )
     if found is None or (other and named):
-        found = _Assembly(piece.index)
+        found = _PartialCall(piece.index)
         calls.append(found)
     return found
 
@@ -454,7 +454,7 @@ def _close(item: ItemState) -> None:
 
 
 def _message(item: ItemState, safe: frozenset[str] | None) -> dict[str, Any]:
-    """The assistant's turn; where `safe` is given, with the calls of these ids only."""
+    """The assistant's turn, with the calls whose ids are in `safe` (None: with all calls)."""
     parts = {key: part.text for key, part in item.content.items()}
     message: dict[str, Any] = {"role": "assistant", "content": parts.get("text")}
     if parts.get("refusal"):
@@ -465,7 +465,7 @@ def _message(item: ItemState, safe: frozenset[str] | None) -> dict[str, Any]:
     return message
 
 
-def _call_message(call: _Assembly) -> dict[str, Any]:
+def _call_message(call: _PartialCall) -> dict[str, Any]:
     text = "".join(call.deltas)
     if call.custom:
         return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": text}}
@@ -473,16 +473,16 @@ def _call_message(call: _Assembly) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _used(state: State, event: ev.ChatCompletionChunkEvent) -> None:
-    said = event.usage
-    if said is None:
+def _take_usage(state: State, event: ev.ChatCompletionChunkEvent) -> None:
+    reported = event.usage
+    if reported is None:
         return
-    prompt = said.prompt_tokens_details or ev.ChatTokenDetails()
-    completion = said.completion_tokens_details or ev.ChatTokenDetails()
+    prompt = reported.prompt_tokens_details or ev.ChatTokenDetails()
+    completion = reported.completion_tokens_details or ev.ChatTokenDetails()
     usage = Usage(
-        said.prompt_tokens,
-        said.completion_tokens,
-        said.total_tokens,
+        reported.prompt_tokens,
+        reported.completion_tokens,
+        reported.total_tokens,
         prompt.cached_tokens,
         completion.reasoning_tokens,
         prompt.cache_write_tokens,
@@ -490,16 +490,13 @@ def _used(state: State, event: ev.ChatCompletionChunkEvent) -> None:
     state.usage = merge_usage(state.usage, usage)
 
 
-# ---- asking ------------------------------------------------------------------------------------
+# ---- writing a request -------------------------------------------------------------------------
 
 
-def _messages(call: Request) -> list[Any]:
-    turns = (
-        [{"role": "user", "content": call.prompt}]
-        if isinstance(call.prompt, str)
-        else list(call.prompt)
-    )
-    system = [{"role": "system", "content": call.instructions}] if call.instructions else []
+def _messages(request: Request) -> list[Any]:
+    prompt, instructions = request.prompt, request.instructions
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    system = [{"role": "system", "content": instructions}] if instructions else []
     return [*system, *turns]
 
 
@@ -509,14 +506,14 @@ def _tool(tool: Any) -> Any:
 
 
 def _tool_choice(choice: Any) -> Any:
-    if choice == "any":  # the word of the Messages API
+    if choice == "any":  # the value in the Messages API
         return "required"
     name = chosen_tool(choice)
     return choice if name is None else {"type": "function", "function": {"name": name}}
 
 
 def _thinking(thinking: Any, profile: Profile) -> Mapping[str, Any]:
-    """`thinking=` as the profile's option: an effort, or an object of its own."""
+    """`thinking=` as the profile's option: an effort, or an object in the service's own form."""
     if thinking is None or thinking is False:
         return {}
     option = profile.thinking
@@ -534,8 +531,8 @@ def _thinking(thinking: Any, profile: Profile) -> Mapping[str, Any]:
     if option == "thinking" and thinking is True:
         return {option: {"type": "enabled"}}
     raise ConfigurationError(
-        f"thinking={thinking!r} has no form for the profile {profile.name!r}: give what the server "
-        "wants in extra_body"
+        f"the profile {profile.name!r} has no option for thinking={thinking!r}: pass the server's "
+        "own option in extra_body"
     )
 
 

@@ -1,4 +1,5 @@
-"""Reading events that do not fit the reference."""
+"""Reads events that do not match the API's reference: the second try, after the typed decoder has
+refused them. Relies on the type hints of the event classes."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ __all__ = ["lenient"]
 def lenient(
     name: str, data: bytes, classes: Mapping[str, type[Event]], essential: frozenset[str]
 ) -> AnyEvent:
-    """An event that the typed decoder refused: of an unknown type, without a type, or with fields
-    of other types than the reference says.
+    """An event that the typed decoder refused: it has an unknown type, no type, or fields of other
+    types than in the reference. `name` is its SSE event name, `classes` maps types to classes.
 
-    A field that does not fit is left out (it stays in `raw`), unless it is `essential`: answer
-    text that cannot be read must not vanish. Raises ValueError then, and for what is not JSON.
+    A field that does not fit is left out (it remains in `raw`), unless it is `essential`: text of
+    the answer must not get lost unnoticed. In that case, and for what is not JSON, this raises
+    ValueError.
     """
     payload = decode_json(data)
     if not isinstance(payload, dict):
@@ -32,7 +34,7 @@ def lenient(
     kind = payload.get("type")
     kind = kind if isinstance(kind, str) else None
     if kind not in classes and (name == "error" or (kind is None and payload.get("error"))):
-        kind = "error"  # a gateway's: without a type, or with the failure's own in its place
+        kind = "error"  # a gateway's error: without a type, or with the type of the failure
     kind = name if kind is None else kind
     cls = classes.get(kind)
     if cls is None:
@@ -58,12 +60,12 @@ def _build(cls: type[Any], payload: Mapping[str, Any], essential: frozenset[str]
         if fitted is not None:
             found[name] = fitted
         elif wire in essential:
-            raise ValueError(f"a field {wire!r} of the event holds something else")
+            raise ValueError(f"the field {wire!r} of the event has a value of an unexpected type")
     return cls(**found)
 
 
 def _fitted(hint: Any, value: Any, essential: frozenset[str]) -> Any:
-    """`value` as `hint`, or None where it does not fit."""
+    """`value` converted to the type `hint`, or None if it does not fit."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if isinstance(hint, type) and issubclass(hint, Struct):

@@ -1,9 +1,9 @@
 """The Anthropic Messages API, and the servers that speak it.
 
-Source: the API reference "Streaming Messages", and recordings. What they teach: padding inside the
-JSON, blocks that overlap (llama.cpp while it thinks), a whole answer in `message_start`, a tool
-block without any input ("{}"), cumulative usage, a signature that is valid only once its block has
-stopped, an `overloaded_error` as the first and only event.
+Source: the API reference "Streaming Messages", and recordings. These show: padding inside the JSON,
+blocks that overlap (llama.cpp while it thinks), a whole answer in `message_start`, a tool block
+without any input (it means "{}"), cumulative usage, a signature that is valid only after its block
+has stopped, an `overloaded_error` as the first and only event.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .tools import chosen_tool, function_tool
 
 __all__ = ["MESSAGES", "MessagesDialect"]
 
-# "2026-10-21" refuses temperature, top_p and top_k; another version goes in headers=.
+# "2026-10-21" refuses temperature, top_p and top_k; `headers=` can name another version.
 API_VERSION = "2023-06-01"
-DEFAULT_MAX_TOKENS = 4096  # the API demands a number
+DEFAULT_MAX_TOKENS = 4096  # the API requires a limit
 
 _DELTA = ev.ContentBlockDeltaEvent
 _STOP = b'{"type":"message_stop"}'
@@ -50,8 +50,8 @@ _FINISH = {
 
 # ---- blocks ------------------------------------------------------------------------------------
 
-# block type -> (what its text is to the reader, the field of the block)
-_SEEN = {"text": ("text", "text"), "thinking": ("thinking", "thinking")}
+# block type -> (the type of its chunks, the block's field with the text)
+_TEXT_FIELDS = {"text": ("text", "text"), "thinking": ("thinking", "thinking")}
 _INPUT = "input"
 
 
@@ -61,9 +61,9 @@ def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Effect:
         return PROGRESS
     item = state.item(event.index, None)
     if "preset" in item.extra:
-        return PROGRESS  # it came whole with message_start
+        return PROGRESS  # message_start contained the whole block
     if item.type is not None:
-        item = state.add(event.index, None)  # from a server that does not count its blocks
+        item = state.add(event.index, None)  # from a server that does not number its blocks
     event.chunks = _begin(state, item, block, partial(_started_block, event.raw))
     return CONTENT if event.chunks else PROGRESS
 
@@ -75,9 +75,9 @@ def _begin(
     item.id = item.call_id = block.id
     item.name = block.name
     item.extra["start"] = wire
-    if block.input:  # whole at the start, not in deltas
+    if block.input:  # the whole input, not in deltas
         item.extra["input"] = json.dumps(block.input, ensure_ascii=False)
-    kind, field = _SEEN.get(block.type or "", ("", ""))
+    kind, field = _TEXT_FIELDS.get(block.type or "", ("", ""))
     text = getattr(block, field) if field else None
     if not text:
         return ()
@@ -110,7 +110,7 @@ def _close(state: State, item: ItemState) -> tuple[Chunk, ...]:
 
 
 def _whole_block(item: ItemState) -> Any:
-    """The block as the API would have sent it in one piece."""
+    """The block as the API would send it in one piece."""
     block = dict(item.extra["start"]())
     for key, part in item.content.items():
         if key == _INPUT:
@@ -142,12 +142,12 @@ def _block_delta(state: State, event: ev.ContentBlockDeltaEvent) -> Effect:
     handle = _DELTAS.get(delta.type or "")
     item = _block(state, event.index)
     if handle is None or "preset" in item.extra:
-        return PROGRESS  # one of an unknown type stays an event
+        return PROGRESS  # a delta of an unknown type remains an event
     return handle(state, event, item, delta)
 
 
 def _block(state: State, index: int | None) -> ItemState:
-    """The block of that index: the latest one, where a server gave several the same."""
+    """The block with this index: the latest one, if a server sent the same for several."""
     if index is None:
         return state.item(None, None)
     same = [item for item in state.items.values() if item.number == index]
@@ -157,7 +157,7 @@ def _block(state: State, index: int | None) -> ItemState:
 Handle = Callable[[State, Any, ItemState, ev.ContentBlockDelta], Effect]
 
 
-def _seen(kind: str) -> Handle:
+def _text(kind: str) -> Handle:
     def handle(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
         text = getattr(delta, kind)
         if not text:
@@ -183,7 +183,7 @@ def _input(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelt
 
 
 def _signature(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
-    # Part of the block only once it stops (`wire` is made then): half a signature is worthless.
+    # It becomes part of the block when the block stops, because half a signature is not valid.
     item.part("signature", "signature").add(delta.signature or "")
     return PROGRESS
 
@@ -202,8 +202,8 @@ def _compaction(state: State, event: Any, item: ItemState, delta: ev.ContentBloc
 
 
 _DELTAS: dict[str, Handle] = {
-    "text_delta": _seen("text"),
-    "thinking_delta": _seen("thinking"),
+    "text_delta": _text("text"),
+    "thinking_delta": _text("thinking"),
     "input_json_delta": _input,
     "signature_delta": _signature,
     "citations_delta": _citation,
@@ -221,12 +221,12 @@ def _message_start(state: State, event: ev.MessageStartEvent) -> Effect:
     state.response_id = message.id or state.response_id
     state.model = message.model or state.model
     state.status = "in_progress"
-    _ended(state, message.stop_reason)
-    _used(state, message.usage)
+    _take_stop_reason(state, message.stop_reason)
+    _take_usage(state, message.usage)
     chunks: list[Chunk] = []
     for index, block in enumerate(message.content or ()):
         if index in state.items or (block.type == "text" and not block.text):
-            continue  # said before, or only an announcement
+            continue  # received before, or empty
         item = state.item(index, None)
         item.extra["preset"] = True
         chunks += _begin(state, item, block, partial(_preset_block, event.raw, index))
@@ -241,33 +241,33 @@ def _preset_block(raw: bytes, index: int) -> Any:
 
 def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
     if event.delta is not None:
-        _ended(state, event.delta.stop_reason)
-    _used(state, event.usage)
+        _take_stop_reason(state, event.delta.stop_reason)
+    _take_usage(state, event.usage)
     return PROGRESS
 
 
-def _ended(state: State, reason: str | None) -> None:
+def _take_stop_reason(state: State, reason: str | None) -> None:
     if reason is not None:
         state.finish = _FINISH.get(reason, reason)
 
 
-def _used(state: State, said: ev.MessageUsage | None) -> None:
-    if said is not None:
-        details = said.output_tokens_details or ev.OutputTokensDetails()
+def _take_usage(state: State, reported: ev.MessageUsage | None) -> None:
+    if reported is not None:
+        details = reported.output_tokens_details or ev.OutputTokensDetails()
         usage = Usage(
-            said.input_tokens,
-            said.output_tokens,
+            reported.input_tokens,
+            reported.output_tokens,
             None,
-            said.cache_read_input_tokens,
+            reported.cache_read_input_tokens,
             details.thinking_tokens,
-            said.cache_creation_input_tokens,
+            reported.cache_creation_input_tokens,
         )
         state.usage = merge_usage(state.usage, usage)
-        # "fast" has a price of its own, whatever the tier, and is said only once.
-        if said.speed == "fast":
+        # "fast" has a price of its own, whatever the tier, and is reported only once.
+        if reported.speed == "fast":
             state.service_tier = "fast"
         elif state.service_tier != "fast":
-            state.service_tier = said.service_tier or state.service_tier
+            state.service_tier = reported.service_tier or state.service_tier
 
 
 def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
@@ -327,22 +327,23 @@ class MessagesDialect(TypedDialect):
                 return CONTENT
         return super().apply(state, event)
 
-    def request(self, call: Request, base_url: str) -> HTTPRequest:
-        if call.background:
+    def request(self, request: Request, base_url: str) -> HTTPRequest:
+        if request.background:
             raise ConfigurationError("the Messages API has no background responses")
-        system, messages = _split_system(call)
-        thinking, effort, budget = _thinking(call.thinking)
+        system, messages = _split_system(request)
+        thinking, effort, budget = _thinking(request.thinking)
+        stop = request.stop
         body = {
-            "model": call.model,
-            "max_tokens": call.max_output_tokens or DEFAULT_MAX_TOKENS + budget,
+            "model": request.model,
+            "max_tokens": request.max_output_tokens or DEFAULT_MAX_TOKENS + budget,
             "messages": messages,
             "system": system,
             "stream": True,
-            "temperature": call.temperature,
-            "top_p": call.top_p,
-            "stop_sequences": [call.stop] if isinstance(call.stop, str) else call.stop,
-            "tools": [_tool(tool) for tool in call.tools] if call.tools else None,
-            "tool_choice": _tool_choice(call.tool_choice),
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "stop_sequences": [stop] if isinstance(stop, str) else stop,
+            "tools": [_tool(tool) for tool in request.tools] if request.tools else None,
+            "tool_choice": _tool_choice(request.tool_choice),
             "thinking": thinking,
             "output_config": effort,
         }
@@ -354,7 +355,7 @@ class MessagesDialect(TypedDialect):
         base, mark, query = base_url.partition("?")
         base = base.rstrip("/").removesuffix("/v1")
         url = endpoint(self._profile, f"{base}{mark}{query}", "/v1/messages")
-        return HTTPRequest("POST", url, headers, encode_body(body, call.extra_body))
+        return HTTPRequest("POST", url, headers, encode_body(body, request.extra_body))
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key}
@@ -371,7 +372,7 @@ class MessagesDialect(TypedDialect):
             and (item.type != "text" or any(part.text.strip() for part in item.content.values()))
         ]
         while items and items[-1].type in ("thinking", "redacted_thinking"):
-            items.pop()  # refused without what it led to
+            items.pop()  # the API refuses thinking at the end of a turn
         blocks = [item.wire() for item in items if item.wire is not None]
         return ({"role": "assistant", "content": blocks},) if blocks else ()
 
@@ -387,16 +388,18 @@ class MessagesDialect(TypedDialect):
         return self.decode("message", envelope), self.decode("message", _STOP)
 
 
-# ---- asking ------------------------------------------------------------------------------------
+# ---- writing a request -------------------------------------------------------------------------
 
 
-def _split_system(call: Request) -> tuple[Any, list[Any]]:
-    """Instructions and system turns go into a field of their own here."""
-    if isinstance(call.prompt, str):
-        return call.instructions, [{"role": "user", "content": call.prompt}]
-    system: list[Any] = [call.instructions] if call.instructions else []
+def _split_system(request: Request) -> tuple[Any, list[Any]]:
+    """The fields `system` and `messages`: instructions and system turns have a field of their own
+    in this API."""
+    prompt, instructions = request.prompt, request.instructions
+    if isinstance(prompt, str):
+        return instructions, [{"role": "user", "content": prompt}]
+    system: list[Any] = [instructions] if instructions else []
     messages = []
-    for turn in call.prompt:
+    for turn in prompt:
         if turn.get("role") in ("system", "developer"):
             system.append(turn.get("content"))
         else:
@@ -410,8 +413,8 @@ def _split_system(call: Request) -> tuple[Any, list[Any]]:
 
 
 def _thinking(thinking: Any) -> tuple[Any, Any, int]:
-    """`thinking=` as this API's options, and the tokens of its budget: True is adaptive, a number
-    the budget in tokens, a text the effort, a dict the option itself."""
+    """`thinking=` as (the option `thinking`, the option `output_config`, the budget in tokens):
+    True means adaptive, a number is the budget, a text the effort, a dict the option itself."""
     if thinking is None or thinking is False:
         return None, None, 0
     if thinking is True:

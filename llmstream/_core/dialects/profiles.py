@@ -1,7 +1,7 @@
-"""Where servers of the same API contradict each other: the differences, as data.
+"""Where the servers of one API differ: the differences, as data.
 
-A profile is a row here; the code that uses it is the dialect's. The default is lenient enough for
-all of them, and strict enough that a truncated stream is one.
+A profile is a row here; the dialects use it. The default is lenient enough for every server, and
+strict enough to recognise a truncated stream. Pure.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ _REASONING = ("reasoning_content", "reasoning", "reasoning_details")
 
 
 class Profile(Struct, frozen=True, kw_only=True):
-    """How one service does what others do differently.
+    """How one service differs from others.
 
-    `hosts`: host name endings it is recognised by. `ends`: what makes a chat answer complete,
-    "finish" (a finish_reason) or "done" ([DONE]); either will do where both are named. `linger`:
-    seconds to wait, after the finish, for usage and [DONE]. `usage`: whether usage is asked for
-    with stream_options. `calls`: what tells tool calls apart, "index" or, where the index is
-    missing, "id". `reasoning`: the fields it may come in, the first that is filled counts.
-    `max_tokens`, `thinking`: the names of the options. `auth`: the header of the key. `path`: what
-    a base_url without a path needs. `typed_turns`: whether a turn in a Responses input has to say
-    that it is a message.
+    Args:
+        name: the value of `Client(profile=...)`.
+        hosts: the endings of host names by which the service is recognised.
+        ends: what completes a chat answer: "finish" (a finish_reason), "done" ([DONE]), or either.
+        linger: seconds to wait after the finish for usage and [DONE].
+        usage: whether the request asks for usage with stream_options.
+        calls: what distinguishes tool calls: "index", or "id" where the index may be missing.
+        reasoning: the fields that may contain reasoning. The first one that is not empty counts.
+        max_tokens, thinking: the names of these options; "" if the service has none.
+        auth: the header with the key: "bearer" (the dialect's own) or "api-key".
+        path: the path that is added to a base_url without one.
+        typed_turns: whether each turn in a Responses input needs `"type": "message"`.
     """
 
     name: str
@@ -65,7 +69,7 @@ _ROWS = (
     Profile(name="ollama", thinking="reasoning_effort", reasoning=("reasoning", *_REASONING)),
     Profile(name="vllm", thinking="chat_template_kwargs"),
     Profile(name="llama.cpp", thinking="chat_template_kwargs", typed_turns=True),
-    # Neither sends [DONE] always, nor an index with every call; usage comes unasked.
+    # These two do not always send [DONE], nor an index with every call. Mistral always sends usage.
     Profile(name="mistral", hosts=("api.mistral.ai",), calls="id", usage=False, thinking=""),
     Profile(name="gemini", hosts=("generativelanguage.googleapis.com",), calls="id", linger=1.0),
     Profile(name="deepseek", hosts=("api.deepseek.com",), thinking="thinking"),
@@ -77,14 +81,14 @@ PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ROWS}
 
 
 def profile_for(name: str | None, base_url: str) -> Profile:
-    """The profile of that name; without one, the profile that knows the host, else the default.
+    """The profile with this name; without a name the profile of the host, else the default.
 
     Raises ConfigurationError for an unknown name.
     """
     if name is not None:
         found = PROFILES.get(name)
         if found is None:
-            raise ConfigurationError(f"profile={name!r} is not known: there is {list(PROFILES)}")
+            raise ConfigurationError(f"profile={name!r} is not known: use one of {list(PROFILES)}")
         return found
     host = urlsplit(base_url).hostname or ""
     return next((p for p in PROFILES.values() if _is_at(p, host)), DEFAULT)
@@ -95,7 +99,7 @@ def _is_at(profile: Profile, host: str) -> bool:
 
 
 def endpoint(profile: Profile, base_url: str, path: str) -> str:
-    """The URL of `path` (such as "/chat/completions") under a base URL, whose query is kept."""
+    """`base_url` with `path` (such as "/chat/completions") appended. Its query is kept."""
     base, _, query = base_url.partition("?")
     base = base.rstrip("/")
     if profile.path and not urlsplit(base).path:

@@ -1,9 +1,9 @@
 """The OpenAI Responses API, and the servers that speak it.
 
-Source: the API reference "Streaming events", and recordings of nine services. Where they differ:
-`event:` lines may be missing (the JSON's `type` decides), indices may be missing (the item's id
-holds) or ids may change (the index holds), items may never be closed by an event of their own, the
-final `output` may be empty, and an error is flat in the reference but nested on the wire.
+Source: the API reference "Streaming events", and recordings of nine services. These show: `event:`
+lines may be missing (the JSON's `type` decides); indices may be missing (the item's id decides) or
+ids may change (the index decides); items may have no closing event; the final `output` may be
+empty; an error is flat in the reference, but the live service nests it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...events import responses as ev
 from ...events.base import AnyEvent, UnknownEvent, decode_json
 from ...result import Chunk, Usage
 from ..classify import error_from_payload
-from ..request import HTTPRequest, Request, StoredResponse, encode_body, under
+from ..request import HTTPRequest, Request, StoredResponse, encode_body, url_below
 from ..state import ItemState, State, merge_usage
 from .base import CONTENT, NOTHING, PROGRESS, Apply, Effect, TypedDialect
 from .profiles import Profile, endpoint
@@ -29,21 +29,21 @@ from .tools import chosen_tool, function_tool
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
 
-# A response.failed usually follows an error event at once; it brings the id and the usage.
+# A response.failed usually follows an error event at once; it has the id and the usage.
 _LINGER_AFTER_ERROR = 0.25
 # The item types that the caller has to run -> the kind of their arguments.
 _TOOL_TYPES = {"function_call": "json", "custom_tool_call": "text"}
 _FINISH = {"max_output_tokens": "length", "content_filter": "content_filter"}
-_ARGUMENTS = "arguments"  # the key of a call's only part
+_ARGUMENTS = "arguments"  # the only channel of a call
 _TEXT = ev.ResponseTextDeltaEvent
-_NEAR = 64  # nameless items that are looked through for each one: the next ones, not thousands
+_NEAR = 64  # items without a known id that are compared with each final one: not thousands
 
 
 # ---- deltas ------------------------------------------------------------------------------------
 
-# The halves of an item, each a sequence of parts: what it is to the reader, the event field that
-# numbers the parts, and the type of the item (of a call it is not known).
-_HALVES = {
+# The channels of an item, each a sequence of parts -> (the type of their chunks, the event's field
+# that numbers the parts, the type of the item; None where it may be one of several).
+_CHANNELS = {
     "text": ("text", "content_index", "message"),
     "refusal": ("refusal", "content_index", "message"),
     "summary": ("thinking", "summary_index", "reasoning"),
@@ -52,9 +52,9 @@ _HALVES = {
 }
 
 
-def _delta(half: str, item_type: str | None = None) -> Apply:
-    """A piece of something that the caller sees."""
-    kind, numbered_by, known_type = _HALVES[half]
+def _delta(channel: str, item_type: str | None = None) -> Apply:
+    """The rule for a delta of `channel`."""
+    kind, numbered_by, known_type = _CHANNELS[channel]
     item_type = item_type or known_type
 
     def apply(state: State, event: Any) -> Effect:
@@ -63,63 +63,63 @@ def _delta(half: str, item_type: str | None = None) -> Apply:
             return PROGRESS
         item = state.item(event.output_index, event.item_id)
         if item.closed and event.output_index is None and event.item_id is None:
-            item = state.announced(None, None)  # from a server that names no items at all
+            item = state.begin_item(None, None)  # from a server that sends neither
         if item.type is None:
-            item.type = item_type  # its announcement is late, or never comes
+            item.type = item_type  # the item's first event is late or missing
         number = getattr(event, numbered_by) if numbered_by else 0
-        part = item.part((half, _number(item, half, number)), kind)
+        part = item.part((channel, _number(item, channel, number)), kind)
         part.add(delta)
         event.chunks = state.emit(kind, delta, item.index)
-        if half == "text" and not item.closed:
+        if channel == "text" and not item.closed:
             state.open_fast_path((event.output_index, event.item_id, number), part, item.index)
         return CONTENT
 
     return apply
 
 
-def _number(item: ItemState, half: str, number: int | None) -> int:
-    """The number of a part; the latest one begun where the server numbers none (llama.cpp)."""
+def _number(item: ItemState, channel: str, number: int | None) -> int:
+    """The number of a part; that of the latest part where the server sends none (llama.cpp)."""
     if number is not None:
         return number
-    latest: int = item.extra.get(half, 0)
+    latest: int = item.extra.get(channel, 0)
     return latest
 
 
-def _whole(half: str, field: str) -> Apply:
-    """The whole of what deltas should have brought: what they did not bring is said now."""
-    _, numbered_by, _ = _HALVES[half]
+def _whole(channel: str, field: str) -> Apply:
+    """The rule for the final text of a part, in `field`: what no delta has contained is emitted."""
+    _, numbered_by, _ = _CHANNELS[channel]
 
     def apply(state: State, event: Any) -> Effect:
         whole = getattr(event, field)
         number = getattr(event, numbered_by) if numbered_by else 0
-        if not _is_old(state, event.output_index, half, whole):
+        if not _is_repeated(state, event.output_index, channel, whole):
             item = state.item(event.output_index, event.item_id)
-            event.chunks = _finish_part(state, item, half, number, whole)
+            event.chunks = _finish_part(state, item, channel, number, whole)
         return CONTENT if event.chunks else PROGRESS
 
     return apply
 
 
-def _is_old(state: State, index: int | None, half: str, whole: str | None) -> bool:
-    """Said behind the end of its item, perhaps under another id: nothing new."""
+def _is_repeated(state: State, index: int | None, channel: str, whole: str | None) -> bool:
+    """Whether it is a repeated final text for a closed item, possibly under another id."""
     item = state.items.get(index) if index is not None else None
-    return item is not None and item.closed and (whole or "") in _said(item, half)
+    return item is not None and item.closed and (whole or "") in _text_in(item, channel)
 
 
 def _finish_part(
-    state: State, item: ItemState, half: str, number: int | None, whole: str | None
+    state: State, item: ItemState, channel: str, number: int | None, whole: str | None
 ) -> tuple[Chunk, ...]:
     if not isinstance(whole, str) or item.closed:
         return ()
-    kind, _, item_type = _HALVES[half]
+    kind, _, item_type = _CHANNELS[channel]
     item.type = item.type or item_type
-    late = item.part((half, _number(item, half, number)), kind).finish(whole)
+    late = item.part((channel, _number(item, channel, number)), kind).finish(whole)
     return state.emit(kind, late, item.index) if late else ()
 
 
 # ---- items -------------------------------------------------------------------------------------
 
-# part type -> the half of the item that it belongs to
+# the type of a part -> the channel that it belongs to
 _PARTS = {
     "output_text": "text",
     "text": "text",
@@ -130,24 +130,24 @@ _PARTS = {
 
 
 def _part_added(state: State, event: Any) -> Effect:
-    """A part begins: where the server numbers none, what follows belongs to it."""
+    """A part begins: deltas without a number belong to it from now on."""
     summary = isinstance(event, ev.ResponseReasoningSummaryPartAddedEvent)
     number = event.summary_index if summary else event.content_index
     if number is None and event.part is not None:
-        half = "summary" if summary else _PARTS.get(event.part.type or "", "")
+        channel = "summary" if summary else _PARTS.get(event.part.type or "", "")
         item = state.item(event.output_index, event.item_id)
-        item.extra[half] = item.extra.get(half, -1) + 1
+        item.extra[channel] = item.extra.get(channel, -1) + 1
     return PROGRESS
 
 
 def _part_done(state: State, event: ev.ResponseContentPartDoneEvent) -> Effect:
     part = event.part
-    half = _PARTS.get(part.type or "") if part is not None else None
-    if part is None or half is None:
+    channel = _PARTS.get(part.type or "") if part is not None else None
+    if part is None or channel is None:
         return PROGRESS
-    if not _is_old(state, event.output_index, half, _text_of(part)):
+    if not _is_repeated(state, event.output_index, channel, _text_of(part)):
         item = state.item(event.output_index, event.item_id)
-        event.chunks = _finish_part(state, item, half, event.content_index, _text_of(part))
+        event.chunks = _finish_part(state, item, channel, event.content_index, _text_of(part))
     return CONTENT if event.chunks else PROGRESS
 
 
@@ -157,81 +157,83 @@ def _text_of(part: ev.ContentPart) -> str:
 
 def _item_added(state: State, event: ev.ResponseOutputItemAddedEvent) -> Effect:
     if event.item is not None:
-        _describe(state, state.announced(event.output_index, event.item.id), event.item)
+        _describe(state, state.begin_item(event.output_index, event.item.id), event.item)
     return PROGRESS
 
 
-def _describe(state: State, item: ItemState, said: ev.Item) -> None:
-    state.identify(item, said.id)
-    item.type = said.type or item.type
-    item.status = said.status or item.status
-    item.name = said.name or item.name
-    item.call_id = said.call_id or item.call_id
+def _describe(state: State, item: ItemState, reported: ev.Item) -> None:
+    state.identify(item, reported.id)
+    item.type = reported.type or item.type
+    item.status = reported.status or item.status
+    item.name = reported.name or item.name
+    item.call_id = reported.call_id or item.call_id
 
 
 def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Effect:
-    said = event.item
-    if said is None:
+    final = event.item
+    if final is None:
         return PROGRESS
     here = state.items.get(event.output_index) if event.output_index is not None else None
-    if here is not None and here.closed and _is_same_again(here, said):
+    if here is not None and here.closed and _is_same_again(here, final):
         return PROGRESS
-    item = state.item(event.output_index, said.id)
+    item = state.item(event.output_index, final.id)
     if item.closed:
-        if event.output_index is not None or _is_same_again(item, said):
+        if event.output_index is not None or _is_same_again(item, final):
             return PROGRESS
-        item = state.add(None, said.id)  # from a server that does not tell its items apart
-    event.chunks = tuple(_close_item(state, item, said))
+        item = state.add(None, final.id)  # from a server that does not distinguish its items
+    event.chunks = tuple(_close_item(state, item, final))
     item.wire = partial(_item_of, event.raw)
     return CONTENT if event.chunks else PROGRESS
 
 
-def _is_same_again(item: ItemState, said: ev.Item) -> bool:
-    """The same item closed a second time, perhaps under another id."""
-    words = {half: _said(item, half) for half, _ in item.content}
-    same = (item.type, item.call_id, item.name) == (said.type, said.call_id, said.name)
-    return same and {h: w for h, w in words.items() if w} == {h: w for h, w in _wholes(said) if w}
+def _is_same_again(item: ItemState, final: ev.Item) -> bool:
+    """Whether the same item is closed a second time, possibly under another id."""
+    texts = {channel: _text_in(item, channel) for channel, _ in item.content}
+    same = (item.type, item.call_id, item.name) == (final.type, final.call_id, final.name)
+    return same and {c: t for c, t in texts.items() if t} == {
+        c: t for c, t in _final_texts(final) if t
+    }
 
 
 def _item_of(raw: bytes) -> Any:
     return decode_json(raw)["item"]
 
 
-def _close_item(state: State, item: ItemState, said: ev.Item) -> Iterator[Chunk]:
-    """The item is whole: say what no delta had brought, and let the deltas go."""
-    _describe(state, item, said)
-    wholes = [(half, whole) for half, whole in _wholes(said) if whole]
-    if not wholes:
-        item.extra["bare"] = True  # closed without its words: the end may still bring them
-    for half, whole in wholes:
-        kind, _, _ = _HALVES[half]
-        # Half by half, not part by part: what was streamed may be numbered otherwise, or not at
-        # all, and nothing may be said twice.
-        had = _said(item, half)
-        if not whole.startswith(had):
-            if half == "arguments":  # the service's last word is what is to be run
+def _close_item(state: State, item: ItemState, final: ev.Item) -> Iterator[Chunk]:
+    """The item is complete: emit the text that no delta has contained, and release the deltas."""
+    _describe(state, item, final)
+    texts = [(channel, whole) for channel, whole in _final_texts(final) if whole]
+    if not texts:
+        item.extra["bare"] = True  # closed without its text: the final output may have it
+    for channel, whole in texts:
+        kind, _, _ = _CHANNELS[channel]
+        # By channel, not by part: the streamed parts may have other numbers or none, and no text
+        # may be emitted twice.
+        streamed = _text_in(item, channel)
+        if not whole.startswith(streamed):
+            if channel == "arguments":  # the caller has to run the final arguments
                 item.content = {}
-                item.part((half, 0), kind).add(whole)
-        elif len(whole) > len(had):
-            item.part((half, len(item.content)), kind).add(whole[len(had) :])
-            yield from state.emit(kind, whole[len(had) :], item.index)
+                item.part((channel, 0), kind).add(whole)
+        elif len(whole) > len(streamed):
+            item.part((channel, len(item.content)), kind).add(whole[len(streamed) :])
+            yield from state.emit(kind, whole[len(streamed) :], item.index)
     for part in item.content.values():
         part.seal()
     item.closed = True
 
 
-def _wholes(said: ev.Item) -> Iterator[tuple[str, str]]:
-    """The halves of a finished item, each with its whole text."""
+def _final_texts(final: ev.Item) -> Iterator[tuple[str, str]]:
+    """The channels of a finished item, each with its whole text."""
     texts: dict[str, list[str]] = {}
-    for part in [*(said.summary or ()), *(said.content or ())]:
-        half = _PARTS.get(part.type or "")
-        if half is not None:
-            texts.setdefault(half, []).append(_text_of(part))
-    for half, parts in texts.items():
-        yield half, "".join(parts)
-    if said.type in _TOOL_TYPES:
-        whole = said.input if said.type == "custom_tool_call" else said.arguments
-        if whole is not None:  # some gateways send the object itself
+    for part in [*(final.summary or ()), *(final.content or ())]:
+        channel = _PARTS.get(part.type or "")
+        if channel is not None:
+            texts.setdefault(channel, []).append(_text_of(part))
+    for channel, parts in texts.items():
+        yield channel, "".join(parts)
+    if final.type in _TOOL_TYPES:
+        whole = final.input if final.type == "custom_tool_call" else final.arguments
+        if whole is not None:  # some gateways send decoded JSON
             yield "arguments", whole if isinstance(whole, str) else json.dumps(whole)
 
 
@@ -254,13 +256,13 @@ def _take(state: State, response: ev.Response | None) -> None:
         state.usage = merge_usage(state.usage, _usage(response.usage))
 
 
-def _usage(said: ev.ResponseUsage) -> Usage:
-    details_in = said.input_tokens_details or ev.TokenDetails()
-    details_out = said.output_tokens_details or ev.TokenDetails()
+def _usage(reported: ev.ResponseUsage) -> Usage:
+    details_in = reported.input_tokens_details or ev.TokenDetails()
+    details_out = reported.output_tokens_details or ev.TokenDetails()
     return Usage(
-        said.input_tokens,
-        said.output_tokens,
-        said.total_tokens,
+        reported.input_tokens,
+        reported.output_tokens,
+        reported.total_tokens,
         details_in.cached_tokens,
         details_out.reasoning_tokens,
         details_in.cache_write_tokens,
@@ -270,7 +272,7 @@ def _usage(said: ev.ResponseUsage) -> Usage:
 def _completed(state: State, event: Any) -> Effect:
     _take(state, event.response)
     response = event.response or ev.Response()
-    if response.status == "failed":  # in a whole answer that came as one JSON body
+    if response.status == "failed":  # in an answer that is one JSON body
         return _failed(state, event)
     event.chunks = tuple(_reconcile(state, response.output or [], event.raw))
     state.finish = _finish(state, event, response)
@@ -287,59 +289,64 @@ def _finish(state: State, event: Any, response: ev.Response) -> str:
 
 
 def _reconcile(state: State, output: list[ev.Item], raw: bytes) -> Iterator[Chunk]:
-    """The final output is the service's last word: what no event of an item's own had closed, or
-    even announced, is taken from it."""
+    """Complete the answer from the final output, which decides: items that no event has closed, or
+    that had no event at all, are taken from it."""
     streamed = _matched(list(state.in_order()), output)
-    for position, said in enumerate(output):
+    for position, final in enumerate(output):
         item = streamed.get(position)
         if item is None:
-            item = state.announced(None if position in state.items else position, said.id)
+            item = state.begin_item(None if position in state.items else position, final.id)
         if not item.closed or "bare" in item.extra:
             item.wire = partial(_output_of, raw, position)
-            yield from _close_item(state, item, said)
+            yield from _close_item(state, item, final)
 
 
 def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemState]:
-    """Which streamed item each one of the final output is: the one with its id or call id; else
-    one of its kind, whose words it begins with before one that said nothing yet before one that
-    said something else, and each time the one at its own place first (some count places from 1).
+    """The position of each item of the final output -> the streamed item that it is.
+
+    An item with the same id or call id comes first. Then items of the same type are matched: first
+    those whose text is the beginning of the final text, then those without text, then those with
+    another text. Within each step the item at the same position comes first (some servers count
+    positions from 1).
     """
     matched: dict[int, ItemState] = {}
     left = {item.index: item for item in items}
 
-    def match(place: int, item: ItemState | None) -> None:
-        if item is not None and place not in matched and left.pop(item.index, None) is not None:
-            matched[place] = item
+    def match(position: int, item: ItemState | None) -> None:
+        if item is not None and position not in matched and left.pop(item.index, None) is not None:
+            matched[position] = item
 
     for name in ("id", "call_id"):
         known = {key: item for item in items if (key := getattr(item, name)) is not None}
-        for place, said in enumerate(output):
-            match(place, known.get(getattr(said, name)))
+        for position, final in enumerate(output):
+            match(position, known.get(getattr(final, name)))
     for least in (2, 1, 0):
-        for place, said in enumerate(output):
-            here = left.get(place)
-            match(place, here if here is not None and _agreement(here, said) >= least else None)
-        for place, said in enumerate(output):
-            if place not in matched:
+        for position, final in enumerate(output):
+            here = left.get(position)
+            match(position, here if here is not None and _agreement(here, final) >= least else None)
+        for position, final in enumerate(output):
+            if position not in matched:
                 near = islice(left.values(), _NEAR)
-                match(place, next((item for item in near if _agreement(item, said) >= least), None))
+                found = next((item for item in near if _agreement(item, final) >= least), None)
+                match(position, found)
     return matched
 
 
-def _agreement(item: ItemState, said: ev.Item) -> int:
-    """2: the item's words so far are the beginning of what is said; 1: it has none; 0: others;
-    -1: it is of another kind."""
-    if item.type not in (None, said.type):
+def _agreement(item: ItemState, final: ev.Item) -> int:
+    """2: the item's text so far is the beginning of the final text; 1: it has no text; 0: it has
+    another text; -1: it is of another type."""
+    if item.type not in (None, final.type):
         return -1
-    wholes = dict(_wholes(said))
-    words = {half: _said(item, half) for half, _ in item.content}
-    if not any(words.values()):
+    wholes = dict(_final_texts(final))
+    texts = {channel: _text_in(item, channel) for channel, _ in item.content}
+    if not any(texts.values()):
         return 1
-    return 2 if all(wholes.get(half, "").startswith(had) for half, had in words.items()) else 0
+    return 2 if all(wholes.get(c, "").startswith(text) for c, text in texts.items()) else 0
 
 
-def _said(item: ItemState, half: str) -> str:
-    return "".join(part.text for key, part in item.content.items() if key[0] == half)
+def _text_in(item: ItemState, channel: str) -> str:
+    """The text of a channel so far, across its parts."""
+    return "".join(part.text for key, part in item.content.items() if key[0] == channel)
 
 
 def _output_of(raw: bytes, position: int) -> Any:
@@ -397,7 +404,7 @@ _TABLE: dict[type[Any], Apply] = {
     ev.ResponseFunctionCallArgumentsDoneEvent: _whole("arguments", "arguments"),
     ev.ResponseCustomToolCallInputDeltaEvent: _delta("arguments", "custom_tool_call"),
     ev.ResponseCustomToolCallInputDoneEvent: _whole("arguments", "input"),
-    # what the service runs itself: content to the clocks, seen through events()
+    # what the service itself runs: content for the clocks; events() yields it, chunks() does not
     ev.ResponseCodeInterpreterCallCodeDeltaEvent: _content,
     ev.ResponseImageGenCallPartialImageEvent: _content,
     ev.ResponseMcpCallArgumentsDeltaEvent: _content,
@@ -409,14 +416,14 @@ _TABLE: dict[type[Any], Apply] = {
     ev.KeepAliveEvent: _nothing,
     ev.ResponseErrorEvent: _error,
 }
-for _cls in ev.EVENTS:  # a tool's status, an item or part begun or done
+for _cls in ev.EVENTS:  # the others: a tool's status, an item or part begun or done
     _TABLE.setdefault(_cls, _progress)
 
 
 def _unknown(state: State, event: UnknownEvent) -> Effect:
-    # An unknown sign of life must not keep a dead stream open: only the API's own kind counts.
+    # An unknown event must not keep a dead stream open: only events of the API count as progress.
     if event.type == "response.cancelled":
-        state.status = "cancelled"  # by someone else: the answer is cut
+        state.status = "cancelled"  # by another client: the answer is cut off
         return NOTHING
     return PROGRESS if event.type.startswith("response.") else NOTHING
 
@@ -453,38 +460,39 @@ class ResponsesDialect(TypedDialect):
             return CONTENT
         return super().apply(state, event)
 
-    def request(self, call: Request, base_url: str) -> HTTPRequest:
-        if call.stop is not None:
+    def request(self, request: Request, base_url: str) -> HTTPRequest:
+        if request.stop is not None:
             raise ConfigurationError(
-                "the Responses API has no stop sequences: leave stop out, or give it in extra_body "
-                "to a compatible server that knows it"
+                "the Responses API has no stop sequences: leave stop out, or pass it in extra_body "
+                "to a compatible server that supports it"
             )
+        background = True if request.background else None
         body = {
-            "model": call.model,
-            "input": _input(call.prompt, self._profile.typed_turns),
-            "instructions": call.instructions,
+            "model": request.model,
+            "input": _input(request.prompt, self._profile.typed_turns),
+            "instructions": request.instructions,
             "stream": True,
             "stream_options": {"include_obfuscation": False},  # padding against traffic analysis
-            "max_output_tokens": call.max_output_tokens,
-            "temperature": call.temperature,
-            "top_p": call.top_p,
-            "tools": [_tool(tool) for tool in call.tools] if call.tools else None,
-            "tool_choice": _tool_choice(call.tool_choice),
-            "reasoning": _reasoning(call.thinking),
-            "background": True if call.background else None,
-            "store": True if call.background else None,  # a background response must be stored
+            "max_output_tokens": request.max_output_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "tools": [_tool(tool) for tool in request.tools] if request.tools else None,
+            "tool_choice": _tool_choice(request.tool_choice),
+            "reasoning": _reasoning(request.thinking),
+            "background": background,
+            "store": background,  # a background response has to be stored
         }
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
-        data = encode_body(body, call.extra_body)
+        data = encode_body(body, request.extra_body)
         return HTTPRequest("POST", endpoint(self._profile, base_url, "/responses"), headers, data)
 
     def stored(self, request: HTTPRequest, response_id: str) -> StoredResponse | None:
-        if b'"background"' not in request.body:  # seldom there, and the rest may be large
+        if b'"background"' not in request.body:  # it is rare, and the body may be large
             return None
         body = decode_json(request.body)
         if not isinstance(body, dict) or body.get("background") is not True:
             return None
-        return StoredResponse(under(request.url, response_id), request.headers)
+        return StoredResponse(url_below(request.url, response_id), request.headers)
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         items = [
@@ -495,7 +503,7 @@ class ResponsesDialect(TypedDialect):
             and item.status != "incomplete"
             and (item.type not in _TOOL_TYPES or (item.call_id or item.id) in safe)
         ]
-        while items and items[-1].type == "reasoning":  # refused without what it led to
+        while items and items[-1].type == "reasoning":  # the API refuses it at the end
             items.pop()
         return tuple(item.wire() for item in items if item.wire is not None)
 
@@ -524,7 +532,7 @@ class ResponsesDialect(TypedDialect):
 
 
 def _input(prompt: str | list[Any], typed: bool) -> Any:
-    """The reference lets a turn go without a type; where it has to be `typed`, it gets one."""
+    """The field `input`. In the reference a turn needs no type; if `typed`, each turn gets one."""
     if isinstance(prompt, str) or not typed:
         return prompt
     return [
@@ -539,7 +547,7 @@ def _tool(tool: Any) -> Any:
 
 
 def _tool_choice(choice: Any) -> Any:
-    if choice == "any":  # the word of the Messages API
+    if choice == "any":  # the value in the Messages API
         return "required"
     name = chosen_tool(choice)
     return choice if name is None else {"type": "function", "name": name}
@@ -547,7 +555,7 @@ def _tool_choice(choice: Any) -> Any:
 
 def _reasoning(thinking: Any) -> Any:
     """`thinking=` as this API's `reasoning`: True, an effort ("low", "high", ...), or the object
-    itself. A summary is asked for, or there would be nothing to see."""
+    itself. It asks for a summary, without which the API sends no text of the reasoning."""
     if thinking is None or thinking is False:
         return None
     if thinking is True:

@@ -1,16 +1,17 @@
-"""Tools, tool choices and formats in any of the APIs' forms."""
+"""Reads tools, tool choices and response formats in the form of any of the APIs, so that a caller
+can use one form with all of them. Imports nothing of the package."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["chosen_tool", "function_tool", "asks_for_structure"]
+__all__ = ["asks_for_structure", "chosen_tool", "function_tool"]
 
 
 def function_tool(tool: Any) -> dict[str, Any] | None:
-    """A function tool, in any of the three APIs' forms, as {"name", "description", "parameters",
-    ...}; None for a tool of another kind (the service's own), which is passed on as it is."""
+    """A function tool, in the form of any of the APIs, as {"name", "description", "parameters",
+    ...}; None for a tool of another kind (the service's own), which is sent unchanged."""
     if not isinstance(tool, Mapping):
         return None
     inner = tool.get("function")
@@ -25,7 +26,7 @@ def function_tool(tool: Any) -> dict[str, Any] | None:
 
 
 def chosen_tool(choice: Any) -> str | None:
-    """The name of the one function that a tool choice asks for, in any of the three forms."""
+    """The name of the one function that a tool choice asks for, or None."""
     if not isinstance(choice, Mapping):
         return None
     inner = choice.get("function")
@@ -34,13 +35,13 @@ def chosen_tool(choice: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-# llama.cpp and vLLM constrain an answer with fields of their own.
+# The fields by which llama.cpp and vLLM constrain an answer.
 _GRAMMARS = ("grammar", "json_schema", "guided_json", "guided_regex", "guided_grammar")
 
 
 def asks_for_structure(extra: Mapping[str, Any]) -> bool:
-    """Whether the answer has to be JSON: by `text.format` (Responses), `response_format` (Chat),
-    `output_format` or `output_config.format` (Messages), or a grammar."""
+    """Whether the answer has to have a structure: by `text.format` (Responses), `response_format`
+    (Chat Completions), `output_format` or `output_config.format` (Messages), or a grammar."""
     text, config = extra.get("text"), extra.get("output_config")
     formats = [
         text.get("format") if isinstance(text, Mapping) else None,
