@@ -1,0 +1,209 @@
+"""The local server: what it refuses, and what it answers with the real model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from local_tools import FakePip, ask, events, linux, refuses, run
+
+from llmstream.errors import ConfigurationError
+from llmstream.local import LocalServer, shared_server
+
+
+def test_importing_the_module_imports_nothing_heavy() -> None:
+    """Neither llama.cpp nor the progress bar is loaded before it is used."""
+    done = run(
+        "import sys, llmstream.local; print({'xllamacpp', 'tqdm', 'ctypes'} & {*sys.modules})"
+    )
+    assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize("use", [LocalServer, shared_server])
+def test_a_missing_extra_says_what_to_install(
+    use: Callable[[], object], monkeypatch: pytest.MonkeyPatch, pip: FakePip
+) -> None:
+    """Before anything is fetched."""
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(ConfigurationError, match=r'pip install "llmstream-sync\[local\]"'):
+        use()
+    assert pip.runs == []
+
+
+def test_an_extra_that_does_not_load_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A system library that is missing (libgomp, on slim images) is not a missing package."""
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1: cannot open')")
+    monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"does not load: libgomp\.so\.1"):
+        LocalServer()
+
+
+def test_a_file_that_is_no_gguf_never_reaches_llama_cpp(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Missing, a directory, empty, or something else: each is said as it is."""
+    monkeypatch.setitem(sys.modules, "xllamacpp", object())  # type: ignore[arg-type]
+    (tmp_path / "empty.gguf").write_bytes(b"")
+    (tmp_path / "text.gguf").write_text("hello")
+    for name, message in (
+        ("missing.gguf", "cannot be read"),
+        ("", "cannot be read"),
+        ("empty.gguf", "is not a GGUF file"),
+        ("text.gguf", "is not a GGUF file"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            LocalServer(tmp_path / name)
+
+
+@pytest.mark.parametrize("settings", [{"context": 0}, {"parallel": 0}, {"threads": -1}])
+def test_a_number_below_one_is_refused(settings: dict[str, int]) -> None:
+    """llama.cpp would take 0 and -1 for something else."""
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        LocalServer(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.local
+def test_responses_stream_token_by_token(server: LocalServer) -> None:
+    """The pieces come one after the other, not at the end, and add up to the text."""
+    with ask(server, input="Count to five.", max_output_tokens=24) as response:
+        pieces = list(response.raw.stream(65536))
+    assert len(pieces) > 12
+    assert b"response.completed" not in b"".join(pieces[:-2])
+    seen = events(b"".join(pieces))
+    deltas = [event["delta"] for event in seen if event["type"] == "response.output_text.delta"]
+    assert len(deltas) > 12
+    assert seen[-1]["type"] == "response.completed"
+    last = seen[-1]["response"]
+    assert last["output"][0]["content"][0]["text"] == "".join(deltas)
+    assert last["usage"]["output_tokens"] == 24
+    assert last["model"] == server.model == "SmolLM2-135M-Instruct"
+
+
+@pytest.mark.local
+def test_chat_and_messages_are_served_and_say_that_an_answer_was_cut(server: LocalServer) -> None:
+    """Both report the token limit as the reason of the end (Responses does not)."""
+    question = [{"role": "user", "content": "Count to twenty."}]
+    with ask(server, "/v1/chat/completions", messages=question, max_tokens=5) as response:
+        chat = response.content
+    assert '"finish_reason":"length"' in chat.decode()
+    assert chat.endswith(b"data: [DONE]\n\n")
+    with ask(server, "/v1/messages", messages=question, max_tokens=5) as response:
+        messages = events(response.content)
+    assert messages[-1] == {"type": "message_stop"}
+    assert messages[-2]["delta"]["stop_reason"] == "max_tokens"
+
+
+@pytest.mark.local
+def test_a_greedy_answer_is_the_same_each_time(server: LocalServer) -> None:
+    """Also after another prompt, and after its own prefix: nothing of them is reused."""
+
+    def answer(prompt: str) -> str:
+        body = {"input": prompt, "temperature": 0, "max_output_tokens": 40}
+        got = requests.post(server.base_url + "/responses", json=body, timeout=60).json()
+        assert not got["usage"]["input_tokens_details"]["cached_tokens"]
+        return str(got["output"][0]["content"][0]["text"])
+
+    first = answer("Write a poem about the sea.")
+    answer("Write a poem about the mountains.")
+    assert [answer("Write a poem about the sea.") for _ in range(2)] == [first, first]
+
+
+@pytest.mark.local
+def test_a_prompt_that_does_not_fit_is_refused_before_the_stream(server: LocalServer) -> None:
+    """`context` is what each request has; 400, not a stream that ends early."""
+    with ask(server, input="word " * 2100) as response:
+        assert response.status_code == 400
+        assert response.json()["error"]["n_ctx"] == 2048
+
+
+@pytest.mark.local
+def test_a_web_page_gets_nothing(server: LocalServer) -> None:
+    """No origin is allowed, there is no page, and other requests' prompts are not shown."""
+    evil = {"Origin": "http://evil.example"}
+    for path, status in (("/health", 200), ("/", 404), ("/slots", 501)):
+        response = requests.get(server.url + path, headers=evil, timeout=10)
+        assert response.status_code == status
+        assert response.headers["Access-Control-Allow-Origin"] == ""
+
+
+@linux
+@pytest.mark.local
+def test_it_listens_on_the_loopback_only(server: LocalServer) -> None:
+    """Of all sockets that listen on the port there is one, on 127.0.0.1."""
+    port = int(server.url.rpartition(":")[2])
+    listening = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            _, address, _, state, *_ = line.split()
+            if state == "0A" and int(address.rpartition(":")[2], 16) == port:
+                listening.append(address)
+    assert listening == [f"0100007F:{port:04X}"]
+
+
+@pytest.mark.local
+def test_two_servers_do_not_disturb_each_other(server: LocalServer, model: Path) -> None:
+    """They share globals of llama.cpp; the end of one is not the end of the other."""
+    with LocalServer(model, context=256, parallel=1, threads=1) as other:
+        assert other.model == model.stem
+        with ask(other, input="Hi", max_output_tokens=3) as response:
+            assert events(response.content)[-1]["type"] == "response.completed"
+    assert refuses(other)
+    with ask(server, input="Hi", max_output_tokens=3) as response:
+        assert events(response.content)[-1]["type"] == "response.completed"
+
+
+@pytest.mark.local
+def test_a_shared_server_is_one_per_file_until_it_is_closed(model: Path) -> None:
+    """Threads that ask at once get the same; after a close there is another."""
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(lambda _: shared_server(), range(4))
+    try:
+        assert all(other is first for other in others)
+        assert shared_server(model) is first
+    finally:
+        first.close()
+    second = shared_server()
+    try:
+        assert second is not first
+        assert not second.closed
+    finally:
+        second.close()
+
+
+@pytest.mark.local
+def test_a_gguf_that_llama_cpp_cannot_load_is_an_error(model: Path, tmp_path: Path) -> None:
+    """The beginning of a real one, and one that is only called so."""
+    with model.open("rb") as file:
+        (tmp_path / "short.gguf").write_bytes(file.read(2_000_000))
+    (tmp_path / "noise.gguf").write_bytes(b"GGUF" + b"\x03\0\0\0" + bytes(range(256)) * 40)
+    for name in ("short.gguf", "noise.gguf"):
+        with pytest.raises(ConfigurationError, match="cannot load") as caught:
+            LocalServer(tmp_path / name)
+        assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.local
+def test_nothing_is_printed(model: Path, tmp_path: Path) -> None:
+    """Neither a start, an answer, an error nor an end writes to stdout or stderr."""
+    (tmp_path / "noise.gguf").write_bytes(b"GGUF" + bytes(1000))
+    script = """
+        import sys, requests
+        from llmstream.local import LocalServer
+        try:
+            LocalServer(sys.argv[1])
+        except Exception:
+            pass
+        with LocalServer() as server:
+            for prompt in ("Hi", "word " * 3000):
+                body = {"input": prompt, "max_output_tokens": 5}
+                requests.post(server.base_url + "/responses", json=body, timeout=60)
+    """
+    done = run(script, tmp_path / "noise.gguf")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
