@@ -36,7 +36,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from test_environment import every_logger, everything_shown  # noqa: F401 (a fixture)
-from test_observers import Told
+from told import Told
 
 from llmstream import Client, InvalidRequestError, LLMStreamError, RetryPolicy, Stream
 from llmstream._core import redact

@@ -1,0 +1,69 @@
+"""Records as values."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import msgspec
+import pytest
+from conftest import PROMPT
+from told import THREE, TRACE, make, timed
+
+from llmstream import Cancelled, DeadlineExceeded, RateLimitError
+from llmstream.telemetry.records import error_code
+from llmstream.testing import Reply
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def some_records() -> list[Any]:
+    client, _, told = make(Reply.error(429), timed("responses", THREE))
+    client.stream(PROMPT, trace_id=TRACE).result()
+    return [told.calls[0], told.end, *told.attempts, *told.end.retries]
+
+
+def test_records_are_values() -> None:
+    """Frozen, equal where their fields are, hashable, picklable, and JSON through msgspec."""
+    for record in some_records():
+        for field in record.__struct_fields__:
+            with pytest.raises(AttributeError):
+                setattr(record, field, None)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            again = pickle.loads(pickle.dumps(record, protocol))
+            assert again == record
+            assert again is not record
+            assert hash(again) == hash(record)
+        written = msgspec.json.encode(record)
+        assert msgspec.json.decode(written, type=type(record)) == record
+        assert json.loads(written)
+        assert record != msgspec.structs.replace(record, error_type="Other")
+        assert type(record).__name__ in repr(record)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"code": "insufficient_quota", "type": "t"}, "insufficient_quota"),
+        ({"type": "overloaded_error"}, "overloaded_error"),
+        ({"status": 418}, "418"),
+        ({"code": "a sentence of the service", "status": 400}, "other"),
+        ({"code": "two\nlines"}, "other"),
+        ({"code": "x" * 65}, "other"),
+        ({"code": 'quote"'}, "other"),
+        ({"code": "ünknown"}, "other"),
+        ({}, None),
+    ],
+)
+def test_the_code_of_an_error(said: dict[str, Any], code: str | None) -> None:
+    """The service's code, else its type, else the status; what is no plain word is "other"."""
+    error = RateLimitError("m", **said)
+    assert error_code(error) == code
+
+
+def test_only_the_service_has_codes() -> None:
+    """A timeout, a cancel, a success have none."""
+    assert error_code(None) is None
+    assert error_code(Cancelled("m")) is None
+    assert error_code(DeadlineExceeded("m")) is None
