@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -344,6 +345,7 @@ FORK = """
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_tells_nothing_of_its_parents_streams(server: LLMServer) -> None:
     """Closing and dropping them in the child is told by nobody, neither to observers nor in the
     log, and does not cancel the parent's response at the service; a stream that the child starts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
 import pickle
 import re
 import threading
@@ -192,6 +193,7 @@ def test_made_trace_ids_are_all_different() -> None:
     assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_ids_are_unique_though_random_is_seeded_and_the_process_forked() -> None:
     """An application that seeds the common generator, or forks, gets other trace ids each time."""
     said = output_of(

@@ -11,6 +11,7 @@ from conftest import PROMPT, TWO_TOKENS, failure, output_of
 from told import (
     MOMENTS,
     THREE,
+    Told,
     debug_log,  # noqa: F401 - a fixture
     extra_of,
     failing,
@@ -21,6 +22,7 @@ from told import (
 )
 
 from llmstream import Stream
+from llmstream.telemetry import CallRecord, LogObserver
 from llmstream.testing import Answer, LLMServer, Pause, Reply
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -162,6 +164,36 @@ def test_the_levels(log: pytest.LogCaptureFixture, level: int, kinds: set[str]) 
     failure(client.stream(PROMPT), Stream.result)
     ended = [line for line in lines_of(log) if line.startswith("call ended")]
     assert len(ended) == (level <= logging.WARNING)
+
+
+def test_an_own_log_observer_replaces_the_default(log: pytest.LogCaptureFixture) -> None:
+    """A LogObserver among the observers writes each line once, to its own logger, by that logger's
+    level; the logger `llmstream` gets nothing of the calls."""
+    mine = logging.getLogger("application.calls")
+    log.set_level(logging.INFO, logger=mine.name)
+    client, _, _ = make(*[THREE] * 3, observers=[LogObserver(mine), Told()])
+    for number in range(3):
+        client.stream(PROMPT, trace_id=f"t-{number}").result()
+    assert [(r.name, r.trace_id) for r in log.records] == [  # type: ignore[attr-defined]
+        (mine.name, f"t-{number}") for number in range(3)
+    ]
+    assert all(r.getMessage().startswith("call ended: ") for r in log.records)
+
+
+def test_a_log_observer_of_ones_own_class(log: pytest.LogCaptureFixture) -> None:
+    """A subclass replaces the default too, and may add hooks of its own."""
+
+    class Counting(LogObserver):
+        begun = 0
+
+        def on_start(self, call: CallRecord) -> None:
+            self.begun += 1
+
+    counting = Counting()
+    log.set_level(logging.INFO, logger="llmstream")
+    client, _, _ = make(THREE, observers=[counting])
+    client.stream(PROMPT).result()
+    assert (counting.begun, len(lines_of(log))) == (1, 1)
 
 
 QUIET = """

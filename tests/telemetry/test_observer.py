@@ -30,7 +30,7 @@ from llmstream._call.call import Progress
 from llmstream.telemetry.context import current_trace_id
 from llmstream.telemetry.log import LogObserver
 from llmstream.telemetry.observer import Dispatcher, Observer
-from llmstream.telemetry.records import CallRecord
+from llmstream.telemetry.records import CallRecord, RequestContent
 from llmstream.telemetry.reporter import start_reporter
 from llmstream.testing import Answer, LLMServer, Pause, Reply
 
@@ -86,6 +86,110 @@ def test_methods_that_an_observer_lacks_cost_nothing() -> None:
     watch = stream._call.ctx.reporter
     assert watch is not None
     assert (watch.phase, watch.tokens) == (None, None)
+
+
+HOOKS = MOMENTS[:-1]
+
+
+class Choosy(Told):
+    """Wants the hooks in `wanted`, and keeps what it was asked."""
+
+    def __init__(self, *wanted: str) -> None:
+        super().__init__()
+        self.wanted = wanted
+        self.asked: list[str] = []
+
+    def wants(self, hook: str) -> bool:
+        self.asked.append(hook)
+        return hook in self.wanted
+
+
+@pytest.mark.parametrize("wanted", [(), *((one,) for one in HOOKS), HOOKS], ids=len)
+def test_wants_is_asked_once_per_call_for_each_hook(wanted: tuple[str, ...]) -> None:
+    """When the call begins, however often the hook is then called; only the wanted hooks are
+    called, and the others get what they always get."""
+    choosy, told = Choosy(*wanted), Told()
+    replies = Reply.error(500), timed("responses", THREE)
+    client, _, _ = make(*replies, *replies, observers=[choosy, told])
+    for call in (1, 2):
+        client.stream(PROMPT).result()
+        assert Counter(choosy.asked) == dict.fromkeys(HOOKS, call)
+    names = {hook.removeprefix("on_") for hook in wanted}
+    assert choosy.names == [name for name in told.names if name in names]
+    assert [what for _, what in choosy.moments] == [
+        what for name, what in told.moments if name in names
+    ]
+
+
+def test_wants_holds_for_the_whole_call() -> None:
+    """An answer that changes while a call runs is used by the next call."""
+
+    class Changing(Choosy):
+        def on_start(self, call: CallRecord) -> None:
+            super().on_start(call)
+            self.wanted = ("on_end",)
+
+    choosy = Changing("on_start", "on_attempt")
+    client, _, _ = make(THREE, THREE, observer=choosy)
+    client.stream(PROMPT).result()
+    assert choosy.names == ["start", "attempt"]
+    client.stream(PROMPT).result()
+    assert choosy.names == ["start", "attempt", "end"]
+
+
+def test_wants_is_asked_only_for_the_methods_that_are_there() -> None:
+    """An observer of ends is not asked about tokens."""
+
+    class Ends(OnlyTheEnd):
+        asked: tuple[str, ...] = ()
+
+        def wants(self, hook: str) -> bool:
+            self.asked += (hook,)
+            return True
+
+    ends = Ends()
+    client, _, _ = make(THREE, observer=ends)
+    client.stream(PROMPT).result()
+    assert ends.asked == ("on_end",)
+    assert len(ends.ends) == 1
+
+
+def test_wants_that_fails_harms_nobody(log: pytest.LogCaptureFixture) -> None:
+    """The observer gets nothing of that call, the others get everything, the answer is whole, and
+    the failure is logged once."""
+
+    class Unsure(Told):
+        def wants(self, hook: str) -> bool:
+            raise ValueError("an observer's own mistake")
+
+    unsure, told = Unsure(), Told()
+    replies = Reply.error(500), timed("responses", THREE)
+    client, _, _ = make(*replies, *replies, observers=[unsure, told])
+    reference, _, alone = make(*replies, *replies)
+    for each in (client, reference):
+        for _ in range(2):
+            assert each.stream(PROMPT).result().text == "one two three"
+    assert unsure.names == []
+    assert told.names == alone.names
+    (complaint,) = (r for r in log.records if r.levelno == logging.ERROR)
+    assert complaint.getMessage() == (
+        "the observer Unsure failed in wants (ValueError); the streams go on, and this is logged "
+        "once"
+    )
+
+
+def test_content_is_reported_as_a_value() -> None:
+    """on_content is given a RequestContent with what the caller asked, and the result."""
+    turns = [{"role": "user", "content": "Why?"}]
+    tools = [{"type": "function", "name": "f", "parameters": {}}]
+    client, _, told = make(THREE, THREE)
+    result = client.stream(turns, instructions="Be brief.", tools=tools).result()
+    client.stream("Why?").result()
+    (request, answer), (plain, _) = told.all("content")
+    assert type(request) is RequestContent
+    assert request == RequestContent(turns, "Be brief.", tools)
+    assert answer == result
+    assert plain == RequestContent("Why?", None, None)
 
 
 @pytest.mark.parametrize(
@@ -405,10 +509,19 @@ def test_an_observer_may_make_a_call_of_its_own(server: LLMServer, moment: str) 
 
 
 def test_async_observers_are_refused() -> None:
-    """Nobody would await them: said at once, not by silence."""
+    """They would not be awaited: an error when the client is made, instead of silence."""
 
     class Waits:
         async def on_end(self, call: CallRecord, end: CallRecord) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="async"):
-        Client(base_url="http://test", observers=[Waits()])
+    class AsksLater(OnlyTheEnd):
+        async def wants(self, hook: str) -> bool:
+            return True
+
+    class Sends:
+        async def request_headers(self, call: CallRecord) -> dict[str, str]:
+            return {}
+
+    for observer in (Waits(), AsksLater(), Sends()):
+        with pytest.raises(ConfigurationError, match="is async, and would not be awaited"):
+            Client(base_url="http://test", observers=[observer])

@@ -1117,6 +1117,44 @@ def test_the_library_does_not_import_it() -> None:
     assert output_of(code).strip() == "[]"
 
 
+FORKED = """
+import faulthandler, os
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from llmstream import Client
+from llmstream.telemetry import OpenTelemetryObserver
+from llmstream.testing import Answer, FakeClock, FakeTransport, Reply, Silence
+
+observer = OpenTelemetryObserver(TracerProvider(), MeterProvider())
+blocks = Answer("one two").blocks()
+client = Client(
+    base_url="http://test",
+    transport=FakeTransport(Reply([*blocks[:6], Silence()]), Answer("three")),
+    clock=FakeClock(),
+    observers=[observer],
+)
+running = client.stream("Hi")
+next(running)
+observer._instruments._lock.acquire()
+pid = os.fork()
+if pid == 0:
+    faulthandler.dump_traceback_later(20, exit=True)  # shows where it hangs
+    print(len(observer._calls), client.stream("Hi").result().text, len(observer._calls), flush=True)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+observer._instruments._lock.release()
+running.close()
+print(len(observer._calls))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_it_records() -> None:
+    """A child that is forked while another thread holds the lock can make calls; the parent's
+    calls are not among those it knows."""
+    assert output_of(FORKED, PYTHONWARNINGS="ignore").splitlines() == ["0 three 0", "0"]
+
+
 LATE = """
 from llmstream import Client
 from llmstream.telemetry.otel import OpenTelemetryObserver

@@ -12,7 +12,7 @@ from conftest import PROMPT
 from told import THREE, TRACE, make, timed
 
 from llmstream import Cancelled, DeadlineExceeded, RateLimitError
-from llmstream.telemetry.records import error_code
+from llmstream.telemetry.records import RequestContent, error_code
 from llmstream.testing import Reply
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -43,7 +43,7 @@ def test_records_are_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("fields", "code"),
     [
         ({"code": "insufficient_quota", "type": "t"}, "insufficient_quota"),
         ({"type": "overloaded_error"}, "overloaded_error"),
@@ -56,9 +56,10 @@ def test_records_are_values() -> None:
         ({}, None),
     ],
 )
-def test_the_code_of_an_error(said: dict[str, Any], code: str | None) -> None:
-    """The service's code, else its type, else the status; what is no plain word is "other"."""
-    error = RateLimitError("m", **said)
+def test_the_code_of_an_error(fields: dict[str, Any], code: str | None) -> None:
+    """The service's code, otherwise its type, otherwise the status; a code that is not a plain word
+    is "other"."""
+    error = RateLimitError("m", **fields)
     assert error_code(error) == code
 
 
@@ -67,3 +68,12 @@ def test_only_the_service_has_codes() -> None:
     assert error_code(None) is None
     assert error_code(Cancelled("m")) is None
     assert error_code(DeadlineExceeded("m")) is None
+
+
+def test_content_is_not_in_a_repr() -> None:
+    """The prompt, the instructions and the tools are in no log line that shows the object."""
+    content = RequestContent("the prompt", "the instructions", [{"name": "the tool"}])
+    for shown in (repr(content), str(content), f"{content}", f"{[content]}", f"{(content,)!r}"):
+        assert "the " not in shown
+        assert "RequestContent(...)" in shown
+    assert (content.prompt, content.instructions) == ("the prompt", "the instructions")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, output_of
 
 from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts, cli
 from llmstream._core.phase import Phase
@@ -595,6 +595,45 @@ def test_before_the_first_end_there_is_an_empty_page() -> None:
     with client.stream(PROMPT):
         assert "1 still running" in Page(trace.html()).text
     assert Page(trace.html()).badge() == "cancelled"
+
+
+FORKED = """
+    import faulthandler, os, sys
+    from llmstream import Client
+    from llmstream.telemetry import TimelineObserver
+    from llmstream.testing import Answer, FakeClock, FakeTransport, Reply, Silence
+
+    timeline = TimelineObserver(sys.argv[1])
+    blocks = Answer("one two").blocks()
+    client = Client(
+        base_url="http://api.test",
+        transport=FakeTransport(Reply([*blocks[:6], Silence()]), Answer("three")),
+        clock=FakeClock(),
+        observers=[timeline],
+    )
+    running = client.stream("Hi")
+    next(running)
+    timeline._lock.acquire()
+    timeline._writing.acquire()
+    pid = os.fork()
+    if pid == 0:
+        faulthandler.dump_traceback_later(20, exit=True)  # shows where it hangs
+        client.stream("Hi").result()
+        print(timeline.calls, "still running" in timeline.html(), flush=True)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    timeline._lock.release()
+    timeline._writing.release()
+    print(timeline.calls, "1 still running" in timeline.html())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_it_writes(tmp_path: Path) -> None:
+    """A child that is forked while another thread holds the locks can make calls and pages; the
+    parent's calls do not run there."""
+    lines = output_of(FORKED, str(tmp_path / "out.html"), PYTHONWARNINGS="ignore").splitlines()
+    assert lines == ["1 False", "0 True"]
 
 
 def test_what_cannot_be_is_refused() -> None:
