@@ -341,6 +341,15 @@ def test_paths(name: str) -> None:
         assert any((place / found[1]).exists() for place in places), found[1]
 
 
+def test_names() -> None:
+    """The classes and tables that the map names are in the code."""
+    package = ROOT / "llmstream"
+    code = "\n".join(path.read_text("utf-8") for path in sorted(package.rglob("*.py")))
+    known = set(re.findall(r"\w+", code))
+    named = re.findall(r"`(?:\w+\.)?([A-Z]\w+)`", (package / "README.md").read_text("utf-8"))
+    assert {name for name in named if not name.startswith("LLMSTREAM_")} <= known
+
+
 # ---- the README of the repository ----------------------------------------------------------------
 
 README = ROOT / "README.md"
