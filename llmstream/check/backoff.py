@@ -31,7 +31,7 @@ def within(waits: Sequence[float], bounds: Sequence[tuple[float, float]]) -> boo
 
 
 def kept_by_server(observed: Observed) -> bool:
-    """Whether the server received the requests as far apart as the client says it waited."""
+    """Whether the server received the requests as far apart as the client reports its waits."""
     if len(observed.requests) != len(observed.attempts):
         return True  # some requests never reached the server
     return all(

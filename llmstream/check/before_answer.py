@@ -98,7 +98,7 @@ def _retried(
     endless: bool = False,
     transport: Transport | None = None,
 ) -> CheckResult:
-    """A call that fails at first, and has to be made again as the policy says.
+    """A call that fails at first, and has to be made again as the policy demands.
 
     The server plays `faults` in turn: `most` times, but not for the last attempt that the policy
     allows, or for ever with `endless`. `error` is the name of what they raise, `asked` the wait in

@@ -51,5 +51,5 @@ class CheckResult(Struct, frozen=True):
 
 
 def result(status: str, expected: str, seen: str, **figures: Any) -> CheckResult:
-    """A result without its name and duration: whoever runs the check adds them."""
+    """A result without its name and duration: the runner adds them."""
     return CheckResult("", status, expected, seen, figures=figures)

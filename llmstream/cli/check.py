@@ -28,8 +28,9 @@ def _add_arguments(parser: Parser) -> None:
         "fault server in this process. Nothing is sent to a real service."
     )
     parser.epilog = (
-        "SECONDS is a number or 'off'. Long clocks run faster than real time, and each line says "
-        "so. Exit codes: 0 if no check failed, 1 if one did, 2 for a mistake in the options."
+        "SECONDS is a number or 'off'. Long clocks run faster than real time, and each line shows "
+        "by how much. Exit codes: 0 if no check failed, 1 if one did, 2 for a mistake in the "
+        "options."
     )
     add = parser.add_argument
     add("--client", metavar="MODULE:NAME", help="your own Client, or a function that returns one")

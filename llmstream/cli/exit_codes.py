@@ -1,4 +1,4 @@
-"""What the command's exit code says."""
+"""What the command's exit code means."""
 
 from __future__ import annotations
 

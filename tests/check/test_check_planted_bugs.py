@@ -27,11 +27,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wants_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RetryPolicy, "wants", lambda self, error: True)
+    monkeypatch.setattr(RetryPolicy, "should_retry", lambda self, error: True)
 
 
 def wants_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RetryPolicy, "wants", lambda self, error: False)
+    monkeypatch.setattr(RetryPolicy, "should_retry", lambda self, error: False)
 
 
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def pings_are_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 def clocks_early(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Timers.begin_wait
     monkeypatch.setattr(Timers, "begin_wait", lambda self, now: min(real(self, now), now + 0.1))
-    monkeypatch.setattr(Timers, "broken", lambda self, now: self.phase_clock)
+    monkeypatch.setattr(Timers, "expired", lambda self, now: self.phase_clock)
 
 
 def first_token_retried(monkeypatch: pytest.MonkeyPatch) -> None:
