@@ -43,7 +43,12 @@ from ._settings.arguments import (
     of_type,
 )
 from ._settings.client import ClientSettings
-from ._settings.environment import ServiceSettings, from_environment
+from ._settings.environment import (
+    ServiceSettings,
+    from_environment,
+    keyring_settings,
+    vendor_settings,
+)
 from ._settings.secret import Secret
 from ._transport.adapter import RequestsTransport
 from ._transport.base import Transport
@@ -259,11 +264,10 @@ class Client:
             if not overrides.get("api_key"):
                 raise
             found = ServiceSettings(api or DEFAULT_API)
-        given: ClientOptions = {
-            "api": found.api,
-            "base_url": found.base_url,
-            "api_key": found.api_key,
-        }
+        given: ClientOptions = {"api": found.api}
+        if found != (vendor_settings(found.api) or keyring_settings(found.api)):
+            given["base_url"], given["api_key"] = found.base_url, found.api_key
+        # else the client finds the same by itself, and so does one that is made from its settings
         given.update(overrides)
         return cls(**given)
 

@@ -40,7 +40,11 @@ def _no_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
     import llmstream._settings.client
     import llmstream._settings.environment
 
-    for module in (llmstream._settings.environment, llmstream._settings.client):
+    for module in (
+        llmstream._settings.environment,
+        llmstream._settings.client,
+        llmstream.client,
+    ):
         monkeypatch.setattr(module, "keyring_settings", lambda api: None, raising=False)
 
 

@@ -1,4 +1,4 @@
-"""Profiles: where servers of one API contradict each other; and a toy API and a toy profile, to
+"""Profiles: where servers of one API contradict each other; and a toy profile, to
 show that a new service is one class and one row."""
 
 from __future__ import annotations
@@ -8,16 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import AT_ONCE, ONCE
+from conftest import ONCE
 
-from llmstream import Chunk, Client, ConfigurationError, StreamTruncated, UnknownEvent
-from llmstream._core.dialects import APIS, Api
-from llmstream._core.dialects.base import CONTENT, NOTHING, Effect
+from llmstream import Client, ConfigurationError, StreamTruncated
 from llmstream._core.dialects.profiles import DEFAULT, PROFILES, Profile, endpoint, profile_for
-from llmstream._core.request import HTTPRequest, Request, encode_body
-from llmstream._core.state import State
-from llmstream._core.tool_calls import ToolCallState
-from llmstream.events.base import AnyEvent
 from llmstream.testing import (
     Answer,
     FakeClock,
@@ -28,7 +22,6 @@ from llmstream.testing import (
     Reply,
     Silence,
 )
-from llmstream.testing.answers import ENCODINGS, Encoding
 
 
 @pytest.fixture(autouse=True)
@@ -374,121 +367,6 @@ def test_the_default_is_lenient() -> None:
     """Either end will do, and every name of the reasoning is known."""
     assert DEFAULT.ends == {"finish", "done"}
     assert set(DEFAULT.reasoning) >= {n for p in PROFILES.values() for n in p.reasoning}
-
-
-# ---- a toy API ---------------------------------------------------------------------------------
-
-
-class Toy:
-    """An API that sends {"say": "text"} and ends with {"end": "why"}."""
-
-    name = "toy"
-    default_base_url = "https://toy.example"
-    default_model: str | None = "toy-1"
-
-    def with_profile(self, profile: Profile) -> Toy:
-        return self
-
-    def request(self, call: Request, base_url: str) -> HTTPRequest:
-        body = encode_body({"ask": call.prompt, "as": call.model}, call.extra_body)
-        return HTTPRequest("POST", f"{base_url}/toy", {"content-type": "application/json"}, body)
-
-    def auth(self, api_key: str) -> dict[str, str]:
-        return {"x-toy": api_key}
-
-    def without_refused_option(self, request: HTTPRequest, error: Any) -> HTTPRequest | None:
-        return None
-
-    def decode(self, name: str, data: bytes) -> AnyEvent:
-        return UnknownEvent(name, json.loads(data), raw=data)
-
-    def apply(self, state: State, event: Any) -> Effect:
-        if "end" in event.data:
-            state.finish = event.data["end"]
-            return Effect(1, complete=True)
-        if "say" not in event.data:
-            return NOTHING
-        event.chunks = state.emit("text", event.data["say"], 0)
-        return CONTENT
-
-    def done(self, state: State) -> Effect:
-        return NOTHING
-
-    def calls(self, state: State) -> Iterator[ToolCallState]:
-        return iter(())
-
-    def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
-        return ({"i_said": state.text},)
-
-    def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
-        return ()
-
-
-TOY_API = Api(
-    load=Toy,
-    key_variable="TOY_API_KEY",
-    url_variable="TOY_BASE_URL",
-    keyring="toy",
-    vendor="toy",
-    prompt_fields=("ask",),
-    limit_fields=(),
-)
-
-
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(APIS, "toy", TOY_API)
-
-    def encode(answer: Answer) -> list[Any]:
-        said = [(None, {"say": delta}) for delta in answer.text_deltas]
-        return [*said, (None, {"tick": 1}), (None, {"end": answer.finish})]
-
-    row = Encoding(
-        api="toy",
-        path="/toy",
-        base_path=TOY_API.base_path,
-        prompt_field=TOY_API.prompt_fields[0],
-        encode=encode,
-    )
-    monkeypatch.setitem(ENCODINGS, "toy", row)
-
-
-@pytest.mark.usefixtures("toy")
-def test_a_class_and_a_row_are_all_that_an_api_needs(server: LLMServer) -> None:
-    """Views, result, retries, errors and records come with it."""
-    server.script(Reply.error(500), Answer("One two."), Answer("Three."))
-    with Client("toy", base_url=server.url, api_key="test-key", retry=AT_ONCE) as client:
-        stream = client.stream("Hi", extra_body={"more": 1})
-        assert list(stream.chunks()) == [Chunk("text", "One", 0), Chunk("text", " two.", 0)]
-        result = stream.result()
-        assert (result.text, result.finish) == ("One two.", "stop")
-        assert [attempt.status for attempt in result.attempts] == [500, 200]
-        assert result.to_messages() == [{"i_said": "One two."}]
-        assert [event.type for event in client.stream("Hi").events()] == ["message"] * 3
-    request = server.requests[1]
-    assert request.json() == {"ask": "Hi", "as": "toy-1", "more": 1}
-    assert request.headers["x-toy"] == "test-key"
-
-
-@pytest.mark.usefixtures("toy")
-def test_a_toys_truncation_is_one_too(server: LLMServer) -> None:
-    """The promise is the session's, not the dialect's."""
-    server.default = Reply(b"".join(Answer("One two.").blocks("toy")[:-1]))
-    with Client("toy", base_url=server.url, retry=ONCE) as client:
-        stream = client.stream("Hi")
-        assert next(stream) == "One"
-        with pytest.raises(StreamTruncated):
-            stream.result()
-
-
-@pytest.mark.usefixtures("toy")
-def test_a_toys_events_that_are_no_json(server: LLMServer) -> None:
-    """Foreign exceptions of a dialect are the session's to translate where they are ValueErrors."""
-    server.default = Reply(b"data: {half\n\n")
-    with Client("toy", base_url=server.url, retry=ONCE) as client:
-        with pytest.raises(Exception, match="cannot be read") as caught:
-            client.stream("Hi").result()
-        assert type(caught.value).__name__ == "ProtocolError"
 
 
 def test_an_unknown_api_is_refused() -> None:
