@@ -9,21 +9,29 @@ from queue import Empty, SimpleQueue
 
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.scope import NEVER, CancelScope
-from .._runtime.threads import spawn
+from .._runtime.threads import RLock, spawn
 
 __all__ = ["FakeClock", "ScaledClock"]
 
 
 class FakeClock:
-    """Time that passes only when it is told to, or when the library waits for it.
+    """Time that passes only by `advance`, or when the library waits.
 
-    Given to a Client, it stands in for the machine's clock and for the watchdog: whenever time
-    moves, streams whose clocks run out meanwhile are ended, in order. `slept` lists every wait
-    in seconds (backoffs, that is). Thread-safe.
+    Given to a Client, it stands in for the machine's clock and for the watchdog: when time moves,
+    the streams whose clocks run out meanwhile are ended, in order. Thread-safe.
+
+    Args:
+        start: the first value of `monotonic()`, in seconds.
+        unix: the first value of `time()`, in Unix seconds.
+
+    Attributes:
+        slept: the waits between attempts so far (backoffs), in seconds.
     """
 
     def __init__(self, start: float = 1000.0, unix: float = 1_800_000_000.0) -> None:
-        self._lock = threading.RLock()  # guards what is below
+        # Guards what is below. Reentrant: a finalizer may call `forget` in the thread that holds
+        # it.
+        self._lock = RLock()
         self._now = start
         self._offset = unix - start
         self._scopes: dict[int, tuple[float, CancelScope]] = {}
@@ -35,25 +43,31 @@ class FakeClock:
         return self
 
     def monotonic(self) -> float:
+        """Seconds since an arbitrary moment."""
         return self._now
 
     def time(self) -> float:
+        """Unix time in seconds."""
         return self._now + self._offset
 
     def wait(self, bell: SimpleQueue[None], seconds: float | None) -> None:
+        """Take what is in `bell`, or else let `seconds` pass at once.
+
+        `None` waits for another thread to put something in, for at most one real second.
+        """
         if seconds is None:
-            # For another thread, and threads need real time; bounded, callers look again.
+            # Other threads need real time. The wait may be short: callers wait in a loop.
             with contextlib.suppress(Empty):
                 bell.get(timeout=1.0)
             return
         try:
-            bell.get(block=False)  # rung already: taken, as the machine's clock does
+            bell.get(block=False)  # an earlier ring ends the wait at once, as with a real clock
         except Empty:
             self.slept.append(seconds)
             self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
+        """Let `seconds` pass; streams whose clocks run out are ended before it returns."""
         target = self._now + seconds
         while True:
             with self._lock:
@@ -61,7 +75,7 @@ class FakeClock:
                     self._scopes.values(), key=lambda due: due[0], default=(NEVER, None)
                 )
                 if scope is None or at > target:
-                    self._now = target
+                    self._now = max(self._now, target)  # another thread may have moved it further
                     return
                 self._now = max(self._now, at)
                 self.forget(scope)
@@ -70,11 +84,13 @@ class FakeClock:
                 self.schedule(scope, again)
 
     def schedule(self, scope: CancelScope, at: float) -> None:
+        """Call `scope.tick` when this clock reaches `at`."""
         with self._lock:
             self._scopes[id(scope)] = (at, scope)
             scope.scheduled = at
 
     def forget(self, scope: CancelScope) -> None:
+        """Do not call `scope.tick` any more."""
         with self._lock:
             self._scopes.pop(id(scope), None)
             scope.scheduled = NEVER
@@ -101,7 +117,7 @@ class ScaledClock:
         self._origin = SYSTEM_CLOCK.monotonic()
         # Guards what is below. Reentrant: a finalizer may call `forget` in the thread that holds
         # it.
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = threading.Condition(RLock())
         self._due: dict[int, tuple[float, CancelScope]] = {}
         self._closed = False
         self._thread = spawn(self._run, "scaled-clock")
@@ -130,6 +146,7 @@ class ScaledClock:
         SYSTEM_CLOCK.wait(bell, None if seconds is None else seconds / self.speed)
 
     def schedule(self, scope: CancelScope, at: float) -> None:
+        """Call `scope.tick` when this clock reaches `at`."""
         with self._changed:
             if scope.scheduled > at:
                 self._due[id(scope)] = (at, scope)
@@ -137,6 +154,7 @@ class ScaledClock:
                 self._changed.notify()
 
     def forget(self, scope: CancelScope) -> None:
+        """Do not call `scope.tick` any more."""
         with self._changed:
             self._due.pop(id(scope), None)
             scope.scheduled = NEVER

@@ -1,11 +1,11 @@
-"""Doubles of clock and transport: a whole call with faults, waits and retries, in no time at all.
+"""A double of the transport. With FakeClock a call with faults, waits and retries takes no time.
 
 clock = FakeClock()
 transport = FakeTransport(Reply.error(429, headers={"retry-after": "20"}), Answer("Hello"))
 client = Client(base_url="http://test", transport=transport, clock=clock)
 
 assert client.stream("Hi").result().text == "Hello"
-assert 20 <= clock.monotonic() <= 25                    # and no second has passed
+assert clock.slept[0] >= 20  # and not one real second has passed
 """
 
 from __future__ import annotations
@@ -43,9 +43,16 @@ __all__ = ["FakeTransport"]
 class FakeTransport:
     """A transport that plays scripted replies in memory, in the vocabulary of LLMServer.
 
-    Each request takes the next reply; `requests` records them (`headers`, `.json()`). Pauses,
-    pings and drips move the FakeClock; Silence waits until one of the stream's clocks ends it, and
-    raises AssertionError where none ever would: the stream would hang. Thread-safe.
+    Each request takes the next reply. Pauses, pings and drips move the FakeClock. A Silence lasts
+    until one of the stream's clocks ends it. Framing, raw bytes and TLS do not exist here: a reply
+    is the pieces of its body. Thread-safe.
+
+    The stream that plays it raises AssertionError where the script is at fault: no reply is left,
+    a script with waits has no FakeClock, or every clock is off and the stream would hang for ever.
+
+    Attributes:
+        requests: the requests so far, in order. Their times are seconds of the client's clock.
+        closed: how many times the transport was closed.
     """
 
     def __init__(self, *replies: Entry) -> None:
@@ -55,11 +62,12 @@ class FakeTransport:
         self.closed = 0
 
     def script(self, *replies: Entry) -> None:
-        """Add replies for the requests to come."""
+        """Append replies; each request takes the next, whatever its path."""
         with self._lock:
             self._replies.extend(replies)
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> _FakeResponse:
+        """Record the request and play its reply up to the body; for the library."""
         recorded, entry = self._record(request, scope)
         if callable(entry):
             entry = entry(recorded)
@@ -90,11 +98,12 @@ class FakeTransport:
             return recorded, self._replies.popleft()
 
     def close(self) -> None:
+        """Count the call; for the library."""
         self.closed += 1
 
 
 class _Player:
-    """Plays a reply's steps as pieces of a body, moving time."""
+    """Plays a reply's steps as pieces of a body, and moves time."""
 
     def __init__(self, reply: Reply, encoded: EncodedReply, scope: CancelScope) -> None:
         self._reply = reply
@@ -155,7 +164,7 @@ class _Player:
             raise AssertionError("a script with waits needs a FakeClock: Client(clock=...)")
         until = clock.monotonic() + seconds
         while isinstance(clock, FakeClock) and (left := until - clock.monotonic()) > 0:
-            # In steps, so that time stands still at the moment that a clock breaks.
+            # In steps, so that time stands still at the moment when a clock runs out.
             clock.advance(min(left, max(0.0, scope.timers.at - clock.monotonic())))
             scope.check()
         scope.check()
@@ -165,7 +174,7 @@ class _Player:
         while True:
             at = scope.timers.at
             if at == NEVER:
-                raise AssertionError("no clock runs: this stream would hang for ever")
+                raise AssertionError("every clock is off: this stream would hang for ever")
             self._pass(max(0.0, at - scope.clock.monotonic()))
 
 

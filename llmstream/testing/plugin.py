@@ -1,7 +1,7 @@
-"""pytest fixtures, found by pytest wherever this package is installed.
+"""pytest fixtures. pytest finds them wherever this package is installed.
 
-Every test run of every project that has this package installed loads this file, and so the package
-itself; the server is only imported when a fixture is asked for.
+Every test run of every project that has this package installed imports this file, and with it the
+package itself. The server is only imported when a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def llm_server() -> Iterator[LLMServer]:
-    """A scripted LLM service on http://127.0.0.1, closed (and checked for errors) afterwards."""
+    """A scripted LLM service on http://127.0.0.1, closed and checked for errors after the test."""
     from .server import LLMServer
 
     with LLMServer() as server:
@@ -26,7 +26,7 @@ def llm_server() -> Iterator[LLMServer]:
 
 @pytest.fixture
 def llm_server_tls() -> Iterator[LLMServer]:
-    """The same over https; verify it with `llm_server_tls.ca_file`. Needs trustme."""
+    """The same over https. Verify it with `llm_server_tls.ca_file`. Needs trustme."""
     from .server import LLMServer
 
     with LLMServer(tls=True) as server:

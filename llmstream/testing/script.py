@@ -1,6 +1,6 @@
-"""The script of the test server: what a reply consists of, and what was recorded of a request.
+"""The script of the test server: what a reply consists of, and what is recorded of a request.
 
-Values only: nothing here touches a socket, a thread or a clock. `server.py` plays these.
+Values only: nothing here uses a socket, a thread or a clock.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 @dataclass(frozen=True)
 class Send:
-    """Sends `data`: one HTTP chunk when the reply is chunked, as it is otherwise.
+    """Sends `data`: as one HTTP chunk when the reply is chunked, else unchanged.
 
-    With `raw=True` the bytes go past the framing: garbage where a chunk's header should be.
+    With `raw=True` the bytes bypass the framing, for example garbage in place of a chunk's header.
     """
 
     data: bytes
@@ -58,7 +58,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Pause:
-    """Sends nothing for so many seconds. Ends at once when the client closes."""
+    """Sends nothing for `seconds`. Ends at once when the client closes."""
 
     seconds: float
 
@@ -68,14 +68,14 @@ class Pause:
 
 @dataclass(frozen=True)
 class Silence:
-    """Sends nothing more, until the client closes or the server is closed."""
+    """Sends nothing until the client closes or the server is closed."""
 
 
 @dataclass(frozen=True)
 class Pings:
     """Sends `data` after each `every` seconds, `count` times.
 
-    `count=None` goes on until the client closes or the server is closed.
+    With `count=None` it goes on until the client closes or the server is closed.
     """
 
     every: float
@@ -91,8 +91,8 @@ class Drip:
     """Sends `data` in pieces of `size` bytes, with `every` seconds after each piece.
 
     In a chunked reply each piece is an HTTP chunk of its own; with `one_chunk=True` the pieces
-    dribble inside a single chunk. With `every=0.0` there is no wait. Pieces that are chunks are
-    then rendered beforehand and written together (megabytes, byte by byte, in fractions of a
+    dribble inside a single chunk. With `every=0.0` there are no waits. Pieces that are chunks are
+    then rendered in advance and written together (megabytes, byte by byte, in fractions of a
     second): each piece is a chunk, but not a TCP segment. All other pieces are separate writes,
     which TCP may still join.
     """
@@ -110,12 +110,12 @@ class Drip:
 
 @dataclass(frozen=True)
 class Cut:
-    """Ends the connection now (FIN), in the middle of whatever was being sent.
+    """Ends the connection now (FIN), in the middle of the reply.
 
     With `last_chunk=True` a chunked body is ended cleanly first (in another framing this makes
-    no difference), and over TLS the peer is told (close_notify). The server goes on reading, and
-    discards what it reads, until the client closes or `connection.LINGER` seconds have passed, so
-    that unread input does not turn the FIN into a reset.
+    no difference), and over TLS a close_notify is sent. The server goes on reading, and discards
+    what it reads, until the client closes or 10 s have passed, so that unread input does not turn
+    the FIN into a reset.
     """
 
     last_chunk: bool = False
@@ -125,17 +125,17 @@ class Cut:
 class Reset:
     """Resets the connection now (RST, by SO_LINGER with 0 seconds).
 
-    A reset destroys what the sender's kernel still holds. So the server first waits (on Linux,
-    at most `channel.RESET_WAIT` seconds) until the peer's kernel has acknowledged every byte sent
-    before. A client on Linux then reads these bytes and the error after them; other systems may
-    throw them away when the reset arrives, unless the client has read them by then. A client that
-    does not read gets what fits in its socket buffer.
+    A reset destroys what the sender's kernel still holds. So the server first waits (on Linux, for
+    at most 1 s) until the peer's kernel has acknowledged every byte sent before. A client on Linux
+    then reads these bytes and the error after them. Other systems may discard the bytes when the
+    reset arrives, unless the client has read them by then. A client that does not read gets what
+    fits in its socket buffer.
     """
 
 
 def _check_seconds(step: str, seconds: float) -> None:
     if not (seconds >= 0 and math.isfinite(seconds)):
-        raise ValueError(f"{step} waits {seconds!r} seconds; it takes a finite number from 0 on")
+        raise ValueError(f"{step} waits {seconds!r} seconds; give a finite number, 0 or more")
 
 
 Step = Send | Pause | Silence | Pings | Drip | Cut | Reset
@@ -145,7 +145,7 @@ _PIECES = (Send, Pause, Silence, Pings, Drip, Cut, Reset, bytes, Answer, ErrorSp
 
 # --- replies ------------------------------------------------------------------------------------
 
-# framing -> the headers it needs; `length` gets its number when the body is known
+# framing -> the headers it needs; "length" gets its Content-Length when the body is known
 _FRAMING_HEADERS: dict[str, dict[str, str]] = {
     "chunked": {"Transfer-Encoding": "chunked"},
     "close": {"Connection": "close"},
@@ -159,23 +159,23 @@ class Reply:
 
     Arguments:
         steps: what the body consists of: steps, `bytes` (a `Send`), or an `Answer` (a `Send` for
-            each of its blocks, encoded for the API of the request's path). One of these alone
-            will do.
+            each of its blocks, encoded for the API of the request's path). One of these, or an
+            iterable of them.
         status: the HTTP status.
-        headers: added to the reply's own headers and overriding them, whatever their case.
-            A value of `None` leaves that header out.
+        headers: added to the headers that the reply has anyway. They override these, whatever
+            their case; a value of `None` leaves that header out.
         framing: how the body ends. "chunked": by the last chunk, and the connection is kept.
             "close": by the end of the connection. "length": by a Content-Length, the sum of what
             all steps send; the connection is kept.
         content_type: the Content-Type.
-        before: steps played before the head is sent; what they send goes out as it is.
+        before: steps played before the head is sent, without framing.
         length: with framing "length", the Content-Length to claim instead of the true one. After
-            a lie the connection is closed: too long a claim is a body cut short.
+            a false claim the connection is closed: a claim that is too long is a body cut short.
         delay: seconds between the complete request and `before`.
 
-    Immutable, so one reply may be scripted many times and from many threads.
+    Immutable: one reply may be scripted many times and from many threads.
 
-    Raises `ValueError` or `TypeError` for what cannot be played.
+    Raises `ValueError` or `TypeError` for a reply that cannot be played.
     """
 
     steps: Piece | Iterable[Piece] = ()
@@ -244,7 +244,7 @@ class Reply:
         *,
         headers: Mapping[str, str | None] | None = None,
     ) -> Reply:
-        """An HTML page with a Content-Length: what a proxy puts in a service's place."""
+        """An HTML page with a Content-Length, as a proxy sends it in place of a service."""
         return cls._document(text.encode(), "text/html; charset=utf-8", status, headers)
 
     @classmethod
@@ -282,7 +282,7 @@ def _as_tuple(steps: Piece | Iterable[Piece]) -> tuple[Piece, ...]:
 
 
 def needs_api(reply: Reply) -> bool:
-    """Whether the reply holds an answer, which can only be encoded for an API."""
+    """Whether the reply holds an answer, which only an API can encode."""
     held = (*_as_tuple(reply.steps), *_as_tuple(reply.before))
     return any(isinstance(piece, Answer) for piece in held)
 
@@ -328,7 +328,7 @@ def _encoded(piece: Piece, api: str | None) -> list[Step]:
 
 
 def body_length(steps: Iterable[Step]) -> int:
-    """The bytes that the steps would send if nothing cut them; endless pings count as none."""
+    """The bytes that the steps send if nothing cuts them; endless pings count as 0."""
     return sum(_step_length(step) for step in steps)
 
 
@@ -362,12 +362,12 @@ def render_head(reply: Reply, own: Mapping[str, str | None], length: int | None)
 def _reason(status: int) -> str:
     try:
         return http.HTTPStatus(status).phrase
-    except ValueError:  # 529 is nobody's standard, and in daily use
+    except ValueError:  # 529 is in daily use, but is not registered
         return "Unregistered"
 
 
 def chunk(data: bytes) -> bytes:
-    """One HTTP chunk. Nothing for no data: a chunk of size 0 would end the body."""
+    """One HTTP chunk; b"" for no data, because a chunk of size 0 ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
@@ -390,7 +390,7 @@ def chunked_pieces(data: bytes, size: int) -> bytes:
 
 
 class Headers(Mapping[str, str]):
-    """A request's headers; names in any case. A header sent twice is joined with ", "."""
+    """A request's headers. Names may be in any case; repeated headers are joined with ", "."""
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         self._values: dict[str, str] = {}
@@ -417,23 +417,23 @@ class Headers(Mapping[str, str]):
 
 @dataclass(eq=False)
 class Recorded:
-    """One request as the server received it, and what became of its reply.
+    """One request as the server received it, and how its reply ended.
 
     Times are `time.monotonic()` seconds. The server's threads set `closed_at` and `finished_at`
-    once; each may be read from any thread (`LLMServer.wait_closed` waits).
+    once; any thread may read them (`LLMServer.wait_closed` and `wait_finished` wait for them).
 
     Attributes:
         method: "POST", "GET", ...
         path: the request target as it was sent, query included.
         headers: the request's headers; names in any case.
-        body: the body, decoded from chunks where it came in chunks.
+        body: the body, without the framing of chunks.
         connection: the number of the TCP connection, counted from 1 in order of acceptance.
         received_at: when the request was complete.
-        closed_at: when the server saw that the client closed (or reset) this connection, during
-            this request or after it; None when it has not, and for good when the server itself
+        closed_at: when the server noticed that the client closed (or reset) this connection,
+            during this request or after it. None until then, and for ever when the server itself
             reset the connection.
-        finished_at: when the reply's script had been played to its end; None when it has not,
-            for instance because the client closed before.
+        finished_at: when the reply's script had been played to its end. None until then, and for
+            ever when the client closed before.
     """
 
     method: str
@@ -446,12 +446,12 @@ class Recorded:
     finished_at: float | None = None
 
     def json(self) -> Any:
-        """The body as JSON; raises `ValueError` when it is not."""
+        """The body as JSON. Raises `ValueError` for a body that is not JSON."""
         return json.loads(self.body)
 
     @property
     def query(self) -> dict[str, str]:
-        """The path's query parameters; the last value of each."""
+        """The path's query parameters; of a repeated one, the last value."""
         return dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
 
 

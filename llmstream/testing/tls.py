@@ -1,7 +1,7 @@
-"""TLS for the test server: certificates made in memory by trustme, and a codec of bytes.
+"""TLS for the test server: certificates that trustme makes in memory, and a codec of bytes.
 
-Only `LLMServer(tls=True)` imports this module, so that a server without TLS needs nothing but the
-standard library.
+Only `LLMServer(tls=True)` imports this module. A server without TLS needs only the standard
+library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["TlsClosed", "TlsCodec", "remove_ca_file", "server_context", "write_c
 # `_making` guards the two caches below.
 _making = threading.Lock()
 
-RECORD = 16384  # the most that one TLS record carries (RFC 8446, section 5.1)
+RECORD = 16384  # bytes: the most that one TLS record carries (RFC 8446, section 5.1)
 
 
 @functools.cache
@@ -48,16 +48,16 @@ def _context(host: str) -> ssl.SSLContext:
 def server_context(host: str) -> ssl.SSLContext:
     """A server's TLS settings for `host`, `localhost` and `127.0.0.1`; made once per process.
 
-    Raises `ImportError` that names the extra to install when trustme is missing. Thread-safe.
+    Raises `ImportError`, with the extra to install, when trustme is missing. Thread-safe.
     """
     with _making:
         return _context(host)
 
 
 def write_ca_file() -> str:
-    """Writes the authority's certificate to a new temporary PEM file and returns its path.
+    """Write the authority's certificate to a new temporary PEM file and return its path.
 
-    Thread-safe. The caller removes the file (`remove_ca_file`).
+    The caller removes the file with `remove_ca_file`. Thread-safe.
     """
     with _making:
         pem = _authority().cert_pem.bytes()
@@ -68,7 +68,7 @@ def write_ca_file() -> str:
 
 
 def remove_ca_file(path: str) -> None:
-    """Removes what `write_ca_file` wrote; that somebody else already did is no error."""
+    """Remove the file that `write_ca_file` wrote. A file that is gone already is not an error."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -82,8 +82,8 @@ class TlsClosed(Exception):
 class TlsCodec:
     """The server's side of one TLS session, as bytes in and bytes out.
 
-    It has no socket: the connection that owns it reads, writes and waits. So a TLS connection
-    waits, is cut and is reset exactly as a plain one. Used by one thread.
+    It does not have a socket: the connection that owns it reads, writes and waits. So a TLS
+    connection waits, is cut and is reset exactly as a plain one. Used by one thread.
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -103,7 +103,7 @@ class TlsCodec:
         return True, self._outgoing.read()
 
     def decrypt(self, received: bytes) -> bytes:
-        """The application's bytes that are complete now. Raises `TlsClosed` behind the last."""
+        """The application's bytes that are complete now. Raises `TlsClosed` after the last."""
         self._incoming.write(received)
         plain = bytearray()
         try:
@@ -125,6 +125,6 @@ class TlsCodec:
         """The record that ends the session cleanly."""
         try:
             self._session.unwrap()
-        except ssl.SSLError:  # the peer's own close_notify is not there yet: not waited for
+        except ssl.SSLError:  # the peer's own close_notify has not arrived; it is not waited for
             return self._outgoing.read()
         return self._outgoing.read()

@@ -19,8 +19,8 @@ def encode_chat(answer: Answer) -> list[Event]:
     """The answer as the chunks of `POST /chat/completions` with `stream: true` and
     `stream_options: {include_usage: true}`.
 
-    "stop" with tool calls ends with "tool_calls". An answer that fails before it says anything is
-    the error alone.
+    "stop" with tool calls ends with "tool_calls". An answer that fails before any content is the
+    error alone.
     """
     chunks = list(_chunks(answer))
     if answer.error is None:
@@ -53,18 +53,18 @@ def _opening(answer: Answer) -> dict[str, Any]:
 
 
 def _deltas(answer: Answer) -> Iterator[dict[str, Any]]:
-    for thought in answer.thinking_deltas:
-        yield {"content": None, "reasoning_content": thought}
-    for said in answer.text_deltas:
-        yield {"content": said}
-    for refused in answer.refusal_deltas:
-        yield {"refusal": refused}
+    for piece in answer.thinking_deltas:
+        yield {"content": None, "reasoning_content": piece}
+    for piece in answer.text_deltas:
+        yield {"content": piece}
+    for piece in answer.refusal_deltas:
+        yield {"refusal": piece}
     for index, call in enumerate(answer.calls):
         yield from _call_deltas(index, call)
 
 
 def _call_deltas(index: int, call: ToolCallSpec) -> Iterator[dict[str, Any]]:
-    """Index, id and name come once, then the arguments, with the index alone."""
+    """Index, id and name are sent once; the arguments follow with the index alone."""
     function = {"name": call.name, "arguments": ""}
     announced = {"index": index, "id": call.call_id, "type": "function", "function": function}
     yield {"tool_calls": [announced]}
@@ -107,8 +107,8 @@ def _usage(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _error(said: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {"message": "a scripted error", "type": None, "param": None, "code": None, **said}
+def _error(given: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {"message": "a scripted error", "type": None, "param": None, "code": None, **given}
     return {"error": fields}
 
 

@@ -55,8 +55,8 @@ def encode_messages(answer: Answer) -> list[Event]:
     """The answer as the events of `POST /v1/messages` with `stream: true`.
 
     A refusal in words is text here, in a block of its own; "content_filter" ends with the stop
-    reason "refusal", and "stop" with tool calls with "tool_use". An answer that fails before it
-    says anything is the error event alone, as an overloaded service sends it.
+    reason "refusal", and "stop" with tool calls with "tool_use". An answer that fails before any
+    content is the error event alone, as an overloaded service sends it.
     """
     return [(payload["type"], payload) for payload in _payloads(answer)]
 
@@ -86,25 +86,24 @@ def _blocks(answer: Answer) -> Iterator[_Block]:
     if answer.thinking_deltas:
         deltas = [{"type": "thinking_delta", "thinking": d} for d in answer.thinking_deltas]
         signed = {"type": "signature_delta", "signature": SIGNATURE}
-        # Half a block has no signature yet.
-        cut = answer.error is not None and not _says_more(answer)
+        # A block that is cut does not have its signature yet.
+        cut = answer.error is not None and not _has_more(answer)
         start = {"type": "thinking", "thinking": "", "signature": ""}
         yield _Block(start, deltas if cut else [*deltas, signed])
-    for said in (answer.text_deltas, answer.refusal_deltas):
-        if said:
-            yield _Block(
-                {"type": "text", "text": ""}, [{"type": "text_delta", "text": d} for d in said]
-            )
+    for pieces in (answer.text_deltas, answer.refusal_deltas):
+        if pieces:
+            deltas = [{"type": "text_delta", "text": piece} for piece in pieces]
+            yield _Block({"type": "text", "text": ""}, deltas)
     for call in answer.calls:
         yield _tool_use(call)
 
 
-def _says_more(answer: Answer) -> bool:
+def _has_more(answer: Answer) -> bool:
     return bool(answer.text_deltas or answer.refusal_deltas or answer.tool_calls)
 
 
 def _tool_use(call: ToolCallSpec) -> _Block:
-    """The live service begins with an empty delta, and leaves it at that for no arguments."""
+    """As the live service: an empty delta first, and no other where there are no arguments."""
     start = {"type": "tool_use", "id": call.call_id, "name": call.name, "input": {}}
     pieces = [] if call.arguments == "{}" else call.deltas
     return _Block(start, [{"type": "input_json_delta", "partial_json": p} for p in ["", *pieces]])
@@ -157,21 +156,21 @@ def _input_usage(counts: tuple[int, int, int, int]) -> dict[str, int]:
     }
 
 
-def _error(said: Mapping[str, Any]) -> dict[str, Any]:
-    """This API's errors have no code: a code that stands alone is taken for the type."""
+def _error(given: Mapping[str, Any]) -> dict[str, Any]:
+    """This API's errors do not have a code: a code without a type is sent as the type."""
     error = {
         "details": None,
-        "type": said.get("type") or said.get("code") or "api_error",
-        "message": said.get("message", "a scripted error"),
+        "type": given.get("type") or given.get("code") or "api_error",
+        "message": given.get("message", "a scripted error"),
     }
     return {"type": "error", "error": error, "request_id": "req_test"}
 
 
 def _error_document(error: ErrorSpec) -> tuple[dict[str, Any], dict[str, str]]:
-    """Messages does not have codes or params: the type says it all.
+    """This API's errors do not have a code or a param, only a type.
 
-    Without a type it follows from the code, in this API's own word where it has one, and without
-    either from the status.
+    A type that is not given follows from the code, in this API's word for it where there is one,
+    else from the status.
     """
     code = None if error.code is None else _TYPES_BY_CODE.get(error.code, error.code)
     kind = error.type or code or _TYPES_BY_STATUS.get(error.status, "api_error")

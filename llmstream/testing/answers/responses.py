@@ -23,7 +23,7 @@ _ENDS = {
 
 
 class _Stream:
-    """Collects the events of one Responses stream; owns its sequence numbers and its output."""
+    """The events of one stream while they are collected, their numbers, and the output so far."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -118,7 +118,7 @@ class _Item:
 class _Reasoning(_Item):
     kind = "reasoning"
     id_prefix = "rs"
-    has_status = False  # the service gives a reasoning item none
+    has_status = False  # a reasoning item of the live service does not have one
 
     def part(self, filled: bool) -> dict[str, str]:
         text = "".join(self.stream.answer.thinking_deltas) if filled else ""
@@ -144,7 +144,7 @@ class _Message(_Item):
     id_prefix = "msg"
 
     def parts(self) -> list[tuple[str, list[str]]]:
-        """`(kind of part, its deltas)`; a message that says nothing has one empty text part."""
+        """`(kind of part, its deltas)`; a message without content has one empty text part."""
         answer = self.stream.answer
         given = [("output_text", answer.text_deltas), ("refusal", answer.refusal_deltas)]
         return [part for part in given if part[1]] or given[:1]
@@ -250,7 +250,7 @@ def _end(stream: _Stream) -> None:
 
 
 def _fail(stream: _Stream, error: Mapping[str, Any]) -> None:
-    """The live service's order: the error as an event of its own, then the failed response."""
+    """In the live service's order: the error as an event of its own, then the failed response."""
     fields = {"type": None, "code": None, "message": "a scripted error", "param": None, **error}
     stream.add("error", error=fields)
     shown = {"code": fields["code"], "message": fields["message"]}
