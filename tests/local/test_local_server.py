@@ -45,10 +45,10 @@ def test_an_extra_that_does_not_load_says_why(
         LocalServer()
 
 
-def test_a_file_that_is_no_gguf_never_reaches_llama_cpp(
+def test_a_file_that_is_not_a_gguf_never_reaches_llama_cpp(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Missing, a directory, empty, or something else: each is said as it is."""
+    """Missing, a directory, empty, or something else: the error says which."""
     monkeypatch.setitem(sys.modules, "xllamacpp", object())  # type: ignore[arg-type]
     (tmp_path / "empty.gguf").write_bytes(b"")
     (tmp_path / "text.gguf").write_text("hello")

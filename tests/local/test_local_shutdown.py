@@ -104,7 +104,7 @@ def test_close_leaves_no_socket_no_descriptor_and_one_thread_at_most(model: Path
 
 @pytest.mark.local
 def test_close_is_idempotent_and_garbage_is_collected(model: Path) -> None:
-    """A server that nobody refers to stops like one that was closed."""
+    """A server without a reference stops like one that was closed."""
     server = LocalServer(context=256)
     url = server.url
     assert repr(server) == f"<LocalServer SmolLM2-135M-Instruct {url}>"
@@ -219,7 +219,7 @@ for use in (False, True):
 @linux
 @pytest.mark.local
 def test_a_forked_child_does_not_hold_the_parents_port(model: Path) -> None:
-    """When the parent closes, nobody listens there any more, though the child lives on."""
+    """When the parent closes, the port is free, although the child lives on."""
     script = """
         import os, socket, sys, time
         from llmstream.local import LocalServer

@@ -80,7 +80,7 @@ def read_until(sock: socket.socket, end: bytes) -> bytes:
 
 
 def read_to_reset(sock: socket.socket) -> bytes:
-    """What comes before the reset, which must come.
+    """The bytes before the reset, which must follow.
 
     Python's ssl before 3.11.9 and 3.12.3 shows a reset as an end of file: there the kernel is
     asked, whose state is CLOSE (7) after a reset and CLOSE_WAIT (8) after a FIN.
@@ -98,7 +98,7 @@ def read_to_reset(sock: socket.socket) -> bytes:
 
 
 def body_of(server: LLMServer, *replies: Any, **head: Any) -> bytes:
-    """What the client receives behind the head, to the end of the connection."""
+    """What the client receives after the head, to the end of the connection."""
     server.script(Reply(replies, **head))
     with dialled(server) as sock:
         post(sock, b"{}", "Connection: close")

@@ -277,8 +277,8 @@ def test_parallel_calls_of_the_chat_api() -> None:
         (1, "call_x", "go"),
     ]
     for index, whole in enumerate(['{"at": "it"}', "{}"]):
-        said = [p["function"]["arguments"] for p in pieces if p["index"] == index]
-        assert "".join(said) == whole
+        parts = [p["function"]["arguments"] for p in pieces if p["index"] == index]
+        assert "".join(parts) == whole
 
 
 # ---- what they share ---------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_no_usage_is_no_usage(api: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "messages", "chat"),
+    ("error", "messages", "chat"),
     [
         (
             {"type": "overloaded_error", "message": "busy"},
@@ -335,10 +335,10 @@ def test_no_usage_is_no_usage(api: str) -> None:
     ],
 )
 def test_an_error_in_each_apis_words(
-    said: dict[str, str], messages: dict[str, Any], chat: dict[str, Any]
+    error: dict[str, str], messages: dict[str, Any], chat: dict[str, Any]
 ) -> None:
     """Before any content it is the first and only event."""
-    answer = Answer(error=said)
+    answer = Answer(error=error)
     assert answer.blocks("messages")[0].startswith(b"event: error\n")
     assert payloads(answer, "messages") == [
         {"type": "error", "error": messages, "request_id": "req_test"}
@@ -346,8 +346,8 @@ def test_an_error_in_each_apis_words(
     assert payloads(answer, "chat") == [{"error": chat}]
 
 
-def test_an_error_behind_content_leaves_the_block_open() -> None:
-    """What was said stands; the last block is not stopped, nor signed, and nothing follows."""
+def test_an_error_after_content_leaves_the_block_open() -> None:
+    """The content stands; the last block is neither stopped nor signed, and nothing follows."""
     error = {"type": "overloaded_error"}
     assert kinds(Answer("a", thinking="b", error=error))[-4:] == [
         "stop",
@@ -373,7 +373,7 @@ def test_the_same_bytes_every_time(api: str) -> None:
     assert EVERYTHING.blocks(api) == EVERYTHING.blocks(api)
 
 
-# ---- the library reads of it what it says ------------------------------------------------------
+# ---- the library reads it as it was meant ------------------------------------------------------
 
 _TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 _CALL = st.tuples(
@@ -401,8 +401,8 @@ def test_any_answer_is_read_as_it_was_meant(api: str, answer: Answer) -> None:
     result = result_of(answer, api)
     assert (session.complete, session.error) == (True, None)
     joined = "".join(answer.text_deltas), "".join(answer.refusal_deltas)
-    said = ("".join(joined), "") if api == "messages" else joined
-    assert (result.text, result.refusal) == said
+    expected = ("".join(joined), "") if api == "messages" else joined
+    assert (result.text, result.refusal) == expected
     assert result.thinking == "".join(answer.thinking_deltas)
     assert [(c.id, c.name, c.arguments) for c in result.tool_calls] == [
         (c.call_id, c.name, c.arguments) for c in answer.calls
@@ -422,7 +422,7 @@ def test_any_answer_is_read_as_it_was_meant(api: str, answer: Answer) -> None:
 
 @pytest.mark.parametrize("api", APIS)
 def test_an_answer_that_fails_fails(api: str) -> None:
-    """In each API the error is the library's error of the same class, behind the same text."""
+    """In each API the error is the library's error of the same class, after the same text."""
     session = session_of(Answer("a b", error={"type": "overloaded_error", "message": "m"}), api)
     assert type(session.error).__name__ == "OverloadedError"
     assert session.state.text == "a b"

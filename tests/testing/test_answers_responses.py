@@ -66,7 +66,7 @@ def test_text_is_split_exactly(text: str | list[str], deltas: list[str]) -> None
 
 
 def test_usage_forms() -> None:
-    """Cached and reasoning tokens may follow; None is no usage."""
+    """Cached and reasoning tokens may follow; with None no usage is sent."""
     full = decode(Answer("x", usage=(1, 2, 3, 4)).blocks())[-1]["response"]["usage"]
     assert full["input_tokens_details"] == {"cached_tokens": 3}
     assert full["output_tokens_details"] == {"reasoning_tokens": 4}
@@ -74,7 +74,7 @@ def test_usage_forms() -> None:
 
 
 def test_an_answer_with_everything() -> None:
-    """Thinking, text with a refusal behind it, and two calls: four kinds, three items and one."""
+    """Thinking, text with a refusal after it, and two calls: four kinds, three items and one."""
     answer = Answer(
         "See.",
         thinking="Let me think.",
@@ -175,7 +175,7 @@ def test_an_answer_that_fails_in_the_stream() -> None:
 
 
 def test_an_answer_that_fails_after_some_content() -> None:
-    """What was said before stands, and the last item stays open."""
+    """The content stands, and the last item stays open."""
     events = decode(Answer("a b", thinking="t", error={"type": "overloaded_error"}).blocks())
     assert types_of(events)[-4:] == ["output_text.delta", "output_text.delta", "error", "failed"]
     assert types_of(events).count("output_item.added") == 2

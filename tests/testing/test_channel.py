@@ -35,7 +35,7 @@ from llmstream.testing import (
 # --- requests -------------------------------------------------------------------------------------
 
 
-def test_a_request_is_recorded_as_it_came(any_server: LLMServer) -> None:
+def test_a_request_is_recorded_as_it_was_sent(any_server: LLMServer) -> None:
     """Method, path, headers in any case, body, connection number and times."""
     before = time.monotonic()
     with dialled(any_server) as sock:
@@ -118,14 +118,14 @@ def test_a_large_request_body(any_server: LLMServer) -> None:
     ],
 )
 def test_a_broken_request_is_refused(server: LLMServer, sent: bytes, status: int) -> None:
-    """Every buffer is bounded, and what is no request is answered and not recorded."""
+    """Every buffer is bounded; bytes that are not a request are answered, and not recorded."""
     with dialled(server) as sock:
         sock.sendall(sent)
         assert read_to_end(sock).startswith(b"HTTP/1.1 %d " % status)
     assert server.requests == []
 
 
-def test_a_client_that_leaves_inside_its_request_is_no_error(any_server: LLMServer) -> None:
+def test_a_client_may_leave_inside_its_request(any_server: LLMServer) -> None:
     """Half a request is neither recorded nor a failure of the server."""
     with dialled(any_server) as sock:
         sock.sendall(b"POST /v1/responses HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
@@ -134,7 +134,9 @@ def test_a_client_that_leaves_inside_its_request_is_no_error(any_server: LLMServ
     assert any_server.requests == []
 
 
-def test_a_request_counts_although_the_client_leaves_right_behind_it(any_server: LLMServer) -> None:
+def test_a_request_counts_although_the_client_leaves_right_after_it(
+    any_server: LLMServer,
+) -> None:
     """A complete request is recorded even when the client's close comes along with it."""
     for index in range(20):
         with dialled(any_server) as sock:
@@ -214,7 +216,7 @@ def test_a_client_that_stays_after_a_cut_is_left_alone_in_the_end(
 
 
 def test_the_certificate_is_verified() -> None:
-    """It is good for localhost and 127.0.0.1, by an authority that nobody else trusts."""
+    """It is valid for localhost and 127.0.0.1, by an authority that is trusted nowhere else."""
     with LLMServer(tls=True) as server:
         port = address(server)[1]
         for host in ("localhost", "127.0.0.1"):
@@ -226,7 +228,7 @@ def test_the_certificate_is_verified() -> None:
         assert server.errors == []
 
 
-def test_plain_http_on_a_tls_port_is_no_error_of_the_server() -> None:
+def test_plain_http_on_a_tls_port_is_not_an_error_of_the_server() -> None:
     """A client that does not speak TLS is turned away."""
     with LLMServer(tls=True) as server:
         with socket.create_connection(address(server), timeout=5) as sock:

@@ -82,7 +82,7 @@ def test_calls_are_looked_at_in_the_order_of_their_moments() -> None:
 
 
 def test_a_call_that_asks_for_it_is_looked_at_again() -> None:
-    """`scheduled` says when, and that nobody looks any more after the last time."""
+    """`scheduled` says when; after the last time it is never."""
     clock = FakeClock()
     call = Ticking(1030.0)
     clock.schedule(call, 1010.0)  # type: ignore[arg-type]

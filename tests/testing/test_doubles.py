@@ -88,7 +88,7 @@ CLOCKS: dict[str, tuple[Reply, Timeouts, type[LLMStreamError], float, str]] = {
 
 @pytest.mark.parametrize("name", CLOCKS)
 def test_clocks_break_on_the_double_to_the_moment(name: str) -> None:
-    """Each clock ends the stream exactly at its time, with what had come."""
+    """Each clock ends the stream exactly at its time, with the text so far."""
     reply, timeouts, error, seconds, text = CLOCKS[name]
     client, _, clock = bench(reply)
     begun = clock.monotonic()
@@ -100,7 +100,7 @@ def test_clocks_break_on_the_double_to_the_moment(name: str) -> None:
 
 
 def test_the_callers_own_time_does_not_count() -> None:
-    """An hour between two tokens is no idle stream when the caller spent it."""
+    """A stream is not idle while the caller takes an hour between two tokens."""
     client, _, clock = bench(Reply([*TWO_WORDS, Pause(100.0), b": ping\n\n", Pause(70), *REST]))
     seen = []
     for token in client.stream("Hi", timeouts=Timeouts(silence=None)):
@@ -109,8 +109,8 @@ def test_the_callers_own_time_does_not_count() -> None:
     assert "".join(seen) == "Hello brave new world"
 
 
-def test_a_stream_that_would_hang_is_told() -> None:
-    """With every clock off, a silent server is an AssertionError instead of a hanging test."""
+def test_a_stream_that_would_hang_is_an_assertion_error() -> None:
+    """With every clock off, a silent server does not hang the test."""
     client, _, _ = bench(Reply([*TWO_WORDS, Silence()]))
     with pytest.raises(AssertionError, match="hang for ever"):
         client.stream("Hi", timeouts=Timeouts(None, None, None, None)).result()
@@ -134,8 +134,8 @@ def test_cuts_are_errors_on_the_double_too(name: str) -> None:
         client.stream("Hi", retry=RetryPolicy(max_attempts=1)).result()
 
 
-def test_a_missing_reply_is_told() -> None:
-    """A request that nobody scripted says so."""
+def test_a_missing_reply_is_an_assertion_error() -> None:
+    """A request without a scripted reply is an AssertionError that says so."""
     client, _, _ = bench()
     with pytest.raises(AssertionError, match="script one more"):
         client.stream("Hi").result()

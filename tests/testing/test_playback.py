@@ -85,7 +85,7 @@ def test_json_and_html_replies(server: LLMServer) -> None:
 
 
 def test_a_raw_reply_is_exactly_its_bytes(any_server: LLMServer) -> None:
-    """Nothing is added in front or behind, and the connection ends."""
+    """Nothing is added before or after, and the connection ends."""
     any_server.script(Reply.raw(b"220 mail.example ready\r\n"))
     with dialled(any_server) as sock:
         post(sock)
@@ -134,7 +134,7 @@ def test_framing_length_counts_what_the_steps_send(server: LLMServer) -> None:
 
 @pytest.mark.parametrize("claimed", [100, 2])
 def test_a_lie_about_the_length_ends_the_connection(any_server: LLMServer, claimed: int) -> None:
-    """A claim too long is a body cut short; one too short leaves bytes behind the body."""
+    """A claim too long is a body cut short; one too short leaves bytes after the body."""
     any_server.script(Reply([b"abcd"], framing="length", length=claimed))
     with dialled(any_server) as sock:
         post(sock)
@@ -184,7 +184,7 @@ def test_bytes_before_the_head(server: LLMServer) -> None:
 
 
 def test_silence_before_the_head(any_server: LLMServer) -> None:
-    """A service that took the request and says nothing at all."""
+    """A service that accepts the request and sends nothing at all."""
     any_server.script(Reply(before=Silence()))
     with pytest.raises(requests.exceptions.ReadTimeout):
         requests.post(
@@ -271,7 +271,7 @@ def test_drip_inside_one_chunk(server: LLMServer, every: float) -> None:
 
 
 def test_drip_of_nothing(server: LLMServer) -> None:
-    """No data is no chunk, above all not the last."""
+    """Without data no chunk is sent, above all not the last."""
     body = body_of(server, Drip(b""), Drip(b"", one_chunk=True), b"x")
     assert body == b"1\r\nx\r\n0\r\n\r\n"
 
@@ -338,7 +338,7 @@ def test_cut_after_a_clean_last_chunk(any_server: LLMServer) -> None:
 
 @pytest.mark.parametrize("last_chunk", [False, True])
 def test_cut_without_chunks(server: LLMServer, last_chunk: bool) -> None:
-    """Where there are no chunks there is no last one to send."""
+    """Without chunks there is not a last one to send."""
     assert body_of(server, b"abc", Cut(last_chunk=last_chunk), framing="close") == b"abc"
 
 
@@ -354,7 +354,7 @@ def test_a_connection_cut_while_the_client_pools_it(server: LLMServer) -> None:
 
 @pytest.mark.parametrize("unread", [b"", b"!" * 100_000])
 def test_cut_is_a_fin_even_with_unread_input(server: LLMServer, unread: bytes) -> None:
-    """Input that nobody asked for does not turn the end of file into a reset."""
+    """Unread input does not turn the end of file into a reset."""
     server.script(Reply([b"abc", Pause(0.02), Cut()]))
     with dialled(server) as sock:
         post(sock)

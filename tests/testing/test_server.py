@@ -217,7 +217,7 @@ def test_waiting_in_vain_is_a_sentence(server: LLMServer) -> None:
 
 
 def test_waits_are_woken_by_what_they_wait_for(server: LLMServer) -> None:
-    """A wait that began before the request came returns when it has."""
+    """A wait that began before the request arrived returns when it has."""
     waited: list[Any] = []
     waits = [
         threading.Thread(target=lambda: waited.append(len(server.wait_requests(1)))),
@@ -243,7 +243,7 @@ def test_the_lists_handed_out_are_snapshots(server: LLMServer) -> None:
 
 
 def test_the_ca_file_goes_with_the_server() -> None:
-    """A temporary file, removed at close; a file already gone is no error."""
+    """A temporary file, removed at close; a file that is gone already is not an error."""
     first, second = LLMServer(tls=True), LLMServer(tls=True)
     assert first.ca_file is not None
     assert second.ca_file is not None
@@ -271,7 +271,7 @@ def test_tls_without_trustme_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_host_that_cannot_be_listened_on() -> None:
-    """The constructor raises, and leaves no file and no thread behind."""
+    """The constructor raises, and no file and no thread is left."""
     before = set(Path(tempfile.gettempdir()).glob("llmstream-ca-*"))
     with pytest.raises(OSError):
         LLMServer(tls=True, host="192.0.2.1")
