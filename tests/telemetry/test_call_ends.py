@@ -36,7 +36,7 @@ from llmstream.testing import Answer, FakeClock, LLMServer, Pause, Pings, Reply,
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-def test_what_never_began_is_not_told() -> None:
+def test_what_never_began_is_not_reported() -> None:
     """Cancelled, closed, dropped, or its client closed before the first use: not one moment."""
     client, _, told = make(THREE)
     stream = client.stream(PROMPT)
@@ -80,8 +80,8 @@ PHASES: dict[str, list[Any]] = {
     [(way, phase) for way in ENDED for phase in PHASES if (way, phase) != ("deadline", "connect")],
 )
 def test_the_phase_of_the_end(phase: str, way: str) -> None:
-    """Cancelled, its client closed, or past its deadline in each phase: the call's record says that
-    phase, the same as the error's words, and each attempt is told once."""
+    """Cancelled, its client closed, or past its deadline in each phase: the call's record has that
+    phase, as does the error's message, and each attempt is reported once."""
     clock = FakeClock(start=0.0)
     held: list[Stream] = []
 
@@ -115,10 +115,11 @@ def test_the_phase_of_the_end(phase: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("phase", ["tls", "headers", "first_token", "body", "backoff"])
-def test_a_cancel_from_another_thread_is_told_by_the_reader(
+def test_a_cancel_from_another_thread_is_reported_by_the_reader(
     client_for: Callable[..., Client], phase: str
 ) -> None:
-    """Over a real connection: one end, in the reader's thread, with phase, reason and what came."""
+    """Over a real connection: one end, in the reader's thread, with phase, reason and what
+    arrived."""
     steps = {
         "headers": Reply(before=[Silence()]),
         "first_token": Reply([Pings(0.02)]),
@@ -151,7 +152,7 @@ def test_a_cancel_from_another_thread_is_told_by_the_reader(
         assert len(told.ends) == 1
 
 
-def test_leaving_early_is_told() -> None:
+def test_leaving_early_is_reported() -> None:
     """Leaving the block before the end is a cancel, with its reason; after it, nothing."""
     client, _, told = make(Reply([*TWO_TOKENS, Pause(1.0), *BLOCKS[6:]]), THREE)
     with client.stream(PROMPT) as stream:
@@ -164,7 +165,7 @@ def test_leaving_early_is_told() -> None:
     assert [one.outcome for one in told.ends] == ["cancelled", "success"]
 
 
-def test_a_dropped_stream_is_told_by_another_thread(
+def test_a_dropped_stream_is_reported_by_another_thread(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
     """Not in the finalizer, which may run anywhere: in a thread of its own, which then ends."""
@@ -185,9 +186,9 @@ def test_a_dropped_stream_is_told_by_another_thread(
     )
 
 
-def test_a_stream_in_a_garbage_cycle_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_in_a_garbage_cycle_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     """The collector frees it while an observer's lock is held by this very thread: no deadlock,
-    and it is told afterwards."""
+    and it is reported afterwards."""
     lock = threading.Lock()
 
     class Locking(Told):
@@ -213,8 +214,8 @@ def test_a_stream_in_a_garbage_cycle_is_told(caplog: pytest.LogCaptureFixture) -
 def test_where_no_thread_can_be_had_the_watchdog_lives(
     server: LLMServer, client_for: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dropped stream whose end cannot be told, since the system gives no thread, harms no other
-    stream's clocks: the watchdog goes on."""
+    """A dropped stream whose end cannot be reported, since the system gives no thread, harms no
+    other stream's clocks: the watchdog goes on."""
     real, refused = threading.Thread.start, threading.Event()
 
     def start(self: threading.Thread) -> None:
@@ -243,7 +244,7 @@ def test_where_no_thread_can_be_had_the_watchdog_lives(
 
 
 class Interrupting(FakeClock):
-    """Ctrl-C comes while the library waits."""
+    """Ctrl-C is pressed while the library waits."""
 
     def advance(self, seconds: float) -> None:
         raise KeyboardInterrupt
@@ -258,7 +259,7 @@ class Interrupting(FakeClock):
     ],
     ids=["send", "body", "backoff"],
 )
-def test_ctrl_c_is_told(replies: list[Any], phase: str, attempts: int) -> None:
+def test_ctrl_c_is_reported(replies: list[Any], phase: str, attempts: int) -> None:
     """KeyboardInterrupt goes through to the caller; the observers learn that the call was
     interrupted, and where."""
     client, _, told = make(*replies, clock=Interrupting(start=0.0))
@@ -346,10 +347,10 @@ FORK = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_tells_nothing_of_its_parents_streams(server: LLMServer) -> None:
-    """Closing and dropping them in the child is told by nobody, neither to observers nor in the
+def test_a_forked_child_reports_nothing_of_its_parents_streams(server: LLMServer) -> None:
+    """Closing and dropping them in the child is reported by nobody, neither to observers nor in the
     log, and does not cancel the parent's response at the service; a stream that the child starts
-    itself is told, and the parent's end is the parent's to tell."""
+    itself is reported, and the parent reports the end of its own."""
 
     def reply(request: Any) -> Reply | Answer:
         if request.path.endswith("/cancel"):
@@ -375,7 +376,7 @@ def test_a_forked_child_tells_nothing_of_its_parents_streams(server: LLMServer) 
     assert len(cancels) == 1
 
 
-def test_a_farewell_comes_behind_the_end_and_asks_nobody() -> None:
+def test_the_last_request_comes_after_the_end_and_asks_nobody() -> None:
     """Cancelling a background response sends one more request: with the call's headers, but no
     observer is asked for them, since to them the call is over."""
 

@@ -1,4 +1,4 @@
-"""The trace id: for the application's own log, and on everything that a call leaves behind."""
+"""The trace id: for the application's own log, and on everything that a call produces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def test_the_trace_id_for_the_callers_own_log(log: pytest.LogCaptureFixture) -> None:
-    """Inside a call every line that the application logs can carry its id; outside it says "-"."""
+    """Inside a call every line that the application logs can carry its id; outside the id is
+    "-"."""
     log.handler.addFilter(TraceIdFilter())
     mine = logging.getLogger("application")
     log.set_level(logging.INFO, logger="application")

@@ -1,4 +1,4 @@
-"""What a call has cost: `result.cost()`, and `Client(max_cost=...)`."""
+"""The cost of a call: `result.cost()`, and `Client(max_cost=...)`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def asked(client: Client, **options: Any) -> Result:
 
 
 def listed(model: str, base_url: str, **usage: int) -> Decimal:
-    """What genai-prices itself says."""
+    """The price by genai-prices itself."""
     found = genai_prices.calc_price(
         genai_prices.Usage(**usage),
         model,
@@ -111,7 +111,8 @@ def test_the_price_has_a_date_and_a_source() -> None:
 
 
 def test_a_price_holds_from_its_day_on() -> None:
-    """Where the list has prices with days, the one of the call's day is taken, and says so."""
+    """Where the list has prices with days, the price of the call's day is taken, and the cost has
+    that day."""
     model, first = next(
         (model, price.constraint.start_date)
         for provider in genai_prices.data_snapshot.get_snapshot().providers
@@ -185,7 +186,7 @@ def test_an_attempt_that_told_nothing_makes_a_lower_bound() -> None:
 
 @pytest.mark.parametrize("refusal", [Reply.error(429), Reply.error(503)], ids=["429", "503"])
 def test_a_refusal_costs_nothing(refusal: Reply) -> None:
-    """A request that was turned away is no part of the bill, and makes no lower bound."""
+    """A request that was refused is not part of the bill, and makes no lower bound."""
     cost = client_of(refusal, said(), retry=None).stream("Hi", model="m").result().cost(AT)
     assert cost is not None
     assert not cost.lower_bound
@@ -243,7 +244,7 @@ def test_reasoning_beside_the_output_is_billed_as_output() -> None:
 
 
 def in_tier(tier: str) -> Reply:
-    """An answer for which the service says that it used this tier."""
+    """An answer for which the service reports this tier."""
     blocks = [
         re.sub(rb'"service_tier":"[a-z]+"', b'"service_tier":"%b"' % tier.encode(), block)
         for block in said().blocks()
@@ -332,7 +333,7 @@ def test_half_a_usage_is_none(usage: Usage) -> None:
 
 
 def test_a_cache_that_is_billed_apart_has_to_be_told() -> None:
-    """Where writing to a cache has a price, a usage that does not tell how much is no basis."""
+    """Where writing to a cache has a price, a usage without that count has no price."""
     for usage, is_known in ((Usage(9, 9, 18, 0, 0), False), (Usage(9, 9, 18, 0, 0, 0), True)):
         cost = cost_of("messages", "api.anthropic.com", result_of(usage, model=HAIKU), AT)
         assert (cost is not None) == is_known
@@ -383,7 +384,7 @@ def no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_extra")
 def test_without_the_extra_it_is_named() -> None:
-    """cost() and max_cost= say what to install; calls without them work."""
+    """Errors of cost() and max_cost= have the install command; calls without them work."""
     result = asked(client_of(said()))
     assert result.text == "one two three"
     for ask in (result.cost, lambda: client_of(max_cost=1)):
@@ -397,7 +398,7 @@ COST = Decimal("0.001065")  # of said(): 800 at 0.75, 200 at 0.075, 100 at 4.50 
 
 
 def test_the_limit_refuses_further_calls() -> None:
-    """Once the known cost reaches max_cost, nothing more is sent, and the error says so."""
+    """Once the known cost reaches max_cost, nothing more is sent, and the error has the amounts."""
     client = client_of(*[said()] * 3, max_cost="0.00213")
     assert client.cost == 0
     asked(client)
@@ -441,7 +442,7 @@ def test_without_a_limit_nothing_is_counted() -> None:
 
 
 def test_failed_calls_count_with_what_is_known() -> None:
-    """What an error's attempts have reported counts; a cut call that told nothing does not."""
+    """What an error's attempts have reported counts; a cut call that reported nothing does not."""
     client = client_of(
         said(HAIKU, 700, 1, error={"type": "api_error"}),
         Reply.error(400),
@@ -456,7 +457,7 @@ def test_failed_calls_count_with_what_is_known() -> None:
 
 
 def test_what_is_not_known_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A service without prices: calls go on uncounted, and one warning says so."""
+    """A service without prices: calls go on uncounted, and one warning is logged."""
     client = client_of(*[said()] * 2, base_url="https://llm.example.org/v1", max_cost=0.0001)
     for _ in range(2):
         asked(client)
@@ -481,7 +482,7 @@ def test_an_amount_is_a_number_or_its_text(limit: Any) -> None:
 
 
 def test_observers_still_hear() -> None:
-    """The limit comes beside the caller's own observers; what is no list is still refused."""
+    """The limit is added to the caller's own observers; what is not a list is still refused."""
     ends: list[str] = []
 
     class Mine:
@@ -496,7 +497,7 @@ def test_observers_still_hear() -> None:
 
 
 def test_many_threads_are_added_up(nothing_left: None) -> None:
-    """No cost is lost between threads, and once the limit is reached nobody gets through."""
+    """No cost is lost between threads, and once the limit is reached no call starts."""
     client = client_of(*[said()] * 64, max_cost=Decimal("0.0426"))  # 40 calls
     refused: list[Exception] = []
 

@@ -238,8 +238,8 @@ HOSTILE = (
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_values_break_no_line(log: pytest.LogCaptureFixture, hostile: str) -> None:
-    """A model's name, a cancel's reason and what the service says as id: each log line stays one
-    line, reads back to exactly these values, and says nothing else."""
+    """A model's name, a cancel's reason and the service's own id: each log line stays one
+    line, reads back to exactly these values, and has nothing else."""
     answer = Answer(["one ", "two"], response_id=hostile, model=hostile)
     client, _, _ = make(Reply.error(500), answer)
     stream = client.stream(PROMPT, trace_id="t-1", model=hostile)
@@ -276,7 +276,7 @@ def hostile_id_header(value: str) -> Reply:
 
 
 def test_a_request_id_of_the_service_is_one_word(log: pytest.LogCaptureFixture) -> None:
-    """It comes from a header: whatever is in it."""
+    """Whatever the response's header contains."""
     client, _, _ = make(hostile_id_header('req outcome=error "x"'))
     client.stream(PROMPT).result()
     assert parsed(lines_of(log)[-1])[1]["request_id"] == 'req outcome=error "x"'

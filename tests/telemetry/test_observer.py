@@ -57,7 +57,7 @@ class Inherits(Observer):
         self.seen += 1
 
 
-def test_several_observers_are_told_in_their_order() -> None:
+def test_several_observers_are_called_in_their_order() -> None:
     """All of them, each what it wants, in the order in which they were given."""
     order: list[str] = []
 
@@ -77,7 +77,7 @@ def test_several_observers_are_told_in_their_order() -> None:
 
 
 def test_methods_that_an_observer_lacks_cost_nothing() -> None:
-    """Nobody listens for phases and tokens: the watch has nobody to call."""
+    """Where no observer has on_phase or on_tokens, the reporter has nothing to call."""
     hooks = Dispatcher([OnlyTheEnd(), Inherits()]).hooks()
     assert [name for name, who in hooks.items() if who] == ["on_first_token", "on_end"]
     client, _, _ = make(THREE, observers=[OnlyTheEnd()])
@@ -228,8 +228,8 @@ def test_any_iterable_of_observers_will_do() -> None:
 def test_an_observer_that_fails_harms_nobody(
     log: pytest.LogCaptureFixture, api: str, moments: tuple[str, ...]
 ) -> None:
-    """In each moment and in all of them, before and behind a good one: the answer is the same,
-    the good one is told the same, and the failure is logged once for each observer."""
+    """In each method and in all of them, before and after a good observer: the answer is the same,
+    the good one gets the same, and the failure is logged once for each observer."""
     replies = Reply.error(500, api=api), timed(api, THREE)
     plain, _, reference = make(*replies, api=api)
     expected = plain.stream(PROMPT, trace_id=TRACE).result()
@@ -268,7 +268,7 @@ def test_an_interrupt_inside_an_observer_frees_everything(
     kind: type[BaseException],
 ) -> None:
     """Ctrl-C may come while an observer runs: it goes through, the connection is closed, and the
-    others still learn of the end of what they were told has begun."""
+    others get the end of each call whose start they got."""
     server.script(Reply.error(500), Reply([*BLOCKS[:6], Pause(0.01), *BLOCKS[6:]]))
     first, last = Told(), Told()
     client = client_for(
@@ -309,8 +309,8 @@ def test_a_real_ctrl_c_inside_an_observer(
 def test_one_observer_of_many_clients_and_threads(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
-    """Five clients, twenty threads, a hundred calls: each call is told whole, in order, under an id
-    of its own."""
+    """Five clients, twenty threads, a hundred calls: each call is reported completely, in order,
+    under an id of its own."""
     told = Told()
     server.default = server.echo
     clients = [client_for(server, observers=[told], timeouts=clocks()) for _ in range(5)]
@@ -347,8 +347,8 @@ ACTIONS: dict[str, Callable[[Stream], Any]] = {
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("action", ACTIONS)
 def test_observers_that_call_back(log: pytest.LogCaptureFixture, action: str, moment: str) -> None:
-    """Into the very stream they are told of, at every moment: nothing hangs, nothing breaks; a
-    cancel ends it, reading a second time is refused and logged, the rest does nothing."""
+    """Into the very stream that is reported to them, in every method: nothing hangs, nothing
+    breaks; a cancel ends it, reading a second time is refused and logged, the rest does nothing."""
     act, held = ACTIONS[action], []
 
     def call_back(self: Any, *what: Any) -> dict[str, str]:
@@ -375,7 +375,7 @@ def test_observers_that_call_back(log: pytest.LogCaptureFixture, action: str, mo
 
 
 def test_an_observer_may_make_calls_itself() -> None:
-    """A stream read to its end inside on_end of another: both are told, both end."""
+    """A stream read to its end inside on_end of another: both are reported, both end."""
     held: list[Client] = []
 
     class Grading(Told):
@@ -436,7 +436,7 @@ class Parent:
 
 def test_whose_headers_win(server: LLMServer) -> None:
     """The caller's over the observers', the last observer's over the first's, theirs over the
-    default; nobody's over the key and the content type. They are asked for at every attempt."""
+    default; but none over the key and the content type. They are asked for before every attempt."""
     server.script(Reply.error(500), THREE)
     first = Parent({"TraceParent": "first", "x-first": "1", "x-mine": "observer"})
     second = Parent({"traceparent": "second", "tracestate": "a=b", "Authorization": "observer"})
@@ -476,7 +476,7 @@ def test_whose_headers_win(server: LLMServer) -> None:
 def test_headers_that_are_none_break_no_stream(
     server: LLMServer, log: pytest.LogCaptureFixture, headers: Any
 ) -> None:
-    """What an observer gives that HTTP cannot carry is left out, and said once."""
+    """What an observer gives that HTTP cannot carry is left out, and logged once."""
     with Client(
         base_url=server.base_url, api_key="test-key", observers=[Parent(headers)]
     ) as client:
@@ -491,7 +491,7 @@ def test_headers_that_are_none_break_no_stream(
 
 @pytest.mark.parametrize("moment", ["connect", "send", "headers", "first_token", "body"])
 def test_an_observer_may_make_a_call_of_its_own(server: LLMServer, moment: str) -> None:
-    """In any phase of the call that it is told of: both end well."""
+    """In any phase of the call that is reported to it: both calls succeed."""
     texts: list[str] = []
 
     class Asks:

@@ -125,7 +125,7 @@ def test_the_records_of_a_success(api: str) -> None:
 @pytest.mark.parametrize("api", APIS)
 def test_the_order_of_the_moments(api: str) -> None:
     """Start, phases, first token, tokens, attempt, retry, backoff, content, end; `call` is the
-    same object each time, and everything is told in the thread that reads."""
+    same object each time, and everything is reported in the thread that reads."""
     client, _, told = make(Reply.error(503, api=api), timed(api, THREE), api=api)
     client.stream(PROMPT).result()
     assert told.names == [
@@ -150,8 +150,8 @@ def test_the_order_of_the_moments(api: str) -> None:
     assert set(told.threads.values()) == {threading.current_thread().name}
 
 
-def test_a_read_with_many_events_is_told_once() -> None:
-    """`on_tokens` is called once for each read that brings content, and counts its events."""
+def test_a_read_with_many_events_is_reported_once() -> None:
+    """`on_tokens` is called once for each read with content, and counts its events."""
     opening, deltas, ending = split("responses", Answer("one two three four five"))
     steps = [b"".join([*opening, *deltas[:3]]), Pause(0.5), b"".join([*deltas[3:], *ending])]
     client, _, told = make(Reply(steps))
@@ -174,7 +174,7 @@ SAYS: dict[str, Answer] = {
 
 @pytest.mark.parametrize("says", SAYS)
 @pytest.mark.parametrize("api", APIS)
-def test_what_was_told_adds_up(api: str, says: str) -> None:
+def test_what_is_reported_adds_up(api: str, says: str) -> None:
     """The chunks of all moments are those of the records; finish, usage, ids and model are the
     result's."""
     client, _, told = make(SAYS[says], api=api)
@@ -399,7 +399,7 @@ def test_what_was_waited_for_in_vain_counts(
     assert 299.0 <= end.waited_ms <= end.total_ms
 
 
-def test_a_hold_after_a_429_is_told_by_those_that_wait() -> None:
+def test_a_wait_after_a_429_is_reported_by_those_that_wait() -> None:
     """One stream is asked to wait: it backs off, and the next one of the same host and key is held:
     `throttled_ms`, `backoff_ms`, the phases "backoff" and "throttled"."""
     asks = Reply.error(429, headers={"retry-after": "4"})
@@ -422,7 +422,7 @@ def test_a_hold_after_a_429_is_told_by_those_that_wait() -> None:
     assert clock.slept == [3.0]
 
 
-def test_backoff_and_hold_add_up() -> None:
+def test_backoff_and_throttling_add_up() -> None:
     """A backoff that another stream's 429 makes longer: both are in `backoff_ms`, the planned wait
     is in the retry's record, the hold in the next attempt's `throttled_ms`."""
     client, clock, told = make(timeouts=clocks(600.0))
@@ -448,7 +448,7 @@ def test_backoff_and_hold_add_up() -> None:
     assert clock.slept == [0.5, 7.5]
 
 
-def test_a_call_that_may_not_wait_for_the_hold_has_no_attempt() -> None:
+def test_a_call_that_may_not_wait_has_no_attempt() -> None:
     """Nothing is sent: no attempt is reported, the end is in phase "throttled", with the status
     that asked for the wait."""
     asks = Reply.error(429, code="rate_limit_exceeded", headers={"retry-after": "30"})
@@ -470,7 +470,7 @@ def test_a_call_that_may_not_wait_for_the_hold_has_no_attempt() -> None:
 
 
 def test_restart_counts_both_answers() -> None:
-    """Usage, chunks and bytes are the sum over the abandoned attempt and the whole one."""
+    """Usage, chunks and bytes are the sum over the abandoned attempt and the complete one."""
     opening, deltas, _ = split("messages", Answer("one two three", usage=(10, 40)))
     client, _, told = make(
         Reply([*opening, *deltas[:2], Pause(1.0), Cut()]),
@@ -496,8 +496,8 @@ def test_restart_counts_both_answers() -> None:
 
 
 def test_continue_counts_both_requests() -> None:
-    """A new request is billed anew: usage is the sum, the text of the first is no chunk of the
-    second."""
+    """A new request is billed anew: usage is the sum, the text of the first is not a chunk of
+    the second."""
     blocks = Answer("one two", usage=(10, 40)).blocks("messages")
     opening, deltas, _ = split("messages", Answer("one two", usage=(10, 40)))
     client, _, told = make(
@@ -553,7 +553,7 @@ def test_resume_counts_the_answer_once(early: bool, then: tuple[Any, ...]) -> No
     assert all(a.phases[0][0] == "connect" for a in end.attempts)
 
 
-def test_polling_is_told_by_its_phase() -> None:
+def test_polling_is_reported_by_its_phase() -> None:
     """A response that is not ready is asked for again: the phase "poll", one attempt, the bytes of
     the last answer at least."""
     final = json.loads(WHOLE.blocks()[-1].partition(b"data: ")[2])["response"]
@@ -629,8 +629,8 @@ def test_the_bytes_are_those_of_the_wire(raw_server: Callable[..., RawServer]) -
     assert told.end.bytes == len(head) + len(body)
 
 
-def test_a_stale_connection_is_resent_and_told(raw_server: Callable[..., RawServer]) -> None:
-    """The free resend is an attempt of its own, marked; it is no retry, and costs no wait."""
+def test_a_stale_connection_is_resent_and_reported(raw_server: Callable[..., RawServer]) -> None:
+    """The free resend is an attempt of its own, marked; it is not a retry, and costs no wait."""
     reply = b"".join(b"%x\r\n%b\r\n" % (len(b), b) for b in BLOCKS) + b"0\r\n\r\n"
     head = (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -65,8 +65,8 @@ def story(
     return Story(told, [*results, stream], lines, server, trace.html())
 
 
-def test_records_and_results_tell_one_story(story: Story) -> None:
-    """What the observers were told is what the callers got, and what the server saw."""
+def test_records_and_results_agree(story: Story) -> None:
+    """What was reported to the observers is what the callers got, and what the server received."""
     told, (first, second, quota, left), server = story.told, story.results, story.server
     a, b, c, d = told.ends
     assert [end.outcome for end in told.ends] == ["success", "success", "error", "cancelled"]
@@ -150,7 +150,7 @@ def test_the_records_agree_with_themselves(story: Story) -> None:
         assert spent == pytest.approx(end.total_ms, abs=50.0)
 
 
-def test_the_log_tells_the_records_story(story: Story) -> None:
+def test_the_log_agrees_with_the_records(story: Story) -> None:
     """Every line, field by field: ends, retries and phases are those of the records, in order."""
     told = story.told
     said: dict[str, list[tuple[dict[str, str], dict[str, Any]]]] = {}
@@ -192,7 +192,7 @@ def test_the_log_tells_the_records_story(story: Story) -> None:
 
 
 def cells_of(section: str, caption: str) -> list[list[str]]:
-    """The cells of a table of the trace page."""
+    """The cells of a table of the timeline page."""
     found = re.search(f"<caption>{caption}.*?<tbody>(.*?)</tbody>", section, re.S)
     rows = re.findall("<tr>(.*?)</tr>", found[1], re.S) if found else []
     return [re.findall("<td>(.*?)</td>", row, re.S) for row in rows]
@@ -204,7 +204,7 @@ def number_in(cell: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def test_the_page_tells_the_records_story(story: Story) -> None:
+def test_the_page_agrees_with_the_records(story: Story) -> None:
     """The picture of the run has the numbers of the records: of each call, each attempt, each of
     its phases, and each retry."""
     sections = story.page.split('<section class="call">')[1:]

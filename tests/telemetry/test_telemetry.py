@@ -34,7 +34,7 @@ def test_every_name_is_there(name: str) -> None:
 
 
 def test_all_names_at_once() -> None:
-    """`from llmstream.telemetry import *` brings exactly the public names."""
+    """`from llmstream.telemetry import *` gives exactly the public names."""
     names: dict[str, object] = {}
     exec("from llmstream.telemetry import *", names)
     assert set(names) - {"__builtins__"} == set(telemetry.__all__)

@@ -169,7 +169,7 @@ def command(
 
 
 def agree(page: Page, log: dict[str, Any]) -> None:
-    """The page's head and summary are what the log says of the call."""
+    """The page's head and summary agree with the log's line of the call."""
     facts, numbers = page.facts(), page.numbers()
     assert facts["trace id"] == log["trace_id"]
     assert (facts["API"], facts["model"]) == (log["api"], log["model"])
@@ -292,7 +292,7 @@ def test_nothing_secret_is_on_the_page(server: LLMServer, command: Command) -> N
         assert not [secret for secret in SECRETS if secret.lower() in page.text.lower()]
 
 
-def test_an_unwritable_path_is_told_before_the_call(
+def test_an_unwritable_path_is_reported_before_the_call(
     server: LLMServer,
     command: Command,
     capsys: pytest.CaptureFixture[str],
@@ -308,7 +308,7 @@ def test_an_unwritable_path_is_told_before_the_call(
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize(("status", "exit_code"), [(200, 1), (400, 3)])
-def test_a_full_disk_is_told(
+def test_a_full_disk_is_reported(
     server: LLMServer,
     command: Command,
     capsys: pytest.CaptureFixture[str],
@@ -336,7 +336,7 @@ def test_no_call_leaves_the_file_as_it_was(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals")
 def test_an_interrupted_call_is_drawn(server: LLMServer, tmp_path: Path) -> None:
-    """Ctrl-C writes the page of what had come, and exits with 130."""
+    """Ctrl-C writes the page of what has arrived, and exits with 130."""
     server.script(Reply([*TWO_WORDS, Silence()]))
     path = tmp_path / "out.html"
     command = [sys.executable, "-m", "llmstream", "--timeline", str(path)]
@@ -378,7 +378,7 @@ def test_the_times_of_the_attempts_are_exact() -> None:
 
 
 def test_a_call_without_an_attempt_is_drawn() -> None:
-    """What ended before anything was sent is a page with no attempts, and says why."""
+    """What ended before anything was sent is a page without attempts, with the reason."""
     trace = TimelineObserver()
     client = Client(
         base_url="http://api.test",
@@ -466,7 +466,8 @@ def test_twenty_thousand_chunks_are_a_small_page() -> None:
 
 
 def test_many_calls_are_bounded() -> None:
-    """A page holds the last calls, says so, and stays below 1 MB however long they were."""
+    """A page has the last calls, has a note on that, and stays below 1 MB however long they
+    were."""
     transport, trace = FakeTransport(), TimelineObserver(calls=20)
     client = Client(
         base_url="http://api.test", transport=transport, clock=FakeClock(), observers=[trace]
@@ -583,7 +584,7 @@ def test_the_file_is_written_at_every_end(tmp_path: Path) -> None:
 
 
 def test_before_the_first_end_there_is_an_empty_page() -> None:
-    """No call that has ended: a page that says so; and what runs is mentioned."""
+    """No call that has ended: a page with a note on that; and what runs is mentioned."""
     trace = TimelineObserver()
     assert "No call has ended." in Page(trace.html()).text
     client = Client(
@@ -637,7 +638,7 @@ def test_a_fork_while_it_writes(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    """No path at all, and no calls to keep, are mistakes that are told."""
+    """No path at all, and no calls to keep, are errors."""
     with pytest.raises(ValueError, match="path"):
         TimelineObserver().write()
     with pytest.raises(ValueError, match="at least one"):
@@ -663,7 +664,7 @@ def test_an_unwritable_page_harms_no_stream(
 
 
 def test_many_threads_share_one(server: LLMServer, tmp_path: Path) -> None:
-    """Calls of several threads and clients are each whole on the page that is left."""
+    """Calls of several threads and clients are each complete on the page that is left."""
     path = tmp_path / "out.html"
     trace = TimelineObserver(path, calls=50)
     clients = [Client(base_url=server.base_url, observers=[trace]) for _ in range(2)]

@@ -16,14 +16,12 @@ from llmstream.telemetry.records import AttemptRecord, CallRecord, RetryRecord
 from llmstream.testing import Answer, FakeClock, FakeTransport, Pause, Reply
 
 APIS = ("responses", "messages", "chat")
-
 NO_JITTER = RetryPolicy(base=0.5, jitter=0.0)
-
 TRACE = "0123456789abcdef0123456789abcdef"
 
 
 class Told:
-    """An observer that keeps all that it is told: `moments` are (name, what)."""
+    """An observer that keeps all that is reported to it: `moments` are (name, what)."""
 
     def __init__(self) -> None:
         self.moments: list[tuple[str, tuple[Any, ...]]] = []
@@ -64,7 +62,7 @@ class Told:
         return [name for name, _ in self.moments]
 
     def all(self, name: str) -> list[tuple[Any, ...]]:
-        """What was said at each such moment, the call left out."""
+        """What was reported at each such moment, without the call."""
         return [what[1:] for found, what in self.moments if found == name]
 
     @property
@@ -93,7 +91,7 @@ class Told:
 def make(
     *replies: Any, api: str = "responses", observer: Any = None, **settings: Any
 ) -> tuple[Client, FakeClock, Told]:
-    """A client of doubles whose time begins at 0, and who is told of its calls."""
+    """A client of doubles, its clock, whose time begins at 0, and the observer of its calls."""
     told, clock = observer or Told(), settings.pop("clock", None) or FakeClock(start=0.0)
     known = {"observers": [told], "model": "m", "retry": NO_JITTER}
     client = Client(
@@ -107,7 +105,7 @@ def make(
 
 
 def split(api: str, answer: Answer) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """An answer's blocks: before its text, the text delta by delta, and behind it."""
+    """An answer's blocks: before its text, the text delta by delta, and after it."""
     blocks, count = answer.blocks(api), len(answer.text_deltas)
     first = next(n for n, b in enumerate(blocks) if answer.text_deltas[0].encode() in b)
     return blocks[:first], blocks[first : first + count], blocks[first + count :]
@@ -159,7 +157,7 @@ _FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)')
 
 
 def parsed(line: str) -> tuple[str, dict[str, str]]:
-    """What a line says: its kind, and its fields as text; there is nothing else in it."""
+    """A line's kind, and its fields as text; there is nothing else in it."""
     kind, _, rest = line.partition(": ")
     assert _FIELD.sub("", rest).strip(" ") == "", line
     fields = {n: json.loads(v) if v.startswith('"') else v for n, v in _FIELD.findall(rest)}

@@ -1,4 +1,4 @@
-"""Four workers; what the documentation says to do for one that has ended."""
+"""Four workers, and the documented hook for a worker that has ended."""
 
 from __future__ import annotations
 
