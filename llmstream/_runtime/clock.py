@@ -1,6 +1,6 @@
-"""The only import of time.
+"""The clock: the only file that imports `time`.
 
-Everything that needs to know what time it is, or to wait, is given a Clock; tests give it a double
+Whatever needs the time, or has to wait, is given a Clock. Tests pass a double
 (`llmstream.testing.FakeClock`) and never sleep.
 """
 
@@ -13,23 +13,24 @@ from typing import Protocol
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock"]
 
-_LONGEST = 1e6  # seconds; threading.TIMEOUT_MAX is larger everywhere, callers wait in a loop
+_MAX_WAIT = 1e6  # seconds; less than threading.TIMEOUT_MAX on every platform. Callers loop.
 
 
 class Clock(Protocol):
-    """Time, and waiting for it to pass. Thread-safe."""
+    """The time, and waiting. Thread-safe: one object serves all calls of a client."""
 
     def monotonic(self) -> float:
         """Seconds on a scale that never goes back."""
 
     def time(self) -> float:
-        """Unix time in seconds, for what servers write as a date."""
+        """Unix time in seconds, to compare with a date that a server sends."""
 
     def wait(self, bell: SimpleQueue[None], seconds: float | None) -> None:
-        """Wait until something is put into `bell` (and take it), at most `seconds`.
+        """Wait until an item is in `bell` and take it; at most `seconds` (None: without a limit).
+        May return early.
 
-        A SimpleQueue, because its `put` is documented to be safe in signal handlers and finalizers,
-        where a cancel may come from; threading.Event is not."""
+        `bell` is a SimpleQueue, because its `put` is documented to be safe in signal handlers and
+        finalizers, from which a call may be cancelled. threading.Event is not."""
 
 
 class SystemClock:
@@ -40,7 +41,7 @@ class SystemClock:
 
     def wait(self, bell: SimpleQueue[None], seconds: float | None) -> None:
         with contextlib.suppress(Empty):
-            bell.get(timeout=None if seconds is None else min(max(0.0, seconds), _LONGEST))
+            bell.get(timeout=None if seconds is None else min(max(0.0, seconds), _MAX_WAIT))
 
 
 SYSTEM_CLOCK = SystemClock()

@@ -1,4 +1,8 @@
-"""Work that a finalizer must not do itself, done soon by a thread of its own."""
+"""Deferred work: what a finalizer must not do itself is done soon after, in a thread of its own.
+
+Relies on the watchdog, which starts the thread, and on `atexit` for what is left at the end of the
+program.
+"""
 
 from __future__ import annotations
 
@@ -17,54 +21,60 @@ __all__ = ["defer"]
 
 
 class _Deferred:
-    """Work to be done once, soon, in a thread of its own; at the end of the program, at once."""
+    """Work that is done once: soon, in a thread of its own, or at the end of the program. What the
+    watchdog schedules (`watchdog.Timed`)."""
 
-    __slots__ = ("_doing", "_done", "_work", "scheduled")
+    __slots__ = ("_done", "_lock", "_work", "scheduled")
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
-        self._doing = Lock()
+        self._lock = Lock()  # held by the thread that does the work
         self._done = False
         self.scheduled = NEVER
 
-    def do(self, patience: float = -1.0) -> None:
-        """Do it, or wait at most `patience` seconds for the thread that does."""
-        if not self._doing.acquire(timeout=patience):
+    def run(self, timeout: float = -1.0) -> None:
+        """Do the work, or wait at most `timeout` seconds (-1: without a limit) for the thread that
+        does it."""
+        if not self._lock.acquire(timeout=timeout):
             return
         try:
             if not self._done:
                 self._done = True
                 self._work()
         finally:
-            self._doing.release()
+            self._lock.release()
             _pending.discard(self)
 
     def tick(self, now: float) -> float:
-        # No thread to be had (a limit, the end of the interpreter): the watchdog has to survive it.
+        # The watchdog has to survive that no thread can be started (a limit, the interpreter ends).
         with contextlib.suppress(RuntimeError):
-            spawn(self.do, "deferred")
+            spawn(self.run, "deferred")
         return NEVER
 
 
 def defer(work: Callable[[], None]) -> None:
-    """Do what a finalizer must not do itself: the garbage collector may run it anywhere, also in
-    a thread that holds the lock which the work wants. Safe in finalizers and signal handlers.
-    A program that ends does what is left first, and waits for it a few seconds at most. Nothing
-    is done any more behind that: no thread could be started."""
-    global _exit_awaited
+    """Do `work` soon, in another thread. Safe in finalizers and signal handlers.
+
+    A finalizer must not do it itself, because the garbage collector may run the finalizer anywhere,
+    also in a thread that holds a lock which the work needs. When the program ends, the work that is
+    left is done first, for 6 seconds at most. Work that is deferred after that is dropped, because
+    no thread can be started any more."""
+    global _exit_registered
     if sys.is_finalizing():
         return
     deferred = _Deferred(work)
     _pending.add(deferred)
-    if not _exit_awaited:  # late: those who are to be told shut down behind us
-        _exit_awaited = True
+    # Registered with the first work, not on import: exit functions run in reverse order, so the
+    # observers that the work notifies shut down after it.
+    if not _exit_registered:
+        _exit_registered = True
         atexit.register(_finish_pending)
     shared_watchdog().schedule(deferred, 0.0)
 
 
-_pending: set[_Deferred] = set()  # not done yet
-in_child(_pending.clear)  # the parent's
-_exit_awaited = False
+_pending: set[_Deferred] = set()  # the work that is not done yet
+in_child(_pending.clear)  # it is the parent's
+_exit_registered = False
 _EXIT_SECONDS = 6.0
 
 
@@ -72,4 +82,4 @@ def _finish_pending() -> None:
     until = SYSTEM_CLOCK.monotonic() + _EXIT_SECONDS
     while _pending and (left := until - SYSTEM_CLOCK.monotonic()) > 0:
         for deferred in list(_pending)[:1]:
-            deferred.do(left)
+            deferred.run(left)

@@ -1,5 +1,8 @@
-"""The one fork hook. A lock that another thread holds at a fork is held for ever in the child, and
-threads do not survive: what has either is made anew there."""
+"""The package's only fork hook (`os.register_at_fork`).
+
+In a forked child the parent's threads do not exist, and a lock that one of them held is held for
+ever. So whatever has a lock or a thread is renewed there. Imports nothing of the package.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ _in_child: list[_Action] = []
 
 
 def renew_in_child(owner: Any, **factories: Callable[[], Any]) -> None:
-    """In a forked child set these attributes of `owner` anew, as long as it lives:
-    `renew_in_child(self, _lock=threading.Lock)`."""
+    """In a forked child, set these attributes of `owner` to new values, as long as `owner` lives:
+    `renew_in_child(self, _lock=threading.Lock)`. `owner` is referred to weakly."""
     _owners[owner] = factories
 
 
@@ -29,7 +32,8 @@ def in_child(action: _Action) -> None:
 
 
 def around_fork(before: _Action, in_parent: _Action, in_child: _Action) -> None:
-    """Call `before` in the parent before a fork, and the others after it."""
+    """Call `before` in the parent before a fork, then `in_parent` and `in_child` after it. The
+    `before` functions are called in reverse order of their registration."""
     _before.append(before)
     _in_parent.append(in_parent)
     _in_child.append(in_child)

@@ -1,4 +1,5 @@
-"""Random ids, and numbers that are unique in this process."""
+"""Random ids, and numbers that are unique in this process. Relies on the fork hook: a forked child
+has other ids than its parent."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ __all__ = ["call_numbers", "random_id"]
 call_numbers = itertools.count(1)
 
 
-# Of its own, since an application may seed the common one; no system call, since ids are no secret
-# and every system call is a chance for a hundred other threads.
+# A generator of its own, because an application may seed the shared one. It makes no system call:
+# ids are not secret, and each system call lets a hundred other threads run first.
 _random = random.Random()
 in_child(_random.seed)
 
 
 def random_id(bits: int) -> str:
-    """In hex digits. Thread-safe; not the same in a forked child."""
+    """A random id of `bits` bits, in hex digits. Thread-safe; a forked child has other ids."""
     return f"{_random.getrandbits(bits):0{bits // 4}x}"

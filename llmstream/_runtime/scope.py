@@ -1,4 +1,9 @@
-"""The handle by which other threads end a call: why it was stopped, its socket, its timers."""
+"""The handle by which other threads stop a call: why it was stopped, its connection, its timers.
+
+The reader's thread makes a call and waits for the network; the watchdog, `cancel()` and `close()`
+stop it from other threads. Relies on `Timers` for the arithmetic and on a Scheduler (the watchdog)
+to be called at the right moment.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +23,11 @@ from .threads import RLock
 __all__ = ["NEVER", "CancelScope", "Connection", "Scheduler", "StopReason", "Stopped"]
 
 NEVER = math.inf
-_MOST_PHASES = 100  # kept of an attempt; one that polls for hours has more
+_MAX_PHASES = 100  # of an attempt that are kept; one that polls for hours has more
 
 
 class StopReason(Struct, frozen=True):
-    """Why a stream was ended from outside: a clock's name, or a cancel and its reason."""
+    """Why a call was stopped from outside: by a clock, or by a cancel and its reason."""
 
     clock: ClockName | None = None
     cancelled: bool = False
@@ -30,42 +35,56 @@ class StopReason(Struct, frozen=True):
 
 
 class Stopped(Exception):
-    """Control flow between the edge's parts: the scope was stopped. Never leaves the library.
+    """The scope was stopped. Control flow between the parts of a call; it never leaves the library.
 
-    No OSError and no urllib3 error on purpose: urllib3 would wrap it, and might retry.
+    It is deliberately not an OSError and not an error of urllib3: urllib3 would wrap it, and might
+    retry.
     """
 
 
 class Scheduler(Protocol):
-    """Who calls `CancelScope.tick` when it is time. Thread-safe."""
+    """Calls `CancelScope.tick` when it is due: the watchdog, or a test double. Thread-safe."""
 
-    def schedule(self, scope: CancelScope, at: float) -> None:
+    def schedule(self, scope: CancelScope, at: float, /) -> None:
         """Call `scope.tick` at `at` (monotonic seconds), or soon after."""
 
-    def forget(self, scope: CancelScope) -> None:
-        """The scope's stream is over."""
+    def forget(self, scope: CancelScope, /) -> None:
+        """The scope's call has ended: call `scope.tick` no more."""
 
 
 class Connection(Protocol):
-    """What a scope shuts."""
+    """What a scope shuts down when it is stopped: a socket, as the scope knows it."""
 
     def shutdown(self) -> None:
-        """End every wait on it now. Never blocks, never raises, in any thread."""
+        """End every wait on it at once. Any thread. Never blocks, never raises."""
 
     def release(self) -> None:
-        """The scope lets go of it. Never raises."""
+        """The scope no longer refers to it. Never raises."""
 
 
 class CancelScope:
-    """One call's handle for other threads. Its own thread is "the reader".
+    """The handle of one call for other threads. The thread that makes the call is "the reader".
 
-    The reader brackets every wait for the network with `begin_wait` and `end_wait`; any thread may `stop`.
+    The reader calls `begin_wait` before and `end_wait` after every wait for the network; any thread
+    may `stop` the call.
+
+    Attributes, written by the reader unless noted; any thread may read them:
+        timers, clock: the call's clocks, and the clock that they are read on.
+        stop_reason: why the call was stopped, or None. Written under the lock, by any thread.
+        scheduled: when the scheduler calls `tick` next. Written by the scheduler.
+        phase: the phase of the current attempt.
+        phases: the phases of the current attempt so far, each with the moment of its begin.
+        listener: called with each phase and its moment when it begins, or None.
+        bytes: the number of bytes received since the request was sent; before that, from a proxy.
+        eof: whether the end of the connection's stream was read.
+        reused: whether the connection had served an earlier request.
+        last_byte: the moment at which the last bytes arrived, or None.
     """
 
     __slots__ = (
         "_connection",
+        "_ended",
         "_lock",
-        "_over",
         "_pid",
         "_scheduler",
         "_wake",
@@ -82,21 +101,20 @@ class CancelScope:
         "timers",
     )
 
-    def __init__(self, clocks: Timers, clock: Clock, scheduler: Scheduler) -> None:
-        # Guards _connection, _over and the setting of stop_reason. Reentrant, because a signal
+    def __init__(self, timers: Timers, clock: Clock, scheduler: Scheduler) -> None:
+        # Guards _connection, _ended and the setting of stop_reason. Reentrant, because a signal
         # handler or a finalizer may cancel in the thread that holds it. shutdown() is called under
         # it: it does not block, and the socket must not pass to another stream meanwhile.
         self._lock = RLock()
         self._connection: Connection | None = None
-        self._over = False
+        self._ended = False
         self._pid = os.getpid()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._scheduler = scheduler
-        self.scheduled = NEVER  # when the scheduler will look next; written by the scheduler
-        self.timers = clocks
+        self.scheduled = NEVER
+        self.timers = timers
         self.clock = clock
         self.stop_reason: StopReason | None = None
-        # What the reader knows of the current attempt, and who is told when a phase begins.
         self.phase = Phase.CONNECT
         self.phases: list[tuple[str, float]] = []
         self.listener: Callable[[str, float], None] | None = None
@@ -108,12 +126,12 @@ class CancelScope:
     # -- the reader's side
 
     def bind_to_process(self) -> None:
-        """The call is made in this process, whichever one has made the scope."""
+        """This process makes the call, whichever process has made the scope."""
         self._own_process()
         self._pid = os.getpid()
 
     def begin(self) -> None:
-        """A new attempt: the connect clock starts. Raises Stopped."""
+        """A new attempt begins: the connect clock starts. Raises Stopped."""
         self.rearm()
         self.enter(Phase.CONNECT)
         self.bytes = 0
@@ -123,23 +141,23 @@ class CancelScope:
         self.begin_wait()
 
     def enter(self, phase: Phase, at: float | None = None) -> None:
-        """A phase begins, now or with the byte that came `at`."""
+        """A phase begins, now or with the byte that arrived at the moment `at`."""
         self.phase = phase
         now = self.clock.monotonic() if at is None else at
-        if self.phases and now < self.phases[-1][1]:  # it came with the bytes of the one before
+        if self.phases and now < self.phases[-1][1]:  # its bytes arrived with those of the last one
             now = self.phases[-1][1]
-        if len(self.phases) < _MOST_PHASES:
+        if len(self.phases) < _MAX_PHASES:
             self.phases.append((phase.value, now))
         if self.listener is not None:
             self.listener(phase.value, now)
 
     def sending(self) -> None:
-        """The connection is there and the request goes out: the first-token clock starts. Raises
-        Stopped."""
+        """The connection stands and the request is about to be sent: the first-token clock starts.
+        Raises Stopped."""
         self._request_phase(Phase.SEND)
 
     def awaiting_response(self) -> None:
-        """The request is out: the first-token clock starts anew. Raises Stopped."""
+        """The request was sent: the first-token clock starts anew. Raises Stopped."""
         self._request_phase(Phase.HEADERS)
 
     def _request_phase(self, phase: Phase) -> None:
@@ -158,7 +176,7 @@ class CancelScope:
             self._scheduler.schedule(self, at)
 
     def end_wait(self, received: int) -> None:
-        """The wait is over and brought `received` bytes."""
+        """The wait is over; `received` bytes have arrived."""
         now = self.clock.monotonic()
         self.timers.end_wait(now, received=received > 0)
         if received:
@@ -166,18 +184,19 @@ class CancelScope:
             self.last_byte = now
 
     def check(self) -> None:
-        """Raises Stopped."""
+        """Raises Stopped if the scope was stopped."""
         if self.stop_reason is not None:
             raise Stopped
 
     def pause(self, seconds: float | None) -> None:
-        """Wait for a `wake`, at most `seconds`; may return early. Raises Stopped."""
+        """Wait for `wake`, at most `seconds` (None: without a limit). May return early. Raises
+        Stopped."""
         self.check()
         self.clock.wait(self._wake, seconds)
         self.check()
 
     def sleep(self, seconds: float, phase: Phase = Phase.BACKOFF) -> None:
-        """Wait out a backoff; only the total clock runs. Raises Stopped."""
+        """Wait `seconds` between two attempts; only the total clock runs. Raises Stopped."""
         self.enter(phase)
         self.timers.back_off()
         if self.timers.at < self.scheduled:
@@ -187,12 +206,13 @@ class CancelScope:
             self.pause(left)
 
     def attach(self, connection: Connection) -> None:
-        """The connection to shut from now on. Raises Stopped where it is too late for it."""
+        """`connection` is the one to shut down from now on. Raises Stopped if the scope was stopped
+        before."""
         self._replace(connection)
         self.check()
 
     def detach(self) -> None:
-        """No connection of ours any more: another stream may get it now. Never raises."""
+        """The call has no connection any more: another call may use it. Never raises."""
         self._replace(None)
 
     def _replace(self, connection: Connection | None) -> None:
@@ -202,8 +222,8 @@ class CancelScope:
             before.release()
 
     def rearm(self) -> bool:
-        """A clock ended the attempt, not the call: go on with the next attempt; whether that is
-        possible (not after a cancel, nor past the hard deadline)."""
+        """Clear the stop reason, so that another attempt can be made. Returns whether that is
+        possible: not after a cancel, and not after the hard deadline."""
         with self._lock:
             reason = self.stop_reason
             if reason is not None and (reason.cancelled or reason.clock is ClockName.TOTAL):
@@ -212,12 +232,12 @@ class CancelScope:
             return True
 
     def finish(self) -> None:
-        """The call has ended: nothing can stop it any more. Idempotent."""
+        """The call has ended: it cannot be stopped any more. Idempotent."""
         self._own_process()
         with self._lock:
-            if self._over:
+            if self._ended:
                 return
-            self._over = True
+            self._ended = True
         self.detach()
         self._scheduler.forget(self)
 
@@ -225,24 +245,25 @@ class CancelScope:
 
     @property
     def forked(self) -> bool:
-        """In a forked child, which is not the one that makes the call."""
+        """Whether this is a forked child, and not the process that makes the call."""
         return self._pid != os.getpid()
 
     def _own_process(self) -> None:
-        """In a forked child the lock may be held, for ever, by a thread that is not there."""
+        """Renew the lock in a forked child, where a thread of the parent may hold it for ever."""
         if self.forked:
             self._lock = RLock()
 
     def stop(self, reason: StopReason) -> bool:
-        """End the call; whether this was what ended it. Returns at once, never raises."""
+        """Stop the call; returns whether `reason` is now why it was stopped. Returns at once, never
+        raises."""
         self._own_process()
         with self._lock:
             before = self.stop_reason
-            # A cancel also overrules a clock, which the reader might answer with a new attempt.
-            if self._over or (before is not None and (before.cancelled or not reason.cancelled)):
+            # A cancel overrides a clock, after which the reader might make another attempt.
+            if self._ended or (before is not None and (before.cancelled or not reason.cancelled)):
                 return False
             self.stop_reason = reason
-            # Not from a forked child: the connection is its parent's too.
+            # Not in a forked child: its parent uses the same connection.
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.shutdown()
         self._wake.put(None)
@@ -253,9 +274,9 @@ class CancelScope:
         self._wake.put(None)
 
     def tick(self, now: float) -> float:
-        """Stop the call if a clock is broken; returns when to look again."""
+        """Stop the call if a clock has run out at `now`; returns the moment of the next `tick`."""
         with self._lock:
-            if self._over or self.stop_reason is not None:
+            if self._ended or self.stop_reason is not None:
                 return NEVER
             clock = self.timers.expired(now)
             if clock is None:

@@ -1,4 +1,5 @@
-"""Locks and threads for the whole package: the only import of threading, with the watchdog's."""
+"""Locks and threads for the whole package: with the watchdog, the only file that imports
+`threading`."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ Thread = threading.Thread
 
 
 def spawn(work: Callable[[], object], name: str) -> Thread:
-    """Do `work` in a daemon thread of its own: an interpreter that exits does not wait for it.
-    Raises RuntimeError where no further thread can be had."""
+    """Do `work` in a daemon thread named `llmstream-{name}`. An interpreter that exits does not
+    wait for it. Raises RuntimeError if no further thread can be started."""
     thread = Thread(target=work, name=f"llmstream-{name}", daemon=True)
     thread.start()
     return thread
