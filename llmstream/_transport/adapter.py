@@ -1,10 +1,10 @@
-"""requests, urllib3 and http.client: open, read, finish. The one place where their exceptions, and
-those of ssl and the operating system, are translated.
+"""The transport over requests and urllib3: sends a request and returns its response.
 
-What is built on here (measured, requests 2.34, urllib3 2.8): the adapter is called directly, so
-there are no redirects, no cookies and no `.netrc`; the socket is known from before it connects
-(own connection classes, a documented hook of the pool); bodies are read through http.client's
-`read1`, which delivers what has arrived of a chunk at once, chunked or not.
+What it relies on (measured with requests 2.34 and urllib3 2.8): requests' adapter is called
+directly, so there are no redirects, no cookies and no `.netrc`; the connections are of a class of
+our own (a documented hook of the pool, see `pool`), so their sockets are known before they connect;
+bodies are read through http.client's `read1`, which returns at once what has arrived, chunked or
+not (see `http`). Exceptions of the libraries are translated in `translate`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from .._runtime.scope import CancelScope, Stopped
 from .._runtime.threads import Lock
 from ..result import LLMStreamError
 from .base import Response
-from .http import HTTPResponse, current
+from .http import RequestsResponse, current
 from .pool import POOLS
-from .translate import FOREIGN, bare, translate
+from .translate import FOREIGN, bare_cause, translate
 
 __all__ = ["RequestsTransport"]
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter on the pools above. urllib3 retries what never reached the service, the
-    set-up of the connection, once and at once; everything else is retried in the client's loop."""
+    """requests' adapter with the pools of `pool`. urllib3 retries only the set-up of a connection,
+    once and at once, because nothing has reached the service by then. `_call.retrying` makes all
+    other retries."""
 
     def __init__(self, idle: int) -> None:
         retries = urllib3.Retry(
@@ -56,8 +57,8 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = POOLS
 
     def close_connections(self) -> None:
-        """Close what is idle now: urllib3 leaves it to the garbage collector, which may be held up
-        by any traceback."""
+        """Close the idle connections now. urllib3 leaves that to the garbage collector, which any
+        traceback that refers to them delays."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             for key in list(manager.pools.keys()):
                 pool = manager.pools.get(key)
@@ -71,16 +72,13 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-# ---- the transport -----------------------------------------------------------------------------
-
-
 class RequestsTransport:
-    """Transport over requests and urllib3, with a pool of its own.
+    """A Transport over requests and urllib3, with a connection pool of its own.
 
-    `max_connections` is how many idle connections are kept; more may be open at once, nobody ever
-    waits for one. `verify` is True (the system's or `REQUESTS_CA_BUNDLE`'s certificates), a path
-    to a CA file, or False. Proxies come from the environment. Safe to use from many threads and
-    after a fork.
+    `max_connections` is the number of idle connections that are kept (default 100). More may be
+    open at the same time: no call ever waits for a connection. `verify` is True (the certificates
+    of certifi, or the file in `REQUESTS_CA_BUNDLE`), a path to a CA file, or False. Proxies are
+    taken from the environment. Thread-safe, also after a fork.
     """
 
     def __init__(self, *, max_connections: int = 100, verify: bool | str = True) -> None:
@@ -93,23 +91,23 @@ class RequestsTransport:
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> Response:
         error: LLMStreamError | None = None
-        # An observer that is told of a phase, or a signal handler, may make a call of its own.
+        # An observer that is notified of a phase, or a signal handler, may make a call of its own.
         outer = getattr(current, "scope", None), getattr(current, "response", None)
         try:
             return self._send(request, scope)
         except FOREIGN as exc:
             scope.check()
             error = translate(exc, scope, request)
-            cause = bare(exc)
+            cause = bare_cause(exc)
         except (Stopped, LLMStreamError):
             raise
         except BaseException as exc:
-            # Out of a signal handler. The frames of requests and urllib3 hold the key and the
-            # prompt, and error reporters show what frames hold.
+            # Raised by a signal handler. The frames of requests and urllib3 contain the key and the
+            # prompt, and error reporters show the variables of frames.
             raise exc.with_traceback(None)  # noqa: B904
         finally:
             current.scope, current.response = outer
-        # Outside the handler, so that the foreign exception, which holds the request and its
+        # Outside the handler, so that the foreign exception, which refers to the request and its
         # key, is not chained.
         raise error from cause
 
@@ -119,29 +117,29 @@ class RequestsTransport:
             request.url,
             headers=request.headers,
             data=request.body or None,
-            # A user and password in the URL must not replace a key.
-            auth=_as_it_is if "authorization" in request.headers else None,
+            # requests must not replace a key by the user and password of the URL.
+            auth=_unchanged if "authorization" in request.headers else None,
         ).prepare()
         url = prepared.url or ""
         current.scope = scope
         current.response = None
-        response = self._for_this_process().send(
+        sent = self._for_this_process().send(
             prepared,
             stream=True,
             timeout=None,
             verify=_certificates() if self._verify is True else self._verify,
             proxies={} if _is_loopback(url) else requests.utils.get_environ_proxies(url),
         )
-        exchange = HTTPResponse(response, current.response, scope)
+        response = RequestsResponse(sent, current.response, scope)
         if scope.eof:
-            # http.client takes an end of file among the headers for their end.
-            exchange.close()
+            # http.client treats an end of file among the headers as their end.
+            response.close()
             raise http.client.IncompleteRead(b"")
-        return exchange
+        return response
 
     def _for_this_process(self) -> HTTPAdapter:
-        # A TLS connection that two processes use breaks in both: a child starts anew, and leaves
-        # the parent's sockets alone.
+        # A TLS connection that two processes use breaks in both. So a forked child makes new
+        # connections, and does not close the parent's sockets.
         with self._lock:
             if self._pid != os.getpid():
                 self._adapter = _Adapter(self._idle)
@@ -154,19 +152,19 @@ class RequestsTransport:
             self._adapter.close()
 
 
-def _as_it_is(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
     return prepared
 
 
 def _certificates() -> bool | str:
-    """As requests' sessions have it."""
+    """The CA file of the environment, as in requests' sessions; else requests' default."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
 
 @lru_cache(maxsize=64)
 def _is_loopback(url: str) -> bool:
-    """A server on this very machine is never asked for through a proxy, which could not reach it,
-    and would see the prompt (the rule of Go's ProxyFromEnvironment)."""
+    """Whether the server is on this machine. Such a server is never reached through a proxy, which
+    could not connect to it and would see the prompt (as in Go's ProxyFromEnvironment)."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True

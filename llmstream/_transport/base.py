@@ -1,4 +1,5 @@
-"""What a transport is: requests go out, responses come in."""
+"""What a transport is: it sends a request and returns its response. The two protocols here are all
+that a call knows of the network; `llmstream.testing` has doubles of them."""
 
 from __future__ import annotations
 
@@ -12,34 +13,36 @@ __all__ = ["Response", "Transport"]
 
 
 class Response(Protocol):
-    """One request that was answered: status and headers are there, the body is to come.
+    """The response to one request: its status and headers have arrived, its body is read.
 
-    All methods are for the reader's thread. They raise Stopped when the scope was stopped, else
-    the library's own errors only.
+    All methods are for the reader's thread. They raise Stopped if the scope was stopped, and else
+    only the library's own errors.
     """
 
     status: int
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """With lower-case names."""
+        """The headers, with lower-case names."""
 
     def read(self) -> bytes:
-        """What has arrived, at least one byte; b"" at the end of the body."""
+        """Wait for bytes of the body and return what has arrived, at least one byte; b"" at the end
+        of the body. The scope's `begin_wait` and `end_wait` enclose each wait."""
 
     def finish(self) -> None:
-        """The answer is complete: make the connection reusable if that costs little, else drop
-        it. Never raises."""
+        """The answer is complete: keep the connection for another request if the rest of the body
+        arrives soon, else close it. Never raises."""
 
     def close(self) -> None:
-        """Drop the connection. Idempotent, never raises."""
+        """Close the connection. Idempotent, never raises."""
 
 
 class Transport(Protocol):
-    """How requests get to a service. Thread-safe."""
+    """Sends requests to a service. Thread-safe."""
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> Response:
-        """Send, and wait for the head of the answer. Raises like Exchange."""
+        """Send the request and wait for the head of its response. Reports the phases and the waits
+        to `scope`. Raises Stopped, and else only the library's own errors."""
 
     def close(self) -> None:
-        """Close idle connections. The transport can still be used."""
+        """Close the idle connections. The transport can still be used."""

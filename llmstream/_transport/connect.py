@@ -1,4 +1,9 @@
-"""A connected socket within the connect clock: name resolution, all addresses, keepalive."""
+"""Makes a connected socket: name resolution, one address after the other, keepalive.
+
+The scope knows the socket before it connects, so that the connect clock, the total clock and a
+cancel can end every wait here. Relies on a helper thread for `getaddrinfo`, which cannot be
+interrupted.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +21,9 @@ from .._runtime.threads import spawn
 
 __all__ = ["SocketHandle", "connect"]
 
-# A peer that is gone without a word is noticed while nothing is sent: after 60 s, four probes, one
-# every 15 s (the system's own default is two hours). The clocks are stricter; this holds for idle
-# connections, and keeps middleboxes from forgetting a stream that thinks.
+# A peer that has disappeared is noticed although nothing is sent: after 60 s without data the
+# system sends four probes, 15 s apart (its own default is two hours). The clocks are stricter; this
+# is for idle connections, and keeps middleboxes from dropping a stream while the model thinks.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
@@ -30,7 +35,7 @@ _KEEPALIVE = [
 
 
 class SocketHandle:
-    """A socket as a scope knows it (`_runtime.scope.Connection`)."""
+    """A socket as a scope knows it (`_runtime.scope.Connection`). `is_own`: `release` closes it."""
 
     __slots__ = ("_is_own", "_sock")
 
@@ -40,15 +45,15 @@ class SocketHandle:
 
     @classmethod
     def duplicate(cls, sock: socket.socket) -> SocketHandle:
-        """With a descriptor of our own: wrapping a socket in TLS takes the original's descriptor
-        away, and the wrapper cannot be had before its handshake is over."""
+        """A handle with a descriptor of its own. Wrapping a socket in TLS detaches the descriptor
+        of the original, and the wrapper is not available before its handshake has ended."""
         return cls(sock.dup(), is_own=True)
 
     def shutdown(self) -> None:
-        # Not connected, or closed already: then nothing is blocked in it.
+        # It fails if the socket is not connected or is closed: then no thread is blocked in it.
         with contextlib.suppress(OSError, ValueError, TypeError):
-            # Not SSLSocket.shutdown: it forgets the TLS layer, and a reader that comes back would
-            # take the encrypted bytes for plain ones.
+            # Not SSLSocket.shutdown: that drops the TLS layer, and a reader that reads once more
+            # would take encrypted bytes for plain ones.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def release(self) -> None:
@@ -57,8 +62,9 @@ class SocketHandle:
 
 
 def connect(conn: HTTPConnection, scope: CancelScope, tls: bool) -> socket.socket:
-    """A connected socket. The connect clock covers all addresses together; each one gets an equal
-    share of what is left, so that one that does not answer cannot use it up."""
+    """A connected socket. The connect clock covers all addresses together. Each address gets an
+    equal share of the time that is left, so that one that does not answer cannot use up all of it.
+    Raises Stopped and urllib3's connection errors."""
     host = conn._dns_host
     try:
         addresses = _resolve(host, conn.port, scope)
@@ -75,7 +81,7 @@ def connect(conn: HTTPConnection, scope: CancelScope, tls: bool) -> socket.socke
                 scope.enter(Phase.TLS)
         except OSError as exc:
             sock.close()
-            scope.check()  # it failed because it was shut
+            scope.check()  # it may have failed because the scope shut it down
             failure = exc
         except BaseException:
             sock.close()
@@ -94,26 +100,27 @@ def _try_address(
     for level, option, value in _KEEPALIVE:
         sock.setsockopt(level, option, value)
     remaining = scope.timers.at - scope.clock.monotonic()
-    # The last address has a little more than is left: the scope is to end it, and does where
-    # shutdown() wakes a connect (Linux); elsewhere the timeout does, and the scope says why.
+    # The last address gets a little more than the time that is left: the scope should end the wait,
+    # and does so where shutdown() wakes a connect (Linux). Elsewhere the timeout ends it, and the
+    # scope has the reason.
     share = remaining / left if left > 1 else remaining + 0.25
     sock.settimeout(max(0.001, share) if share < 1e6 else None)
     if conn.source_address:
         sock.bind(conn.source_address)
     sock.connect(address)
-    # From here on only the scope ends a wait: it knows five clocks, a socket knows none of them.
+    # From here on only the scope ends a wait, because a socket knows none of the five clocks.
     sock.settimeout(None)
 
 
 @lru_cache(maxsize=64)
 def _numeric(host: str, port: int) -> list[Any]:
-    """The address that a host in digits is."""
+    """The address of a host that is a numeric address. Raises socket.gaierror for a name."""
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
 
 
 def _resolve(host: str, port: int, scope: CancelScope) -> list[Any]:
-    """The addresses of a host. getaddrinfo cannot be interrupted: it runs in a daemon thread that
-    is left behind when the scope stops the call. Raises OSError, Stopped."""
+    """The addresses of a host. getaddrinfo cannot be interrupted, so it runs in a daemon thread,
+    which is abandoned if the scope is stopped. Raises OSError, Stopped."""
     try:
         return _numeric(host, port)
     except socket.gaierror:
@@ -125,13 +132,13 @@ def _resolve(host: str, port: int, scope: CancelScope) -> list[Any]:
             found.append(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
         except OSError as exc:
             found.append(exc)
-        except Exception as exc:  # above all UnicodeError; whatever it is, nobody may wait for it
+        except Exception as exc:  # usually UnicodeError; without a result the reader would hang
             found.append(socket.gaierror(socket.EAI_NONAME, f"not resolved ({type(exc).__name__})"))
         scope.wake()
 
     try:
         spawn(look_up, "resolver")
-    except RuntimeError as exc:  # no more threads to be had
+    except RuntimeError as exc:  # no further thread can be started
         raise OSError(str(exc)) from exc
     while not found:
         scope.pause(None)

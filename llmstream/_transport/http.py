@@ -1,4 +1,9 @@
-"""Reading an HTTP/1.1 response: every blocking read is reported to the call's scope."""
+"""Reads an HTTP/1.1 response, and reports every blocking read to the call's scope.
+
+http.client parses the response; below it stands a reader of our own (`_ReportingReader`), so that
+the clocks run exactly while a read blocks. Relies on http.client's `response_class` and on
+attributes of its HTTPResponse (`fp`, `chunk_left`).
+"""
 
 from __future__ import annotations
 
@@ -13,31 +18,32 @@ import requests
 from .._runtime.scope import CancelScope, Stopped
 from .._runtime.threads import Local
 from ..result import LLMStreamError
-from .translate import ENDINGS, FOREIGN, bare, translate
+from .translate import ENDINGS, FOREIGN, bare_cause, translate
 
-__all__ = ["HTTPResponse", "ReportingResponse", "current"]
+__all__ = ["ReportingResponse", "RequestsResponse", "current"]
 
-_READ = 65536  # bytes asked for at once
+_READ = 65536  # the most bytes of one read
 # The reader's buffer. Small, because every open stream has one; 16 KiB is a full TLS record.
 _BUFFER = 16384
-_INTERIM = 20  # interim (1xx) answers passed over before the answer
-_LEAST_CHUNK = 6  # bytes of a chunk with one byte in it, and the end of the one before
-_DRAIN = 65536  # bytes read after the end of an answer to keep its connection
+_MAX_INTERIM = 20  # interim (1xx) responses that are skipped before the final one
+_MIN_CHUNK = 6  # bytes: the end of the chunk before, and a chunk with one byte of data
+_DRAIN = 65536  # bytes that are read after the end of an answer to keep its connection
 
-# ---- sockets that tell -------------------------------------------------------------------------
+# ---- what http.client reads from ---------------------------------------------------------------
 
-# The scope of the call that this thread is making: urllib3 gives no way to pass it down.
+# `current.scope` is the scope of the call that this thread is making, `current.response` its
+# response: urllib3 has no way to pass them down.
 current = Local()
 
 
 class _ReportingReader(io.RawIOBase):
-    """Every blocking read of a response passes here: the clocks run exactly while it waits."""
+    """The raw reader below a response. The clocks run exactly while its `readinto` blocks."""
 
     def __init__(self, raw: io.RawIOBase, scope: CancelScope) -> None:
         self._raw = raw
         self.scope = scope
         self.received = 0  # bytes of the last read
-        self.peek_only = False  # say that there is nothing, without asking
+        self.peek_only = False  # do not read: report that no bytes are available
 
     def readable(self) -> bool:
         return True
@@ -64,7 +70,7 @@ class _ReportingReader(io.RawIOBase):
 
 
 class _ReportingSocket:
-    """What http.client.HTTPResponse needs of a socket: its file."""
+    """What http.client.HTTPResponse needs of a socket: `makefile`."""
 
     def __init__(self, sock: Any, scope: CancelScope) -> None:
         self._sock = sock
@@ -76,7 +82,7 @@ class _ReportingSocket:
 
 
 class ReportingResponse(http.client.HTTPResponse):
-    """http.client's response, reading through the reader."""
+    """http.client's response, which reads through a _ReportingReader."""
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         scope: CancelScope = current.scope
@@ -85,9 +91,9 @@ class ReportingResponse(http.client.HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
-        # http.client passes over 100 (Continue) only; 102 and 103 are no answers either
-        # (RFC 9110, 15.2). 101 would be one to a question that was not asked.
-        for _ in range(_INTERIM):
+        # http.client skips only 100 (Continue); 102 and 103 are interim responses too (RFC 9110,
+        # section 15.2). 101 is not skipped: no request asks for a switch of protocols.
+        for _ in range(_MAX_INTERIM):
             if not 101 < self.status < 200:
                 return
             self.headers = self.msg = None  # type: ignore[assignment]
@@ -95,8 +101,9 @@ class ReportingResponse(http.client.HTTPResponse):
         raise http.client.HTTPException("too many interim responses")
 
 
-class HTTPResponse:
-    """See Exchange. `body` is http.client's response, None under a test double of requests."""
+class RequestsResponse:
+    """The transport's Response (see `base.Response`), over a response of requests. `body` is
+    http.client's response, None under a test double of requests."""
 
     def __init__(
         self, response: requests.Response, body: ReportingResponse | None, scope: CancelScope
@@ -108,7 +115,7 @@ class HTTPResponse:
         self._raw = response.raw
         self._scope = scope
         encoded = self.headers.get("content-encoding", "identity") not in ("", "identity")
-        # urllib3 knows how to decode; we asked for identity, so it seldom has to.
+        # urllib3 decodes the others. Requests ask for identity, so that is rare.
         self._body = None if encoded else body
         self._http = body
 
@@ -119,11 +126,11 @@ class HTTPResponse:
             data = self._read()
             if data or scope.stop_reason is None:
                 return data
-            raise Stopped  # the clean end of a close-delimited body was a shutdown
+            raise Stopped  # the end of a close-delimited body was the scope's shutdown
         except FOREIGN as exc:
             scope.check()
             error = translate(exc, scope, None)
-            cause = bare(exc)
+            cause = bare_cause(exc)
         raise error from cause
 
     def _read(self) -> bytes:
@@ -141,7 +148,7 @@ class HTTPResponse:
         return data
 
     def finish(self) -> None:
-        """Read to the end of the body if it is near, and give the connection back."""
+        """Read to the end of the body if it is near, and return the connection to the pool."""
         try:
             left = _DRAIN
             while left > 0 and (data := self._read()):
@@ -151,7 +158,7 @@ class HTTPResponse:
             ended = False
         self._scope.detach()
         if ended:
-            # First this, then the connection: another thread may take it at once.
+            # In this order: another thread may use the connection as soon as it is in the pool.
             with contextlib.suppress(*FOREIGN):
                 if self._http is not None:
                     self._http.close()
@@ -160,26 +167,26 @@ class HTTPResponse:
 
     def close(self) -> None:
         self._scope.detach()
-        # Closing a broken connection fails in as many ways as it can break.
+        # Closing a broken connection can fail in many ways.
         with contextlib.suppress(*FOREIGN):
             self._raw.close()
 
 
 def _chunks_ahead(file: Any, had: int) -> list[bytes]:
-    """The chunks (RFC 9112, 7.1) that have arrived whole behind one that has been read, of `had`
-    bytes. http.client would hand them out one at a time, at 2 us each; they are read exactly as it
-    does, and whatever is not plain (extensions, the last chunk, trailers) is left to it."""
+    """The chunks (RFC 9112, section 7.1) that are buffered already after the chunk of `had` bytes
+    that was read. http.client returns them one at a time, at 2 us each. They are parsed exactly as
+    http.client does; anything else (extensions, the last chunk, trailers) is left to it."""
     reader: _ReportingReader = file.raw
-    if reader.received - had < _LEAST_CHUNK:
-        return []  # there was no more in it
-    reader.peek_only = True  # or an empty buffer would be filled, and that may block
+    if reader.received - had < _MIN_CHUNK:
+        return []  # the last read had no further chunk
+    reader.peek_only = True  # otherwise `peek` would fill an empty buffer, which may block
     try:
         ahead: bytes = file.peek()
     finally:
         reader.peek_only = False
     found: list[bytes] = []
     at = 0
-    while ahead.startswith(b"\r\n", at):  # the end of the chunk before
+    while ahead.startswith(b"\r\n", at):  # which ends the chunk before
         end = ahead.find(b"\n", at + 2)
         try:
             size = int(ahead[at + 2 : end], 16)

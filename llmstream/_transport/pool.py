@@ -1,4 +1,8 @@
-"""Connections whose socket the scope knows from before it connects, and pools of them."""
+"""Connections whose socket the scope of the call knows before it connects, and pools of them.
+
+Relies on two documented hooks of urllib3's pools, `ConnectionCls` and `QueueCls`, and on
+`http.current`, the call that the thread is making.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,12 @@ from .http import ReportingResponse, current
 
 __all__ = ["POOLS"]
 
-_TOGETHER = 65536  # bytes of a request that are copied to be sent at once
+_MAX_JOINED = 65536  # bytes of a request that are copied to be sent in one piece
 
 
-class _GuardedConnection(HTTPConnection):
-    """A connection whose socket the scope knows from before it connects."""
+class _ScopedConnection(HTTPConnection):
+    """A connection that attaches its socket to the scope before it connects, and reports the phases
+    of a request to it."""
 
     response_class = ReportingResponse
 
@@ -27,18 +32,18 @@ class _GuardedConnection(HTTPConnection):
         return connect(self, current.scope, tls=self._tls)
 
     _tls = False
-    _fresh = False
-    _gathered: list[Any] | None = None  # what is to be sent together
+    _is_new = False  # connected, and not used by a request yet
+    _pieces: list[Any] | None = None  # of the request that is being written
 
     def _tunnel(self) -> None:
         super()._tunnel()
-        current.scope.begin_wait()  # reading the proxy's answer ended the wait; TLS is to come
+        current.scope.begin_wait()  # reading the proxy's response ended the wait; TLS follows
 
     def connect(self) -> None:
         super().connect()
-        self._fresh = True
-        # The TLS wrapper now, where there is one. A wrapper that is no socket (TLS through a TLS
-        # proxy) cannot be shut like one; the duplicate that `connect` left can.
+        self._is_new = True
+        # With TLS this is the wrapper. A wrapper that is not a socket (TLS through a TLS proxy)
+        # cannot be shut down like one; the duplicate that `connect` has attached can.
         if isinstance(self.sock, socket.socket):
             current.scope.attach(SocketHandle(self.sock))
 
@@ -46,44 +51,44 @@ class _GuardedConnection(HTTPConnection):
         scope: CancelScope = current.scope
         if self.sock is None:
             self.connect()
-        elif not self._fresh:
+        elif not self._is_new:
             scope.reused = True
-            # TLS inside the TLS of a proxy is no socket; the one below it is.
+            # TLS inside the TLS of a proxy is not a socket; the socket below it is.
             scope.attach(SocketHandle(getattr(self.sock, "socket", self.sock)))
-        self._fresh = False
+        self._is_new = False
         scope.sending()
-        gathered: list[Any] = []
-        self._gathered = gathered
+        pieces: list[Any] = []
+        self._pieces = pieces
         try:
             super().request(*args, **kwargs)
         finally:
-            self._gathered = None
-        for data in _joined(gathered):
+            self._pieces = None
+        for data in _joined(pieces):
             self.send(data)
         scope.awaiting_response()
 
     def send(self, data: Any) -> None:
-        if self._gathered is None:
+        if self._pieces is None:
             super().send(data)
         else:
-            self._gathered.append(data)
+            self._pieces.append(data)
 
 
 def _joined(pieces: list[Any]) -> list[Any]:
-    """Head and body of a request as one piece, unless it is large: http.client sends them one by
-    one, and without Nagle's algorithm each is a packet, for which the server wakes up."""
-    if sum(map(len, pieces)) > _TOGETHER:
+    """Head and body of a request as one piece, unless they are large. http.client sends them
+    separately, and without Nagle's algorithm each becomes a packet that wakes up the server."""
+    if sum(map(len, pieces)) > _MAX_JOINED:
         return pieces
     return [b"".join(pieces)]
 
 
-class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
+class _ScopedTLSConnection(_ScopedConnection, HTTPSConnection):
     _tls = True
 
 
 class _IdleQueue(LifoQueue):  # type: ignore[type-arg]
-    """Idle connections. The pool grows with use; what does not fit back in is closed without the
-    warning that urllib3 would log."""
+    """The idle connections of a pool. A connection that finds it full is closed, without the
+    warning that urllib3 would log: more connections than it has places may be open."""
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         try:
@@ -94,12 +99,12 @@ class _IdleQueue(LifoQueue):  # type: ignore[type-arg]
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _GuardedConnection
+    ConnectionCls = _ScopedConnection
     QueueCls = _IdleQueue
 
 
 class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _GuardedTLSConnection
+    ConnectionCls = _ScopedTLSConnection
     QueueCls = _IdleQueue
 
 

@@ -1,4 +1,8 @@
-"""Foreign exceptions (requests, urllib3, http.client, ssl, the system) as the library's own."""
+"""Translates foreign exceptions (of requests, urllib3, http.client, ssl, the operating system) into
+the library's own. The only place that does so.
+
+Messages are written here, never copied, because foreign messages may contain headers and URLs.
+"""
 
 from __future__ import annotations
 
@@ -17,30 +21,27 @@ from .._runtime.scope import CancelScope, Stopped
 from ..errors import ConfigurationError, ConnectionFailed, StreamInterrupted
 from ..result import LLMStreamError, ProtocolError
 
-__all__ = ["ENDINGS", "FOREIGN", "bare", "translate"]
+__all__ = ["ENDINGS", "FOREIGN", "bare_cause", "translate"]
 
-# What the layers below raise for what happens on the network. Anything else that comes through
-# here is the caller's, raised by a signal handler in the middle of a read, and is let through.
+# What the layers below raise for whatever happens on the network. Any other exception was raised by
+# a signal handler of the caller's in the middle of a read, and is not caught.
 FOREIGN: tuple[type[Exception], ...] = (
     OSError,  # the system's own, ssl's and requests'
     urllib3.exceptions.HTTPError,
     http.client.HTTPException,
-    ValueError,  # http.client's and urllib3's parsing, encodings
+    ValueError,  # of http.client's and urllib3's parsing, and of encodings
 )
 ENDINGS: tuple[type[Exception], ...] = (Stopped, *FOREIGN)
 
 
-# ---- translation -------------------------------------------------------------------------------
-
-
 def _chain(exc: BaseException) -> Iterator[BaseException]:
-    """An exception and everything it was raised from or wraps."""
-    seen: set[int] = set()
+    """An exception and all exceptions that it was raised from or wraps."""
+    visited: set[int] = set()
     queue: list[Any] = [exc]
     while queue:
         found = queue.pop(0)
-        if isinstance(found, BaseException) and id(found) not in seen:
-            seen.add(id(found))
+        if isinstance(found, BaseException) and id(found) not in visited:
+            visited.add(id(found))
             yield found
             queue += [*found.args, getattr(found, "reason", None), found.__cause__]
             queue.append(found.__context__)
@@ -50,14 +51,15 @@ def _find(exc: BaseException, *kinds: type[BaseException]) -> Any:
     return next((e for e in _chain(exc) if isinstance(e, kinds)), None)
 
 
-def bare(exc: BaseException) -> OSError | None:
-    """The operating system's own error, without the frames and objects that hung on it."""
+def bare_cause(exc: BaseException) -> OSError | None:
+    """The operating system's error behind `exc`, copied without frames and objects; None if there
+    is none."""
     found = _os_error(exc)
     return None if found is None else OSError(*found.args[:2])
 
 
 def _os_error(exc: BaseException) -> OSError | None:
-    # requests' exceptions are OSErrors too, and wrap the real one.
+    # requests' exceptions are OSErrors too, but they wrap the system's.
     foreign = (requests.RequestException, LLMStreamError)
     found = [e for e in _chain(exc) if isinstance(e, OSError) and not isinstance(e, foreign)]
     return found[-1] if found else None
@@ -78,7 +80,7 @@ _CONNECTING = (Phase.CONNECT, Phase.TLS)
 
 
 def translate(exc: Exception, scope: CancelScope, request: HTTPRequest | None) -> LLMStreamError:
-    """A foreign exception as ours. The message is our own: theirs may show headers and URLs."""
+    """A foreign exception as one of the library's. `request` is None while the body is read."""
     if request is not None and scope.bytes == 0:
         mistake = _callers_mistake(exc, request)
         if mistake is not None:
@@ -87,12 +89,12 @@ def translate(exc: Exception, scope: CancelScope, request: HTTPRequest | None) -
         return _not_connected(exc, scope)
     if _is_garbage(exc, scope):
         return ProtocolError(
-            f"what the server sent is not HTTP as it should be ({_why(exc)}) in phase "
-            f"{scope.phase!r}: look for a broken proxy, or a wrong base_url"
+            f"the server's response is not valid HTTP ({_reason(exc)}) in phase {scope.phase!r}: "
+            "check for a broken proxy or a wrong base_url"
         )
     return StreamInterrupted(
         f"the connection was lost in phase {scope.phase!r} after {scope.bytes} bytes "
-        f"({_why(exc)}): what arrived is in .partial"
+        f"({_reason(exc)}): what arrived is in .partial"
     )
 
 
@@ -101,18 +103,17 @@ def _callers_mistake(exc: Exception, request: HTTPRequest) -> ConfigurationError
         isinstance(exc, OSError) and "CA certificate" in str(exc)
     ):
         return ConfigurationError(
-            "the CA certificates to verify with cannot be read: check verify= and "
-            "REQUESTS_CA_BUNDLE"
+            "the file of CA certificates cannot be read: check verify= and REQUESTS_CA_BUNDLE"
         )
     if not isinstance(exc, _CALLERS_MISTAKE):
         return None
     if isinstance(exc, (requests.exceptions.InvalidHeader, UnicodeError)):
         return ConfigurationError(
-            "a header or the API key holds a character that HTTP does not allow (a line end at "
-            "the end of the key?)"
+            "a header or the API key contains a character that HTTP does not allow (is there a "
+            "line end at the end of the key?)"
         )
     return ConfigurationError(
-        f"base_url does not make a usable address ({type(exc).__name__}): give it like "
+        f"base_url is not a usable address ({type(exc).__name__}): pass one like "
         "'https://api.openai.com/v1'"
     )
 
@@ -123,36 +124,38 @@ def _not_connected(exc: Exception, scope: CancelScope) -> ConnectionFailed:
         error = ConnectionFailed(
             "the server's certificate was not accepted "
             f"({certificate.verify_message or 'verification failed'}): behind a company proxy, "
-            "point REQUESTS_CA_BUNDLE or verify= to its CA file"
+            "set REQUESTS_CA_BUNDLE or verify= to the proxy's CA file"
         )
         error.retryable = False
         return error
     name = _find(exc, socket.gaierror)
     if name is not None:
         return ConnectionFailed(
-            f"the host's name could not be resolved ({_why(exc)}): check base_url and the network"
+            f"the name of the host could not be resolved ({_reason(exc)}): check base_url and the "
+            "network"
         )
-    how = "a reused connection" if scope.reused else "the connection"
+    which = "a reused connection" if scope.reused else "the connection"
     if scope.phase in _CONNECTING:
         return ConnectionFailed(
-            f"no connection to the server ({_why(exc)}): is it running, are base_url and the "
-            "proxy settings right?"
+            f"no connection to the server ({_reason(exc)}): is it running, and are base_url and "
+            "the proxy settings correct?"
         )
     return ConnectionFailed(
-        f"{how} was lost in phase {scope.phase!r}, before any byte of the answer ({_why(exc)})",
+        f"{which} was lost in phase {scope.phase!r}, before any byte of the response arrived "
+        f"({_reason(exc)})",
         reused=scope.reused,
     )
 
 
 def _is_garbage(exc: Exception, scope: CancelScope) -> bool:
-    """Not a cut: the bytes themselves are wrong."""
+    """Whether the bytes themselves are wrong, not their end."""
     if scope.eof or _os_error(exc) is not None:
         return False
     kinds = (http.client.HTTPException, ValueError, urllib3.exceptions.DecodeError)
     return _find(exc, *kinds) is not None
 
 
-def _why(exc: BaseException) -> str:
+def _reason(exc: BaseException) -> str:
     """The innermost reason in a few words, without addresses, headers or bodies."""
     found = _os_error(exc)
     if found is not None:
