@@ -1,5 +1,6 @@
-"""What a caller may give, checked: each function returns the value, or raises ConfigurationError
-with what to give instead."""
+"""Checks the arguments of a client and of a call. Each function returns the value that is used, or
+raises ConfigurationError, whose message says what to pass instead. No message repeats a key, a
+header's value or a prompt."""
 
 from __future__ import annotations
 
@@ -32,13 +33,13 @@ T = TypeVar("T")
 def checked_api(api: Any) -> Api:
     found = APIS.get(api) if isinstance(api, str) else None
     if found is None:
-        raise ConfigurationError(f"api={api!r} is not known: this version has {list(APIS)}")
+        raise ConfigurationError(f"api={api!r} is not known: use one of {list(APIS)}")
     return found
 
 
 def checked_address(base_url: Any) -> str | None:
     if base_url is not None and not _is_address(base_url):
-        raise ConfigurationError("base_url: give it like 'https://api.openai.com/v1'")
+        raise ConfigurationError("base_url: pass an address like 'https://api.openai.com/v1'")
     address: str | None = base_url
     return address
 
@@ -57,30 +58,30 @@ def checked_key(api_key: Any) -> Secret | None:
     if api_key is None or isinstance(api_key, Secret):
         return api_key
     if not isinstance(api_key, str) or not api_key or api_key != api_key.strip():
-        raise ConfigurationError("api_key is not a text, is empty, or has white space around it")
+        raise ConfigurationError("api_key is not a string, is empty, or has white space around it")
     return Secret(api_key)
 
 
 def checked_policy(name: Any) -> str:
     if not isinstance(name, str) or name not in POLICIES:
-        raise ConfigurationError(f"on_disconnect={name!r} is not known: give one of {[*POLICIES]}")
+        raise ConfigurationError(f"on_disconnect={name!r} is not known: use one of {[*POLICIES]}")
     return name
 
 
 def of_type(kind: type[T], name: str, value: Any) -> T | None:
     if value is not None and not isinstance(value, kind):
-        raise ConfigurationError(f"{name}={value!r}: give a {kind.__name__}")
+        raise ConfigurationError(f"{name}={value!r}: pass a {kind.__name__}")
     return value
 
 
 def checked_headers(headers: Any) -> dict[str, str]:
-    """With lower-case names."""
+    """The headers with lower-case names."""
     checked = {}
     if headers is not None and not isinstance(headers, Mapping):
-        raise ConfigurationError("headers: give a dict of names and values")
+        raise ConfigurationError("headers: pass a dict of names and values")
     for name, value in (headers or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise ConfigurationError(f"headers: name and value of {name!r} have to be text")
+            raise ConfigurationError(f"headers: name and value of {name!r} have to be strings")
         checked[name.lower()] = value
     return checked
 
@@ -93,30 +94,30 @@ def checked_prompt(prompt: Any) -> str | list[Any]:
             return list(prompt)
         raise ConfigurationError("prompt: each entry of the list has to be a dict")
     raise ConfigurationError(
-        "prompt: give a text that is not empty, or a list of {'role': ..., 'content': ...}"
+        "prompt: pass a string that is not empty, or a list of {'role': ..., 'content': ...}"
     )
 
 
 def checked_count(name: str, value: Any) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
-    raise ConfigurationError(f"{name}={value!r}: give a whole number greater than 0")
+    raise ConfigurationError(f"{name}={value!r}: pass a whole number greater than 0")
 
 
 def checked_number(name: str, value: Any) -> float | None:
-    # JSON has no NaN: it would be sent as null.
+    # JSON has no NaN and no infinity: they would be sent as null.
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigurationError(f"{name}={value!r}: give a finite number")
+        raise ConfigurationError(f"{name}={value!r}: pass a finite number")
     number: float | None = value
     return number
 
 
 def checked_trace_id(trace_id: Any) -> str | None:
-    # It is sent in a header.
+    # A trace id is sent in a header.
     if trace_id is None:
         return None
     if isinstance(trace_id, str) and trace_id.isascii() and trace_id.isprintable():
         stripped: str = trace_id.strip()
         if 0 < len(stripped) <= 512:
             return stripped
-    raise ConfigurationError("trace_id: give 1 to 512 printable ASCII characters")
+    raise ConfigurationError("trace_id: pass 1 to 512 printable ASCII characters")

@@ -1,4 +1,7 @@
-"""The settings of a client, as a value."""
+"""The settings of a client as one value: to make another client like it, also in another process.
+
+Relies on `arguments` to check them, and on `environment` for the service where they name none.
+"""
 
 from __future__ import annotations
 
@@ -28,20 +31,23 @@ from .secret import Secret
 
 __all__ = ["ClientSettings"]
 
-# Headers that authenticate: they stay behind with the key.
+# Headers that authenticate. They are not pickled without the key.
 _CREDENTIALS = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
 )
 
 
 class ClientSettings(Struct, frozen=True, kw_only=True):
-    """What a client was made with, checked. `Client.from_settings` makes another one like it.
+    """The arguments of a client, checked. Immutable. `Client.from_settings` makes another client
+    with them.
 
-    The fields are arguments of `Client`, as they were given: with no `base_url` and no `api_key`,
-    whoever uses the settings reads them from the environment. Pickling leaves the key and the
-    headers that authenticate behind, and whoever unpickles the settings needs a key of their own
-    (`LLMSTREAM_API_KEY`, or without a `base_url` the vendor's variable); `with_key()` takes them
-    along.
+    The fields are the arguments of `Client` as they were passed. Where `base_url` and `api_key` are
+    None, each process that uses the settings reads them from its own environment.
+
+    Pickling leaves out the key and the headers that authenticate. The process that unpickles the
+    settings then needs a key of its own (`LLMSTREAM_API_KEY`, or, without a `base_url`, the
+    vendor's variable). The settings that `with_key()` returns are pickled with the key.
+    `key_left_behind` is true if a key was left out, `key_travels` if it is pickled.
     """
 
     api: str = DEFAULT_API
@@ -63,7 +69,8 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def checked(cls, **given: Any) -> ClientSettings:
-        """Raises ConfigurationError for what cannot work."""
+        """Settings from the arguments of `Client`. Raises ConfigurationError for values that cannot
+        work."""
         checked_api(given["api"])
         return cls(
             **{
@@ -83,7 +90,9 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         )
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `Client` that give these settings."""
+        """The arguments of `Client` that make a client with these settings. Raises
+        ConfigurationError if the settings were pickled without a key and the environment has
+        none."""
         given = {name: getattr(self, name) for name in self.__struct_fields__}
         del given["key_travels"]
         if given.pop("key_left_behind"):
@@ -96,8 +105,8 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         return given
 
     def service(self) -> ServiceSettings:
-        """The service that is meant: as given, else by the environment, else by the keyring. Raises
-        ConfigurationError with the ways out where there is nothing."""
+        """The service of these settings: as passed, else from the environment, else from the
+        keyring. Raises ConfigurationError, which lists the ways out, if there is no key."""
         if self.base_url is not None:
             return ServiceSettings(self.api, self.base_url, self.api_key)
         found = vendor_settings(self.api)
@@ -109,8 +118,8 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         return found
 
     def with_key(self) -> ClientSettings:
-        """The same settings, whose key and authenticating headers travel when they are pickled:
-        only to where a key may lie."""
+        """The same settings, but they are pickled with the key and the headers that authenticate.
+        Send them only to places where a key may be stored."""
         return msgspec.structs.replace(self, key_travels=True)
 
     def __reduce__(self) -> tuple[Any, ...]:

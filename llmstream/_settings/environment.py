@@ -1,5 +1,5 @@
-"""Where a client's settings come from when the caller does not give them: the environment, then
-the operating system's keyring."""
+"""Where the service and its key come from if the caller passes none: the environment, then the
+operating system's keyring. Relies on the rows of `_core.dialects.APIS` for the variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "vendor_settings",
 ]
 
-_found: dict[str, Secret] = {}
+_found: dict[str, Secret] = {}  # the keys that the keyring has returned, by name
 
 WAYS_OUT = (
     "set OPENAI_API_KEY or ANTHROPIC_API_KEY, or LLMSTREAM_BASE_URL for another server (with "
@@ -31,7 +31,7 @@ WAYS_OUT = (
 
 
 class ServiceSettings(Struct, frozen=True):
-    """What the environment says. None: nothing."""
+    """A service: its API, its address (None: the API's default) and its key (None: no key)."""
 
     api: str
     base_url: str | None = None
@@ -39,7 +39,8 @@ class ServiceSettings(Struct, frozen=True):
 
 
 def vendor_settings(api: str, environ: Mapping[str, str] | None = None) -> ServiceSettings | None:
-    """What the vendor's own variables say for this API, or None where they are not set."""
+    """The service that the vendor's own variables name for this API, or None if they are not
+    set."""
     environ = os.environ if environ is None else environ
     row = APIS.get(api)
     if row is None:
@@ -49,10 +50,10 @@ def vendor_settings(api: str, environ: Mapping[str, str] | None = None) -> Servi
 
 
 def keyring_settings(api: str) -> ServiceSettings | None:
-    """What the operating system's keyring has for this API, or None.
+    """The service with the key that the operating system's keyring has for this API, or None.
 
-    Remembered once found: a keyring takes milliseconds to ask. Raises ConfigurationError where it
-    is there but does not answer.
+    A key that was found is remembered, because reading a keyring takes milliseconds. Raises
+    ConfigurationError if there is a keyring but it does not answer.
     """
     row = APIS.get(api)
     name = row.keyring if row is not None else ""
@@ -73,12 +74,12 @@ def own_key(environ: Mapping[str, str] | None = None) -> Secret | None:
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> ServiceSettings:
-    """The first of: LLMSTREAM_API, LLMSTREAM_BASE_URL, LLMSTREAM_API_KEY; OPENAI_API_KEY and
-    OPENAI_BASE_URL (Responses); ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL (Messages); a key on the
-    operating system's keyring.
+    """The service that the environment names. The first of these counts: LLMSTREAM_API,
+    LLMSTREAM_BASE_URL and LLMSTREAM_API_KEY; OPENAI_API_KEY and OPENAI_BASE_URL (Responses);
+    ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL (Messages); a key on the operating system's keyring.
 
-    A vendor's key is never taken for a server that LLMSTREAM_BASE_URL names. Raises
-    ConfigurationError with the ways out where there is nothing.
+    A vendor's key is never sent to a server that LLMSTREAM_BASE_URL names. Raises
+    ConfigurationError, which lists the ways out, if there is none of them.
     """
     environ = os.environ if environ is None else environ
     own = [environ.get(f"LLMSTREAM_{name}") or None for name in ("API", "BASE_URL", "API_KEY")]

@@ -1,4 +1,4 @@
-"""A value that does not show itself."""
+"""A key that does not appear in texts, logs or pickles. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NoReturn
 
 __all__ = ["Secret"]
 
-_RECOGNISED = 8  # characters of a key that give it away ("sk-proj-" and the like do no harm)
+_BEGINNING = 8  # characters of a key that are looked for ("sk-proj-" and the like are harmless)
 
 
 class Secret:
-    """A key. Only `reveal()` gives it; text, repr, format and logs show "***", and it cannot be
-    pickled or copied into one."""
+    """A key. Only `reveal()` returns it: its text, repr and format are "***". It cannot be pickled;
+    pickle and copy raise TypeError."""
 
     __slots__ = ("_value",)
 
@@ -19,15 +19,16 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The key itself, for the header it goes out in."""
+        """The key itself, for the header that it is sent in."""
         return self._value
 
     def redact(self, text: str) -> str:
-        """`text` with the key blotted out, also where only its beginning is left of it."""
+        """`text` with "***" in place of the key, also where it contains only the key's
+        beginning."""
         value, start = self._value, 0
-        if len(value) < _RECOGNISED:
-            return text  # "test", "none": what local servers are given is no secret, but a word
-        beginning = value[:_RECOGNISED]
+        if len(value) < _BEGINNING:
+            return text  # a key for a local server ("test", "none") is not secret, and a usual word
+        beginning = value[:_BEGINNING]
         while (at := text.find(beginning, start)) >= 0:
             length = len(beginning)
             while text[at + length : at + length + 1] == value[length : length + 1] != "":

@@ -147,8 +147,8 @@ def test_no_keyring_is_no_key(ring: MemoryKeyring) -> None:
 
 def test_a_slow_keyring_does_not_hang(ring: MemoryKeyring, monkeypatch: pytest.MonkeyPatch) -> None:
     """A keyring that waits for its user is given up after the bound, which is 5 s."""
-    assert keys._BOUND == 5.0
-    monkeypatch.setattr(keys, "_BOUND", 0.1)
+    assert keys._TIMEOUT == 5.0
+    monkeypatch.setattr(keys, "_TIMEOUT", 0.1)
     ring.gate.clear()
     with pytest.raises(ConfigurationError, match="did not answer within"):
         keys.get("openai")
