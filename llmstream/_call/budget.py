@@ -1,7 +1,7 @@
-"""What the streams of one host and key share: a budget of retries, and the wait after a 429.
+"""What all calls with the same host and key share: a budget of retries, and the wait after a 429.
 
-Without it, a fleet of threads that all meet the same failure would together ask the service many
-times as often as before, just when it can bear it least.
+Without it many threads that all meet the same failure would send many times as many requests as
+before, at the moment when the service can bear them least. Each process has its own budgets.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ from ..errors import RateLimitError
 
 __all__ = ["Budget", "shared_budget"]
 
-# As in the AWS SDKs (standard retry mode): a bucket of tokens that only success fills again.
+# As in the AWS SDKs (standard retry mode): a bucket of tokens that only success refills.
 CAPACITY = 500
-COST = 5  # of a retry; comes back when it succeeds
+COST = 5  # of a retry; refilled when the retry succeeds
 REFILL = 1  # for a success at the first attempt
 
 
 class Budget:
-    """Of one host and key. Thread-safe; nothing here waits, times are the caller's."""
+    """The budget of one host and key. Thread-safe. Nothing here waits; moments are in seconds on
+    the caller's monotonic clock."""
 
     def __init__(self) -> None:
-        self._lock = Lock()  # guards all below
+        self._lock = Lock()  # guards everything below
         self._tokens = CAPACITY
-        self._until = -1.0
-        self._wait = 0.0
-        self._reason: RateLimitError | None = None
+        self._until = -1.0  # the end of the wait that the service asks for
+        self._wait = 0.0  # its length in seconds
+        self._reason: RateLimitError | None = None  # the error that asks for it
         renew_in_child(self, _lock=Lock)
 
     @property
     def tokens(self) -> int:
-        """What is left."""
+        """The tokens that are left."""
         return self._tokens
 
     def spend(self) -> bool:
-        """Take what a retry costs; whether there was enough."""
+        """Take the cost of a retry; returns whether enough was left."""
         with self._lock:
             if self._tokens < COST:
                 return False
@@ -46,12 +47,12 @@ class Budget:
             return True
 
     def refill(self, *, retried: bool) -> None:
-        """A call has succeeded."""
+        """A call has succeeded; `retried`: after a retry."""
         with self._lock:
             self._tokens = min(CAPACITY, self._tokens + (COST if retried else REFILL))
 
     def throttle(self, error: RateLimitError, now: float) -> None:
-        """The service asked one of us to wait: all do."""
+        """The service has asked one caller to wait, with `error`: from now on all callers wait."""
         wait = error.retry_after or 0.0
         with self._lock:
             if now + wait > self._until:
@@ -59,18 +60,19 @@ class Budget:
                 self._reason = error
 
     def throttled(self, now: float) -> tuple[float, float]:
-        """The seconds that are left of the wait, and how long it was in all; (0, 0) without."""
+        """The seconds that are left of the wait, and its whole length; (0, 0) if there is none."""
         with self._lock:
             left = self._until - now
             return (left, self._wait) if left > 0 else (0.0, 0.0)
 
     def refusal(self, now: float) -> RateLimitError:
-        """The error of a call that cannot wait so long; nothing was sent for it."""
+        """The error of a call whose hard deadline is before the end of the wait."""
         left, wait = self.throttled(now)
         reason = self._reason
         return RateLimitError(
-            f"nothing was sent: the service asked this host's and key's callers to wait {wait:g} s "
-            f"(429), {left:.1f} s of it are left, and that is past this call's hard deadline",
+            f"nothing was sent: the service asked all callers with this host and key to wait "
+            f"{wait:g} s (429), and the {left:.1f} s that are left end after this call's hard "
+            "deadline",
             status=429,
             code=reason.code if reason is not None else None,
             type=reason.type if reason is not None else None,
@@ -83,7 +85,8 @@ _shared_lock = Lock()
 
 
 def shared_budget(host: str, key: str) -> Budget:
-    """The process's one budget of this host and key; lives as long as a client that uses it."""
+    """This process's budget for a host and key. It lives as long as a client that uses it. The key
+    is stored as a hash."""
     name = host, hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=16).digest()
     with _shared_lock:
         found = _shared.get(name)
