@@ -11,6 +11,8 @@ it is skipped, and `# NAME.py` makes the block a file that the blocks after it c
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
 import importlib.util
 import logging
 import os
@@ -192,7 +194,8 @@ def test_python(block: Block, llm_server: Any, tmp_path: Path) -> None:
     if block.has_tests:
         prelude = "import test_readmes; test_readmes.prepare(globals())\n"
         (tmp_path / "test_block.py").write_text(prelude + block.code, "utf-8")
-        arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_block.py"]
+        arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "markers=local"]
+        arguments.append("test_block.py")
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=tmp_path,
@@ -296,6 +299,11 @@ def parse(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_runs(arguments: list[str]) -> None:
     if arguments[0] == "-m":
         assert importlib.util.find_spec(arguments[1]), arguments
+    elif arguments[0] == "-c":
+        imported = [n for n in ast.walk(ast.parse(arguments[1])) if isinstance(n, ast.ImportFrom)]
+        for node in imported:
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names), arguments
     else:
         assert (ROOT / arguments[0]).is_file(), arguments
 
