@@ -406,8 +406,17 @@ def test_pictures(drawn: dict[str, Any], name: str) -> None:
     assert (drawn["FOLDER"] / name).read_bytes() == drawn["pictures"]()[name].encode()
 
 
-def test_the_line_of_the_log_is_that_of_the_picture(drawn: dict[str, Any]) -> None:
-    assert drawn["bad_day"]().log[-1] in README.read_text("utf-8").splitlines()
+def test_lines_of_the_log_are_those_of_the_picture(drawn: dict[str, Any]) -> None:
+    """Every line of the log that a README shows was written by the call of the picture."""
+    written = drawn["bad_day"]().log
+    shown = {
+        line
+        for readme in READMES
+        for line in readme.read_text("utf-8").splitlines()
+        if re.match(r"[A-Z]+ llmstream call ", line)
+    }
+    assert written[-1] in README.read_text("utf-8").splitlines()
+    assert shown <= set(written)
 
 
 # ---- the map -------------------------------------------------------------------------------------
