@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import (
+from support import (
     BLOCKS,
     DELTAS,
     ONCE,
@@ -598,7 +598,7 @@ def test_a_foreign_exception_from_a_signal_handler_comes_through(
 
 READER = """
     import socket, sys, threading, time
-    from conftest import eventually, open_sockets, other_threads, phase_of, until_blocked
+    from support import eventually, open_sockets, other_threads, phase_of, until_blocked
     from llmstream import Cancelled, Client, RetryPolicy
 
     base_url, phase, ca_file = sys.argv[1:]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import (
+from support import (
     ANSWER,
     AT_ONCE,
     BLOCKS,

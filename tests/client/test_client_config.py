@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import responses
-from conftest import AT_ONCE, ONCE, PROMPT, bounded, eventually, failure
+from support import AT_ONCE, ONCE, PROMPT, bounded, eventually, failure
 
 import llmstream
 import llmstream.client

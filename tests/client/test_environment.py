@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import (
+from support import (
     ANSWER,
     AT_ONCE,
     BLOCKS,
@@ -277,7 +277,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 # What a child does with a client that it inherited: its streams work, so do its clocks.
 CHILD = """
     import os, sys, threading, time
-    from conftest import eventually, watchdogs
+    from support import eventually, watchdogs
     from llmstream import Cancelled, Client, RetryPolicy, StreamTimeout, Timeouts
 
     def ask(client, who):
@@ -498,7 +498,7 @@ GEVENT = """
     monkey.patch_all()
     import gevent, os, sys, threading, time
     from gevent.event import Event
-    from conftest import open_sockets, other_threads, phase_of, watchdogs
+    from support import open_sockets, other_threads, phase_of, watchdogs
     from llmstream import Cancelled, Client, LLMStreamError, RetryPolicy, Timeouts
 
     base_url, ca_file, hole, deaf = sys.argv[1:]
@@ -661,7 +661,7 @@ def test_gevent(server: LLMServer, tls_server: LLMServer, unanswering: Address, 
 
 PHASES = """
     import os, signal, socket, sys, threading, time
-    from conftest import eventually, open_sockets, phase_of, until_blocked
+    from support import eventually, open_sockets, phase_of, until_blocked
     from llmstream import Cancelled, Client, RetryPolicy
 
     base_url, ca_file, hole, deaf = sys.argv[1:]
@@ -809,7 +809,7 @@ def interrupted_where_it_says(process: subprocess.Popen[str], service: LLMServer
 
 UNCAUGHT = """
     import sys, threading
-    from conftest import phase_of, eventually, until_blocked
+    from support import phase_of, eventually, until_blocked
     from llmstream import Client
 
     client = Client(base_url=sys.argv[1])
@@ -858,7 +858,7 @@ def test_a_program_that_catches_nothing(
 EIGHT = """
     import sys, threading
     from concurrent.futures import ThreadPoolExecutor
-    from conftest import eventually, until_blocked
+    from support import eventually, until_blocked
     from llmstream import Cancelled, Client
 
     base_url, how = sys.argv[1:]

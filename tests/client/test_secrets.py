@@ -27,7 +27,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import PATIENCE, clocks, eventually, failure, python
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -35,6 +34,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from support import PATIENCE, clocks, eventually, failure, python
 from test_environment import every_logger, everything_shown  # noqa: F401 (a fixture)
 from told import Told
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import AT_ONCE, ONCE, eventually, failure, open_sockets, other_threads
 from corpus import Recording, params, random_pieces, recorded, replay, told
+from support import AT_ONCE, ONCE, eventually, failure, open_sockets, other_threads
 
 from llmstream import (
     Chunk,

@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
-from conftest import AT_ONCE, ONCE
+from support import AT_ONCE, ONCE
 from toy_api import ENCODING, ROW, Toy
 
 from llmstream import (

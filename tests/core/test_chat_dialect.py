@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import AT_ONCE, ONCE, failure
 from corpus import is_json
+from support import AT_ONCE, ONCE, failure
 
 from llmstream import (
     Chunk,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ONCE, failure
 from corpus import is_json
+from support import ONCE, failure
 
 from llmstream import (
     Chunk,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import ONCE
+from support import ONCE
 
 from llmstream import Client, ConfigurationError, StreamTruncated
 from llmstream._core.dialects.profiles import DEFAULT, PROFILES, Profile, endpoint, profile_for

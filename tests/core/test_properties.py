@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, eventually, open_sockets, other_threads
 from corpus import PROPERTY, random_pieces, replay
 from faults import APIS, ENDING, FAR, FAULTS, TWICE, VIEWS, WORDS, Plan, Service, read, refusal
 from fuzz.mutate import OPS, Op, damaged
 from fuzz.oracle import Case, calls_of, check, fed, outcome, read_events, read_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import PATIENCE, eventually, open_sockets, other_threads
 
 from llmstream import Cancelled, Client, RetryPolicy, ServerError
 from llmstream._core.framing import Framer, split_blocks

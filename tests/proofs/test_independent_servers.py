@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import bounded, clocks
 from servers.programs import (
     PACE,
     PATIENCE,
@@ -22,6 +21,7 @@ from servers.programs import (
     llmock_command,
     running,
 )
+from support import bounded, clocks
 
 from llmstream import (
     AuthenticationError,

@@ -19,7 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
+from network.namespaces import (
+    CALLER,
+    SECOND,
+    SERVICE,
+    Caller,
+    Net,
+    Service,
+    needs_namespaces,
+    run,
+)
+from network.proxy import Nginx
+from network.service import ENDLESS, WHOLE, words
+from support import (
     ANSWER,
     AT_ONCE,
     ONCE,
@@ -33,18 +45,6 @@ from conftest import (
     failure,
     read_request,
 )
-from network.namespaces import (
-    CALLER,
-    SECOND,
-    SERVICE,
-    Caller,
-    Net,
-    Service,
-    needs_namespaces,
-    run,
-)
-from network.proxy import Nginx
-from network.service import ENDLESS, WHOLE, words
 
 from llmstream import (
     AuthenticationError,

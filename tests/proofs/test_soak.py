@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import PATIENCE, eventually, other_threads, phase_of
 from faults import APIS, ENDING, FAULTS, TWICE, WORDS, Outcome, Plan, Service, read, refusal
+from support import PATIENCE, eventually, other_threads, phase_of
 
 import llmstream
 from llmstream import Cancelled, Client, OverloadedError, Result, Stream, StreamTruncated
+from llmstream._call.call import Call
 from llmstream._core.session import Session, Stage
 from llmstream.result import Attempt
-from llmstream._call.call import Call
 from llmstream.telemetry import LogObserver
 from llmstream.testing import LLMServer
 from llmstream.testing.script import Recorded

@@ -7,7 +7,7 @@ import threading
 import weakref
 
 import pytest
-from conftest import output_of
+from support import output_of
 
 from llmstream._runtime import fork
 

@@ -16,9 +16,9 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import msgspec
 import prometheus_client
 import pytest
-from conftest import PACKAGE, PATIENCE
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from support import PACKAGE, PATIENCE
 
 from llmstream.telemetry.prometheus import PrometheusObserver
 from llmstream.telemetry.records import AttemptRecord, CallRecord

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import (
+from support import (
     BLOCKS,
     ONCE,
     PATIENCE,

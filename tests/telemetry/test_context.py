@@ -11,7 +11,7 @@ import threading
 import uuid
 
 import pytest
-from conftest import AT_ONCE, PROMPT, TWO_TOKENS, failure, output_of
+from support import AT_ONCE, PROMPT, TWO_TOKENS, failure, output_of
 from told import (
     THREE,
     TRACE,

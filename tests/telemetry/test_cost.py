@@ -17,7 +17,7 @@ from typing import Any
 import genai_prices
 import msgspec
 import pytest
-from conftest import ONCE, PACKAGE, PATIENCE, output_of
+from support import ONCE, PACKAGE, PATIENCE, output_of
 
 from llmstream import Client, LLMStreamError, Result
 from llmstream.errors import ConfigurationError, ServerError, StreamInterrupted

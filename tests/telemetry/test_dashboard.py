@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ANSWER, BLOCKS, PACKAGE, PATIENCE, PROMPT, TWO_TOKENS, eventually, failure
 from prometheus_client import CollectorRegistry, generate_latest
 from scraped import (
     MODEL,
@@ -31,6 +30,7 @@ from scraped import (
     registry_fixture,  # noqa: F401 - a fixture
     tell,
 )
+from support import ANSWER, BLOCKS, PACKAGE, PATIENCE, PROMPT, TWO_TOKENS, eventually, failure
 
 from llmstream import Client, RetryPolicy
 from llmstream.result import Usage

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 import pytest
-from conftest import PROMPT, TWO_TOKENS, failure, output_of
+from support import PROMPT, TWO_TOKENS, failure, output_of
 from told import (
     MOMENTS,
     THREE,

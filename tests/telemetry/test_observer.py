@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import AT_ONCE, BLOCKS, PROMPT, Reading, bounded, clocks
+from support import AT_ONCE, BLOCKS, PROMPT, Reading, bounded, clocks
 from told import (
     APIS,
     MOMENTS,

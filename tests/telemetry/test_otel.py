@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import eventually, failure, in_threads, output_of
 from opentelemetry import baggage, propagate, trace
 from opentelemetry import context as otel_context
 from opentelemetry.propagators.textmap import TextMapPropagator
@@ -32,6 +31,7 @@ from spans import (
     telemetry_fixture,  # noqa: F401 - a fixture
     two_words,
 )
+from support import eventually, failure, in_threads, output_of
 
 from llmstream import (
     FirstTokenTimeout,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import ONCE, failure
 from opentelemetry.metrics import MeterProvider as AnyMeterProvider
 from opentelemetry.metrics import NoOpMeter
 from spans import (
@@ -24,6 +23,7 @@ from spans import (
     telemetry_fixture,  # noqa: F401 - a fixture
     two_words,
 )
+from support import ONCE, failure
 
 from llmstream import ConfigurationError, RetryPolicy
 from llmstream.telemetry.otel import NAMES, OpenTelemetryObserver

@@ -15,22 +15,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import (
-    ANSWER,
-    AT_ONCE,
-    DELTAS,
-    ENDING,
-    ONCE,
-    OPENING,
-    PATIENCE,
-    PROMPT,
-    TWO_TOKENS,
-    Reading,
-    eventually,
-    failure,
-    in_threads,
-    output_of,
-)
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
@@ -55,6 +39,22 @@ from scraped import (
     registry_fixture,  # noqa: F401 - a fixture
     scrape_fixture,  # noqa: F401 - a fixture
     tell,
+)
+from support import (
+    ANSWER,
+    AT_ONCE,
+    DELTAS,
+    ENDING,
+    ONCE,
+    OPENING,
+    PATIENCE,
+    PROMPT,
+    TWO_TOKENS,
+    Reading,
+    eventually,
+    failure,
+    in_threads,
+    output_of,
 )
 
 from llmstream import Client, ConfigurationError, RetryPolicy, Timeouts, errors

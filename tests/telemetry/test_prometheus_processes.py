@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PACKAGE, PATIENCE, TESTS, TWO_TOKENS, eventually, output_of
 from scraped import (
     API,
     BUSY,
@@ -25,6 +24,7 @@ from scraped import (
     end,
     get,
 )
+from support import PACKAGE, PATIENCE, TESTS, TWO_TOKENS, eventually, output_of
 
 from llmstream.testing import Answer, LLMServer, Recorded, Reply, Silence
 from llmstream.testing.script import prompt_text
@@ -39,7 +39,7 @@ IN_A_CHILD = """
     from llmstream import Client
     from llmstream.telemetry.prometheus import PrometheusObserver
     from llmstream.testing import LLMServer, Reply, Silence, Answer
-    from conftest import TWO_TOKENS
+    from support import TWO_TOKENS
     from scraped import Page, MODEL, API, read
 
     registry = CollectorRegistry()

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import PROMPT
+from support import PROMPT
 from told import THREE, TRACE, make, timed
 
 from llmstream import Cancelled, DeadlineExceeded, RateLimitError

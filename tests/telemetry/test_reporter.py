@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import (
+from support import (
     BLOCKS,
     ONCE,
     PROMPT,

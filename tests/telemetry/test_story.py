@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from conftest import BLOCKS, PROMPT, TWO_TOKENS, clocks, failure
+from support import BLOCKS, PROMPT, TWO_TOKENS, clocks, failure
 from told import (
     Told,
     debug_log,  # noqa: F401 - a fixture

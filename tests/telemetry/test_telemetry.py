@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import output_of
+from support import output_of
 
 from llmstream import telemetry
 

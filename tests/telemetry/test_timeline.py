@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, output_of
+from support import PATIENCE, output_of
 
 from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts, cli
 from llmstream._core.phase import Phase

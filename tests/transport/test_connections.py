@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
+from support import (
     ANSWER,
     AT_ONCE,
     BLOCKS,
@@ -804,7 +804,7 @@ def test_a_child_does_not_end_its_parents_stream(
 
 FEW = """
     import os, resource, sys
-    from conftest import open_sockets
+    from support import open_sockets
     from llmstream import Client, LLMStreamError, RetryPolicy
 
     base_url, ca_file, more = sys.argv[1:]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PACKAGE, eventually
+from support import PACKAGE, eventually
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 30.0  # seconds: the bound of every wait here, on a machine that has much to do

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from conftest import eventually
+from support import eventually
 
 CONFIG = """
 daemon off;
