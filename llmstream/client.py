@@ -199,6 +199,12 @@ class Client:
             max_connections=settings.max_connections, verify=verify
         )
         self._endpoint = self._make_endpoint(transports, private=bool(transport or clock))
+        self._new_session = partial(
+            Session,
+            self._endpoint.dialect,
+            settings.max_event_bytes,
+            max_identical_chunks=settings.max_identical_chunks,
+        )
         self._cost_limit = None if max_cost is None else _cost_limit(max_cost)
         self._dispatcher = _dispatcher(observers, self._cost_limit)
         # Guards _calls and _closed. Reentrant: a signal handler may close the client.
@@ -360,21 +366,17 @@ class Client:
         trace_id: str,
         headers: Mapping[str, str] | None,
     ) -> Call:
-        settings, endpoint, clock = self.settings, self._endpoint, self._clock
+        endpoint, clock = self._endpoint, self._clock
         dialect = endpoint.dialect
         first = endpoint.request(request)
         recovery = POLICIES[on_disconnect](request, first, dialect, endpoint.api, endpoint.base_url)
-        new_session = partial(
-            Session,
-            dialect,
-            settings.max_event_bytes,
-            max_identical_chunks=settings.max_identical_chunks,
-        )
         scope = CancelScope(Timers(timeouts, clock.monotonic()), clock, endpoint.scheduler())
         ctx = CallContext(
-            new_session(1), scope, timeouts, clock, dialect, endpoint.service, trace_id
+            self._new_session(1), scope, timeouts, clock, dialect, endpoint.service, trace_id
         )
-        exchange = Exchange(ctx, endpoint.transport, new_session, settings.max_event_bytes)
+        exchange = Exchange(
+            ctx, endpoint.transport, self._new_session, self.settings.max_event_bytes
+        )
         retrying = Retrying(
             ctx,
             endpoint,

@@ -164,6 +164,7 @@ class CancelScope:
         self.enter(phase)
         self.bytes = 0
         self.last_byte = None
+        self.timers.end_wait(self.clock.monotonic(), received=False)  # the connect's, or a proxy's
         self.timers.requesting()
         self.begin_wait()
 

@@ -75,7 +75,6 @@ class FakeTransport:
         encoded = encode_reply(reply, api_of_path(recorded.path))
         player = _Player(reply, encoded, scope)
         player.before()
-        scope.awaiting_response()
         scope.end_wait(1)
         return _FakeResponse(reply, encoded.headers, player)
 
@@ -114,10 +113,11 @@ class _Player:
     def before(self) -> None:
         scope = self._scope
         scope.sending()
+        scope.awaiting_response()
         self._pass(self._reply.delay)
         for step in self._before:
             if isinstance(step, (Cut, Reset)):
-                raise ConnectionFailed("the connection was lost before any byte of the answer")
+                raise ConnectionFailed("the connection was lost before any byte of the response arrived")
             for _ in self._play([step]):
                 pass
 

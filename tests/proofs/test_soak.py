@@ -30,6 +30,7 @@ from llmstream._core.session import Session, Stage
 from llmstream.result import Attempt
 from llmstream.telemetry import LogObserver
 from llmstream.testing import LLMServer
+from llmstream.testing.journal import Journal
 from llmstream.testing.script import Recorded
 
 SEED = 20261121
@@ -56,11 +57,19 @@ MANNERS = {
 }
 
 
-class ForgetfulServer(LLMServer):
+class ForgetfulJournal(Journal):
     """Keeps no requests: what grows here must be the library's."""
 
-    def _received(self, request: Recorded) -> None:
+    def received(self, request: Recorded) -> None:
         pass
+
+
+class ForgetfulServer(LLMServer):
+    """With such a journal, from before its first connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._journal = ForgetfulJournal()
 
 
 # --- one call -----------------------------------------------------------------------------------
@@ -283,7 +292,7 @@ class Soak:
         self.server.wait_all_closed(PATIENCE)
         eventually(lambda: other_threads() <= self.threads, "only the first threads are left")
         self.service.hooks.clear()
-        self.server._threads.clear()  # ended ones, which it forgets with the next connection
+        self.server._connections.clear()  # ended ones, which it forgets with the next connection
         gc.collect()
         _give_back()
         threads, descriptors = len(other_threads()), _descriptors()

@@ -134,3 +134,18 @@ def test_a_sleep_ends_with_a_stop(clock: FakeClock) -> None:
     with pytest.raises(Stopped):
         scope.sleep(7.0, Phase.THROTTLED)
     assert clock.monotonic() - began == 7.0
+
+
+@pytest.mark.parametrize("connecting", [0.0, 4.0])
+def test_the_first_token_clock_begins_with_the_request(clock: FakeClock, connecting: float) -> None:
+    """The time that the connect took is not taken from it (DESIGN 4: it runs from the request)."""
+    scope = make(clock, Timeouts(connect=5.0, first_token=10.0))
+    scope.begin()
+    clock.advance(connecting)
+    scope.sending()
+    clock.advance(1.0)
+    scope.awaiting_response()
+    clock.advance(9.9)
+    assert scope.stop_reason is None
+    clock.advance(0.2)
+    assert scope.stop_reason == StopReason(clock=ClockName.FIRST_TOKEN)

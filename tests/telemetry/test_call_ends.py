@@ -253,11 +253,11 @@ class Interrupting(FakeClock):
 @pytest.mark.parametrize(
     ("replies", "phase", "attempts"),
     [
-        ([Reply(THREE, delay=1.0)], "send", 1),
+        ([Reply(THREE, delay=1.0)], "headers", 1),
         ([Reply([*TWO_TOKENS, Pause(1.0)])], "body", 1),
         ([Reply.error(500), THREE], "backoff", 1),
     ],
-    ids=["send", "body", "backoff"],
+    ids=["headers", "body", "backoff"],
 )
 def test_ctrl_c_is_reported(replies: list[Any], phase: str, attempts: int) -> None:
     """KeyboardInterrupt goes through to the caller; the observers learn that the call was

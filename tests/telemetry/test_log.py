@@ -137,7 +137,7 @@ def test_debug_adds_the_phases(log: pytest.LogCaptureFixture) -> None:
         "phase: trace_id=t-1 attempt=2 phase=backoff at_ms=0.0",
         "phase: trace_id=t-1 attempt=2 phase=connect at_ms=500.0",
         "phase: trace_id=t-1 attempt=2 phase=send at_ms=500.0",
-        "phase: trace_id=t-1 attempt=2 phase=headers at_ms=1500.0",
+        "phase: trace_id=t-1 attempt=2 phase=headers at_ms=500.0",
         "phase: trace_id=t-1 attempt=2 phase=first_token at_ms=1500.0",
         "phase: trace_id=t-1 attempt=2 phase=body at_ms=2000.0",
     ]

@@ -371,7 +371,7 @@ def test_the_times_of_the_attempts_are_exact() -> None:
         assert found == [None if ms is None else pytest.approx(ms, abs=0.001) for ms in known]
     assert value(second[7]) == pytest.approx(2500)
     phases = {span.text.split()[0]: value(span) for span in second[11].iter("span") if span.text}
-    assert phases["send"] == pytest.approx(1250)
+    assert phases["headers"] == pytest.approx(1250)
     assert phases["body"] == pytest.approx(2500)
     assert "2.50 s" in page.words()  # the gap, where it was
     assert "first token" in page.words()
