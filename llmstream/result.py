@@ -235,6 +235,18 @@ class Result(Struct, frozen=True):
     turn: tuple[Any, ...] = ()
     service: Service | None = None
 
+    def __repr__(self) -> str:
+        """What is set, and the answer once: `items` and the turn of `to_messages()` repeat it, so
+        only the number of items is shown."""
+        shown = [
+            f"{name}={value!r}"
+            for name in self.__struct_fields__
+            if name not in ("items", "turn", "service")
+            and (value := getattr(self, name)) not in (None, "", (), Usage(), Timings())
+        ]
+        shown += [f"items=<{len(self.items)}>"] if self.items else []
+        return f"Result({', '.join(shown)})"
+
     def cost(self, at: float | None = None) -> Cost | None:
         """The cost of all attempts with a reported usage, by the list prices of genai-prices at the
         Unix time `at` (default: now). An error's `.partial` has it too.

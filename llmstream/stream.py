@@ -33,7 +33,7 @@ class Stream:
         self._close_when_dropped = _CloseWhenDropped(call)
         self.trace_id = call.ctx.trace_id
         self._view_name = ""
-        self._view: Iterator[str] | None = None  # made by next(stream), not yet handed out
+        self._texts: Iterator[str] | None = None  # the view of the text, once it is chosen
 
     def __repr__(self) -> str:
         return f"<Stream {self._call.progress.value} trace_id={self.trace_id}>"
@@ -41,18 +41,15 @@ class Stream:
     # -- the three views
 
     def __iter__(self) -> Iterator[str]:
-        """The answer's text, piece by piece."""
-        if self._view is not None and self._view_name == "next()":
-            self._view_name = "iteration"  # next(stream) came first: go on with it
-            return self._view
-        self._choose("iteration")
-        return self._make(_texts)
+        """The answer's text, piece by piece. Always the same iterator: some hosts ask for it twice
+        (Streamlit 1.67), and `next(stream)` reads from it too."""
+        if self._texts is None:
+            self._choose("iteration")
+            self._texts = self._make(_texts)
+        return self._texts
 
     def __next__(self) -> str:
-        if self._view is None:
-            self._choose("next()")
-            self._view = self._make(_texts)
-        return next(self._view)
+        return next(iter(self))
 
     def chunks(self) -> Iterator[Chunk]:
         """Every piece of the answer: text, thinking, refusal and tool call arguments."""
@@ -68,7 +65,7 @@ class Stream:
         return _View(select, self._call, self._close_when_dropped)
 
     def _choose(self, view: str) -> None:
-        if view in ("iteration", "next()") and not self._call.readable_as_text:
+        if view == "iteration" and not self._call.readable_as_text:
             raise ConfigurationError(
                 "on_disconnect='restart' may begin the answer anew, and plain text could not tell "
                 "you: iterate over chunks() (a chunk of type 'restart' says so) or events(), or "
@@ -77,8 +74,7 @@ class Stream:
         if self._view_name:
             raise ConfigurationError(
                 f"this stream is already being read by {self._view_name}: a stream has one reader "
-                "and one view. Keep the iterator (it = iter(stream)) to go on with it, or read "
-                "the rest with result()"
+                "and one view. Go on with that one, or read the rest with result()"
             )
         self._view_name = view
 

@@ -9,6 +9,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,22 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
+def imports(path: Path) -> tuple[tuple[str, bool], ...]:
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     """The modules a file imports, absolute, and whether at the module's level.
 
     Imports for type checking only count: they bind the files all the same.
     """
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = parsed(path)
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
@@ -186,7 +197,7 @@ def test_the_core_imports_no_effects(path: Path) -> None:
 @pytest.mark.parametrize("path", reachable_from_core(), ids=relative)
 def test_the_core_calls_no_effects(path: Path) -> None:
     """No call that reads a clock, a file or the environment, by whatever way it is reached."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Attribute):
             assert node.attr not in NO_CLOCK_CALLS, f"{relative(path)}:{node.lineno}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -196,7 +207,7 @@ def test_the_core_calls_no_effects(path: Path) -> None:
 @pytest.mark.parametrize("path", reachable_from_core(), ids=relative)
 def test_the_core_keeps_no_global_state(path: Path) -> None:
     """No `global`: what a stream has said is in its own Session."""
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = parsed(path)
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
 
 
@@ -312,7 +323,7 @@ def test_no_class_outgrows_its_room() -> None:
         f"{relative(path)}:{node.name}": size
         for path in sources()
         if not relative(path).startswith(("_core/", "events/"))
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ClassDef)
         and (size := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_CLASS
     }
@@ -327,7 +338,7 @@ def test_parts_of_a_call_know_only_what_is_below() -> None:
     """`Client -> Stream -> Call -> Retrying -> Exchange -> CallContext`, and no arrow back."""
     files = ("client", "stream", "_call/call", "_call/retrying", "_call/exchange", "_call/context")
     for number, name in enumerate(files):
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text("utf-8"))
+        tree = parsed(PACKAGE / f"{name}.py")
         known = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         assert not known & set(PARTS[:number]), name
 
@@ -339,7 +350,7 @@ def test_public_paths_say_what_they_have() -> None:
             continue
         if path.name == "plugin.py":
             continue  # pytest's entry point: its fixtures are found, not imported
-        tree = ast.parse(path.read_text("utf-8"))
+        tree = parsed(path)
         named = {
             target.id
             for node in ast.walk(tree)
@@ -358,7 +369,7 @@ def test_an_api_is_named_in_its_own_files_only() -> None:
     for path in sources():
         if relative(path).startswith(own):
             continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Constant) and node.value in APIS:
                 where = f"{relative(path)}:{node.lineno}"
                 assert where.startswith(tuple(NOT_AN_API)), f"{where} names {node.value!r}"

@@ -194,7 +194,9 @@ def test_python(block: Block, llm_server: Any, tmp_path: Path) -> None:
     if block.has_tests:
         prelude = "import test_readmes; test_readmes.prepare(globals())\n"
         (tmp_path / "test_block.py").write_text(prelude + block.code, "utf-8")
+        # Only our own plugin: loading all that are installed takes longer than the block.
         arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "markers=local"]
+        arguments += ["-p", "llmstream.testing.plugin"]
         arguments.append("test_block.py")
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
@@ -220,6 +222,7 @@ def _environment(server: Any, folder: Path) -> dict[str, str]:
     }
     return {
         **kept,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "OPENAI_API_KEY": "test-key",
         "OPENAI_BASE_URL": server.base_url,
         "ANTHROPIC_API_KEY": "test-key",

@@ -47,8 +47,9 @@ class Call:
     ) -> None:
         self.ctx = ctx  # any thread, to read
         self._scope = ctx.scope
-        self._retrying = retrying
-        self._begin_report = begin_report
+        self.readable_as_text = retrying.readable_as_text  # any thread, to read
+        self._retrying: Retrying | None = retrying  # None: ended, and the request let go
+        self._begin_report: Callable[[float], Reporter | None] | None = begin_report
         self._reader = Lock()  # held by the one thread that reads
         self._batches: EventBatches | None = None
         self._active: ActiveCall | None = None
@@ -60,10 +61,6 @@ class Call:
     @property
     def ended(self) -> bool:
         return self.progress is _ENDED
-
-    @property
-    def readable_as_text(self) -> bool:
-        return self._retrying.readable_as_text
 
     def cancel(self, reason: str | None) -> None:
         """End the call with Cancelled, in whatever phase it is. Returns at once, never raises."""
@@ -140,9 +137,11 @@ class Call:
         ctx.meter.begun = now
         ctx.scope.bind_to_process()
         ctx.scope.timers = Timers(ctx.timeouts, now)
+        assert self._retrying is not None
         self._batches = self._retrying.batches()
         self.progress = Progress.RUNNING
         self._active = ActiveCall(ctx.trace_id)
+        assert self._begin_report is not None
         ctx.reporter = self._begin_report(now)
         if ctx.reporter is not None:
             ctx.scope.listener = ctx.reporter.phase
@@ -160,14 +159,17 @@ class Call:
         last = ctx.end_attempt(error) if ctx.meter.attempts[1] else None
         if error is not None:
             ctx.seal(error)
+        ctx.session.state.compact()
         self._error = error
         self.progress = Progress.ENDED
+        retrying, self._retrying, self._begin_report = self._retrying, None, None
+        assert retrying is not None
         if self._active is None:
             return  # it never started
         self._active.over = True
         if ctx.scope.forked:
             return  # the call is our parent's
-        tell = _Telling(ctx, error, last, self._retrying.cancel_response)
+        tell = _Telling(ctx, error, last, retrying.cancel_response)
         if dropped:
             defer(tell)
         else:

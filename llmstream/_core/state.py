@@ -63,6 +63,16 @@ class ContentState:
         self.deltas = []
         return whole[len(streamed) :] if whole.startswith(streamed) else ""
 
+    def compact(self, known: str) -> None:
+        """Keep the text in one piece; `known` itself where it is the same text."""
+        text = self.text
+        if text == known:
+            text = known
+        if self._whole is None:
+            self.deltas = [text] if text else []
+        else:
+            self._whole = text
+
     def seal(self) -> None:
         """Make the text that has arrived the final one, and release the deltas."""
         self.finish("".join(self.deltas))
@@ -269,6 +279,16 @@ class State:
         fast.deltas.append(text)
         fast.texts.append(text)
         return (Chunk("text", text, fast.item_index),)
+
+    def compact(self) -> None:
+        """Nothing more arrives: keep each text once, in one piece, for as long as the stream is
+        kept."""
+        texts = {kind: "".join(pieces) for kind, pieces in self._texts.items()}
+        self._texts = {kind: [text] if text else [] for kind, text in texts.items()}
+        self.fast_path = None
+        for item in self.items.values():
+            for part in item.content.values():
+                part.compact(texts.get(part.type, ""))
 
     def flush(self) -> tuple[Chunk, ...]:
         """The answer has ended: append the text that was held back as a possible overlap."""

@@ -43,7 +43,7 @@ class Reporter:
     ) -> None:
         self._dispatcher = dispatcher
         self._hooks = hooks
-        self._request = request
+        self._request: Request | None = request  # None: the call has ended
         self._begun = begun
         self._pid = os.getpid()
         self._attempts: list[AttemptRecord] = []
@@ -157,8 +157,8 @@ class Reporter:
             **known,
         )
         try:
-            if self._hooks["on_content"]:
-                request = self._request
+            request, self._request = self._request, None  # a kept stream does not keep its prompt
+            if request is not None and self._hooks["on_content"]:
                 content = RequestContent(request.prompt, request.instructions, request.tools)
                 self._notify("on_content", self.call, content, result())
         finally:
