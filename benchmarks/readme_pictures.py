@@ -496,7 +496,7 @@ CLOCKS = {
     "connect": "DNS, TCP and TLS together",
     "first_token": "ends at the first content",
     "idle": "reset by progress, not pings",
-    "silence": "reset by any byte",
+    "silence": "reset by any byte; 90 s",
     "total": "never pauses: the deadline",
 }
 FAR = 640.0  # seconds: a total clock that the played call does not reach
@@ -609,7 +609,7 @@ def _wire(drawing: Drawing, y: float, x: Callable[[float], float], played: Playe
 
 
 def _setting(value: Any) -> str:
-    return "off" if value is None else f"{value} s" if isinstance(value, str) else _seconds(value)
+    return "off" if value is None else value if isinstance(value, str) else _seconds(value)
 
 
 def _error_of(clock: str) -> str:

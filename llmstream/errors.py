@@ -164,8 +164,7 @@ class IdleTimeout(StreamTimeout):
 
 
 class SilenceTimeout(StreamTimeout):
-    """The response had begun, but not one byte, not even a ping, arrived within the silence
-    clock."""
+    """Content had arrived, then not one byte, not even a ping, within the silence clock."""
 
     clock = "silence"
     retryable = True

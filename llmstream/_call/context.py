@@ -183,7 +183,7 @@ class CallContext:
             why = f": {stop.reason}" if stop.reason else ""
             return Cancelled(f"the call was cancelled {where}{why}", reason=stop.reason)
         cls, what, advice = _TIMEOUTS[stop.clock or ClockName.TOTAL]
-        seconds = getattr(self.timeouts, cls.clock)
+        seconds = self.timeouts.seconds(cls.clock) or 0.0
         since = self.meter.since(self.clock.monotonic(), scope.last_byte)
         return cls(
             f"{what} within {seconds:g} s (Timeouts.{cls.clock}), {where}; {since}: {advice}",

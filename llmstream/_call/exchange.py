@@ -89,6 +89,8 @@ class Exchange:
             # else what was shown stays readable until the service has accepted the new request
         ctx.latest = session
         ctx.status = ctx.request_id = None
+        session.state.seed = ctx.trace_id
+        session.on_sign_of_life = ctx.scope.timers.sign_of_life
         ctx.meter.begin_attempt(ctx.clock.monotonic(), session.contents, session.state.usage)
         self._reported = session.contents
         ctx.scope.phases = []
@@ -135,7 +137,7 @@ class Exchange:
             response.close()
 
     def _body(self, response: Response, session: Session) -> EventBatches:
-        first = _first_bytes(response)
+        first = _first_bytes(response, session.on_sign_of_life)
         foreign = _foreign(response.headers.get("content-type", ""), first)
         if foreign == "JSON":
             pieces, first = [first], b""  # a traceback may show locals
@@ -280,12 +282,13 @@ def _read_all(response: Response, limit: int, pieces: list[bytes]) -> bytes:
     return b"".join(pieces)
 
 
-def _first_bytes(response: Response) -> bytes:
+def _first_bytes(response: Response, on_blank: Callable[[], None]) -> bytes:
     """The beginning of a body, up to something that can be seen: some servers send white space to
     keep a connection alive before they know what they will answer."""
     first = response.read()
     while not first.strip(_BLANK) and len(first) < _SNIFF and (more := response.read()):
         first += more
+        on_blank()
     return first
 
 

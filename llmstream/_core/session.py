@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -17,8 +18,9 @@ from ..errors import EventTooLarge, LoopDetected, NotAStreamError, StreamTruncat
 from ..events.base import AnyEvent, UnknownEvent, decode_json
 from ..result import Chunk, LLMStreamError, ProtocolError
 from .classify import error_from_payload
-from .dialects.base import CONTENT, Activity, Dialect, Effect
+from .dialects.base import CONTENT, SIGN_OF_LIFE, Activity, Dialect, Effect
 from .framing import Framer
+from .liveness import is_sign_of_life
 from .sse import parse
 from .state import State
 
@@ -26,6 +28,7 @@ __all__ = ["MAX_EVENT_BYTES", "Session"]
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 _DONE = b"[DONE]"
+_BLANK = b" \t\r\n"
 _MAX_QUOTE = 300  # characters of a body that is not a stream which an error's message shows
 
 
@@ -61,6 +64,7 @@ class Session:
         cursor: the sequence number of the last event that has one, or None.
         events, contents: the number of events, and of those with content.
         state: the answer so far.
+        on_sign_of_life: called at each ping, comment and keepalive; the caller may set it.
     """
 
     __slots__ = (
@@ -78,6 +82,7 @@ class Session:
         "events",
         "has_content",
         "linger",
+        "on_sign_of_life",
         "stage",
         "state",
     )
@@ -104,6 +109,7 @@ class Session:
         self.error: LLMStreamError | None = None
         self.activity = _NONE
         self.linger = 0.0
+        self.on_sign_of_life: Callable[[], None] = _ignore
         self.events = 0
         self.contents = 0
 
@@ -143,7 +149,7 @@ class Session:
         blocks = b"" if self.ended else self._framer.feed(data)
         decode, apply, state = self._dialect.decode, self._dialect.apply, self.state
         # All in one loop: one more function call per event would add a tenth to its cost.
-        for name, payload in parse(blocks):
+        for name, payload in parse(blocks, self.on_sign_of_life):
             if len(payload) <= len(_DONE) and not self._is_event(payload, events):
                 if self.ended:
                     return events
@@ -157,6 +163,9 @@ class Session:
                     self.cursor = number
                 effect = apply(state, event)
             except (ValueError, RecursionError) as exc:
+                if is_sign_of_life(name, payload):  # as good as a comment: not an event
+                    self.on_sign_of_life()
+                    continue
                 self._fail_garbled(exc)
                 return events
             self.events += 1
@@ -173,6 +182,8 @@ class Session:
                 self._count_repeats(event.chunks, self._max_identical)
             if self.stage is not _OPEN and self.stage >= _WHOLE:
                 return events
+        if not events and not self._framer.pending and data and not data.strip(_BLANK):
+            self.on_sign_of_life()  # empty lines between two events
         if self._framer.overflow and self.complete:
             self.stage = Stage.WHOLE  # what is too large arrived after the end of the answer
         elif self._framer.overflow:
@@ -185,10 +196,13 @@ class Session:
         return events
 
     def _is_event(self, data: bytes, events: list[AnyEvent]) -> bool:
-        """Whether `data` is an event, that is, neither empty nor the end marker. The end marker
-        takes effect here; text that was held back until then is added to `events`."""
+        """Whether `data` is an event, that is, neither empty nor the end marker. Both take effect
+        here; text that was held back until the end marker is added to `events`."""
+        if not data:
+            self.on_sign_of_life()
+            return False
         if data != _DONE:
-            return bool(data)
+            return True
         self._take_effect(self._dialect.done(self.state))
         late = self.state.flush() if self.complete else ()
         if late:
@@ -218,6 +232,8 @@ class Session:
 
     def _take_effect(self, effect: Effect) -> None:
         activity = effect.activity
+        if effect is SIGN_OF_LIFE:
+            self.on_sign_of_life()
         if activity is _CONTENT:
             self.contents += 1
             self.has_content = True
@@ -291,6 +307,10 @@ class Session:
             )
         )
         return []
+
+
+def _ignore() -> None:
+    pass
 
 
 def _as_json(data: bytes) -> bytes:

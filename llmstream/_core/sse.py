@@ -8,9 +8,12 @@ the cost; a differential test proves that the results are equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sseclient import SSEClient
 
 from .framing import split_blocks
+from .liveness import is_ping
 
 __all__ = ["parse", "parse_block"]
 
@@ -20,15 +23,29 @@ _ERROR_FIELD = b"error:"  # llama.cpp and GPUStack send an error as a bare field
 _BATCH = 64  # data lines per call of sseclient-py, which is quadratic in them
 
 
-def parse(blocks: bytes) -> list[Parsed]:
-    """The events of whole, normalised blocks (what Framer.feed returns), in order."""
+def parse(blocks: bytes, on_sign_of_life: Callable[[], None] | None = None) -> list[Parsed]:
+    """The events of whole, normalised blocks (what Framer.feed returns), in order.
+    `on_sign_of_life` is called for comments and for pings without data, which are not events."""
     if not blocks:
         return []
     found = _parse_uniform(blocks)
     if found is None:
-        parsed = map(parse_block, split_blocks(blocks))
-        found = [event for event in parsed if event is not None]
+        found = []
+        for block in split_blocks(blocks):
+            event = parse_block(block)
+            if event is not None:
+                found.append(event)
+            if on_sign_of_life is not None and (
+                block[0] == 58 or b"\n:" in block or (event is None and _is_bare_ping(block))
+            ):
+                on_sign_of_life()
     return found
+
+
+def _is_bare_ping(block: bytes) -> bool:
+    """Whether a block without data has the name of a ping."""
+    names = [line for line in block.split(b"\n") if line.startswith(b"event:")]
+    return bool(names) and is_ping(_name(names[-1]))
 
 
 def _parse_uniform(blocks: bytes) -> list[Parsed] | None:

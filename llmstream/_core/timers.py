@@ -7,6 +7,7 @@ the clocks are in `phase`.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from msgspec import Struct
 
@@ -16,6 +17,8 @@ from .phase import ClockName
 __all__ = ["Timeouts", "Timers"]
 
 _OFF = math.inf
+_AUTO = "auto"
+_AUTO_SILENCE = 90.0
 _IDLE = ClockName.IDLE
 
 
@@ -30,10 +33,16 @@ class Timeouts(Struct, frozen=True):
     `first_token` 300     the request was sent           nothing; ends at the first content
     `idle`        180     the first content              progress: content, a tool's status, an item
                                                          begun or done; not by pings
-    `silence`     90      the first byte of the response any byte
+    `silence`     "auto"  the first content              any byte: pings, comments, keepalives too
     `total`       off     the start of the call          nothing; covers retries and waits: the
                                                          hard deadline
     ============= ======= ============================== ==========================================
+
+    Before the first content only `first_token` and `total` rule: a server that sends its headers
+    and then computes a long prompt is not dead. After it, `silence="auto"` means 90 seconds, but
+    only once this response has sent a sign of life (a ping, a comment or a keepalive, at any time):
+    a service that never sends one may be quiet in mid-answer until `idle` runs out. A number holds
+    always.
 
     Sending the request has the same limit as `first_token`. A clock that runs out ends the attempt
     with its error (ConnectTimeout, FirstTokenTimeout, IdleTimeout, SilenceTimeout), or the call
@@ -43,24 +52,32 @@ class Timeouts(Struct, frozen=True):
     caller's loop runs; only `total` always runs. An attempt that resumes an answer runs `idle`
     instead of `first_token`.
 
-    Raises ConfigurationError for a value that is not a number greater than 0.
+    Raises ConfigurationError for a value that is not a number greater than 0 ("auto" for `silence`
+    excepted).
     """
 
     connect: float | None = 10.0
     first_token: float | None = 300.0
     idle: float | None = 180.0
-    silence: float | None = 90.0
+    silence: float | Literal["auto"] | None = "auto"
     total: float | None = None
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if value is None:
+            if value is None or (name == "silence" and value == _AUTO):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                words = ', "auto",' if name == "silence" else ","
                 raise ConfigurationError(
-                    f"Timeouts({name}={value!r}): give seconds greater than 0, or None for no limit"
+                    f"Timeouts({name}={value!r}): give seconds greater than 0{words} or None for "
+                    "no limit"
                 )
+
+    def seconds(self, name: str) -> float | None:
+        """What the clock `name` is set to: its seconds, those of "auto" too, or None."""
+        value: float | str | None = getattr(self, name)
+        return _AUTO_SILENCE if isinstance(value, str) else value
 
 
 def _seconds(value: float | None) -> float:
@@ -72,14 +89,16 @@ class Timers:
     the watchdog's thread reads.
 
     One of connect, first_token and idle runs at a time: `phase_clock`, with `left` seconds of it
-    left. Silence runs beside it after the first byte, and total always. The clocks run between
+    left. Silence runs beside idle, and total always. The clocks run between
     `begin_wait` and `end_wait`; at other times only total does. `waited` is the sum of these waits,
     in seconds. `at` is the moment at which the first clock runs out if nothing happens.
     """
 
     __slots__ = (
+        "_alive",
         "_idle",
         "_silence",
+        "_silence_limit",
         "_since",
         "_total",
         "at",
@@ -96,7 +115,9 @@ class Timers:
         self.resumed = False  # the request is for the rest of an answer that has content already
         self.left = _OFF
         self._idle = _seconds(timeouts.idle)
-        self._silence = _OFF
+        self._silence = _OFF  # seconds left
+        self._silence_limit = _OFF  # what any byte resets it to, as things are
+        self._alive = False  # this response has sent a sign of life
         self._since: float | None = None
         self.waited = 0.0
         self._total = now + _seconds(timeouts.total)
@@ -105,19 +126,37 @@ class Timers:
     def connecting(self) -> None:
         """A new attempt begins."""
         self._run(ClockName.CONNECT, _seconds(self.timeouts.connect))
-        self._silence = _OFF
 
     def requesting(self) -> None:
         """The request is about to be sent; or, called again, it has been sent."""
+        # Bytes so far, and signs of life, were those of a proxy or of the response before.
+        self._alive = False
         if self.resumed:
             self._run(_IDLE, self._idle)
+            self._silence_limit = self._silence_in_force()  # from the first byte on
         else:
             self._run(ClockName.FIRST_TOKEN, _seconds(self.timeouts.first_token))
-        self._silence = _OFF  # bytes so far were a proxy's, not the service's
 
     def content(self) -> None:
         """Content has arrived."""
-        self._run(_IDLE, self._idle)
+        if self.phase_clock is not _IDLE:  # the first one
+            self.phase_clock = _IDLE
+            self._silence = self._silence_limit = self._silence_in_force()
+        self.left = self._idle
+
+    def sign_of_life(self) -> None:
+        """A ping, a comment or a keepalive has arrived: from now on the service's silence means
+        that it is dead."""
+        if not self._alive:
+            self._alive = True
+            if self.phase_clock is _IDLE:
+                self._silence = self._silence_limit = self._silence_in_force()
+
+    def _silence_in_force(self) -> float:
+        silence = self.timeouts.silence
+        if isinstance(silence, str):
+            return _AUTO_SILENCE if self._alive else _OFF
+        return _seconds(silence)
 
     def progress(self) -> None:
         """Progress other than content has arrived: it resets idle, and ends no other clock."""
@@ -127,18 +166,17 @@ class Timers:
     def linger(self, seconds: float) -> None:
         """The answer has ended: wait at most `seconds` for the rest of the stream."""
         self._run(ClockName.LINGER, seconds)
-        self._silence = _OFF
 
     def back_off(self) -> None:
         """The wait between two attempts begins: only total runs."""
         self._run(ClockName.BACKOFF, _OFF)
-        self._silence = _OFF
         self._since = None
         self.at = self._total
 
     def _run(self, phase_clock: ClockName, seconds: float) -> None:
         self.phase_clock = phase_clock
         self.left = seconds
+        self._silence = self._silence_limit = _OFF
 
     def begin_wait(self, now: float) -> float:
         """The reader begins to wait for the network; returns `at`."""
@@ -160,9 +198,8 @@ class Timers:
         took = now - since
         self.waited += took
         self.left -= took
-        # Bytes that arrive while connecting are a proxy's, not the service's.
-        if received and self.phase_clock is not ClockName.CONNECT:
-            self._silence = _seconds(self.timeouts.silence)
+        if received:
+            self._silence = self._silence_limit
         else:
             self._silence -= took
 

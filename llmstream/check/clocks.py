@@ -94,12 +94,20 @@ def pings_in_mid_answer(settings: CheckSettings) -> CheckResult:
 
 
 def silence_in_mid_answer(settings: CheckSettings) -> CheckResult:
-    """The answer begins, then nothing more is received."""
+    """The answer begins, with a ping, then nothing more is received."""
+    timeouts = settings.timeouts
+    if timeouts.silence == "auto" and timeouts.idle is None and timeouts.total is None:
+        what = "a connection that goes silent in mid-answer"
+        seen = (
+            f"nothing bounds {what} where the service never pings: silence is auto, and idle and "
+            "total are off"
+        )
+        return result("FAIL", f"a clock that ends {what}", seen)
     return _ended_by_clock(
         settings,
         ("silence", "idle", "total"),
         "a connection that goes silent in mid-answer",
-        Reply([*wire.first_part(settings.api), Silence()]),
+        Reply([*wire.first_part(settings.api), wire.ping(settings.api), Silence()]),
         sent=wire.PART,
     )
 

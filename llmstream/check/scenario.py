@@ -116,7 +116,7 @@ def _stretched(timeouts: Timeouts, speed: float, kept: Iterable[str]) -> Timeout
     """Clocks for a faster clock: those not in `kept` last as long as before in real time."""
     return Timeouts(
         **{
-            name: seconds if seconds is None or name in kept else seconds * speed
+            name: getattr(timeouts, name) if seconds is None or name in kept else seconds * speed
             for name, seconds in clocks_of(timeouts)
         }
     )

@@ -66,15 +66,16 @@ class CheckSettings(Struct, frozen=True):
     def summary(self) -> str:
         """The settings in one line."""
         clocks = ", ".join(
-            f"{name} {seconds_or_off(seconds)}" for name, seconds in clocks_of(self.timeouts)
+            f"{name} {seconds_or_off(getattr(self.timeouts, name))}"
+            for name, _ in clocks_of(self.timeouts)
         )
         attempts = counted(self.retry.max_attempts, "attempt")
         return f"api {self.api}; {clocks}; {attempts}; on_disconnect {self.on_disconnect}"
 
 
 def clocks_of(timeouts: Timeouts) -> Iterator[tuple[str, float | None]]:
-    """The clocks by name, each with its seconds (None: off)."""
-    return ((name, getattr(timeouts, name)) for name in timeouts.__struct_fields__)
+    """The clocks by name, each with its seconds (None: off); those of "auto" too."""
+    return ((name, timeouts.seconds(name)) for name in timeouts.__struct_fields__)
 
 
 def settings_of(client: Client) -> CheckSettings:

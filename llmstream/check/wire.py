@@ -8,7 +8,7 @@ from ..testing import Answer, Pings
 from ..testing.answers import encoding
 from .settings import CheckSettings
 
-__all__ = ["ANSWER", "PART", "PROMPT", "REST", "WHOLE", "first_part", "opening", "pings"]
+__all__ = ["ANSWER", "PART", "PROMPT", "REST", "WHOLE", "first_part", "opening", "ping", "pings"]
 
 WHOLE = "Lorem ipsum dolor sit amet consectetur"
 PART = "Lorem ipsum dolor"  # the text that is sent before a fault in mid-answer
@@ -32,8 +32,13 @@ def _before(api: str, word: bytes) -> list[bytes]:
     return list(itertools.takewhile(lambda block: word not in block, ANSWER.blocks(api)))
 
 
+def ping(api: str) -> bytes:
+    """One sign of life: what makes the silence clock "auto" hold."""
+    return encoding(api).ping
+
+
 def pings(settings: CheckSettings) -> Pings:
     """Endless pings, in real seconds close enough for the silence clock."""
-    silence = settings.timeouts.silence
+    silence = settings.timeouts.seconds("silence")
     every = 0.1 if silence is None else min(0.1, silence / 4.0)
     return Pings(every, data=encoding(settings.api).ping)

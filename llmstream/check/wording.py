@@ -12,8 +12,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def seconds_or_off(seconds: float | None) -> str:
-    """A clock's setting: its seconds, or "off" for None."""
+def seconds_or_off(seconds: float | str | None) -> str:
+    """A clock's setting: its seconds, "auto", or "off" for None."""
+    if isinstance(seconds, str):
+        return seconds
     return "off" if seconds is None else f"{seconds:g}"
 
 

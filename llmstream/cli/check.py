@@ -28,16 +28,17 @@ def _add_arguments(parser: Parser) -> None:
         "fault server in this process. Nothing is sent to a real service."
     )
     parser.epilog = (
-        "SECONDS is a number or 'off'. Long clocks run faster than real time, and each line shows "
-        "by how much. Exit codes: 0 if no check failed, 1 if one did, 2 for a mistake in the "
-        "options."
+        "SECONDS is a number or 'off', for --silence also 'auto'. Long clocks run faster than real "
+        "time, and each line shows by how much. Exit codes: 0 if no check failed, 1 if one did, 2 "
+        "for a mistake in the options."
     )
     add = parser.add_argument
     add("--client", metavar="MODULE:NAME", help="your own Client, or a function that returns one")
     add("--api", choices=list(APIS), help="the API that the service speaks")
     for clock in Timeouts.__struct_fields__:
         option = clock.replace("_", "-")
-        add(f"--{option}", type=_seconds, metavar="SECONDS", help=f"the clock {clock}")
+        kind = _seconds_or_auto if clock == "silence" else _seconds
+        add(f"--{option}", type=kind, metavar="SECONDS", help=f"the clock {clock}")
     add("--max-attempts", type=int, metavar="N", help="attempts in all, the first one included")
     for name, what in _RETRY_OPTIONS.items():
         add(f"--{name}", type=float, metavar="NUMBER", help=what)
@@ -54,6 +55,17 @@ def _seconds(text: str) -> float | str:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither seconds nor 'off'") from None
+
+
+def _seconds_or_auto(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return _seconds(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither seconds nor 'auto' nor 'off'"
+        ) from None
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -50,7 +50,19 @@ from llmstream._runtime.clock import SYSTEM_CLOCK
 from llmstream._runtime.scope import CancelScope
 from llmstream._runtime.watchdog import shared_watchdog
 from llmstream._transport.connect import SocketHandle
-from llmstream.testing import Answer, Cut, Drip, LLMServer, Pause, Pings, Reply, Send, Silence
+from llmstream.testing import (
+    Answer,
+    Cut,
+    Drip,
+    FakeClock,
+    FakeTransport,
+    LLMServer,
+    Pause,
+    Pings,
+    Reply,
+    Send,
+    Silence,
+)
 from llmstream.testing.answers import sse_block
 
 T = 0.25  # seconds: the clock under test
@@ -109,10 +121,8 @@ DYING = {
         phase="body",
     ),
     "nothing after the first byte": Case(
-        "silence", before=[Send(b"H"), Silence()], phase="headers"
+        "first_token", before=[Send(b"H"), Silence()], phase="headers"
     ),
-    "nothing after the headers": Case("silence", [Silence()]),
-    "no byte after created": Case("silence", [BLOCKS[0], Silence()]),
     "no byte after two tokens": Case(
         "silence", [*TWO_TOKENS, Silence()], text="one two", phase="body"
     ),
@@ -368,6 +378,67 @@ def test_progress_of_any_kind_keeps_a_stream_alive(
     assert result.ended() is None
     assert time.monotonic() - begun > 3 * WIDE - EARLY
     assert len(server.requests) == 1
+
+
+QUIET = {
+    "before the headers": Reply(before=[Pause(4 * T)], steps=BLOCKS),
+    "after the headers": Reply([Pause(4 * T), *BLOCKS]),
+    "after created": Reply([*BLOCKS[:2], Pause(4 * T), *BLOCKS[2:]]),
+    "after an item was announced": Reply([*OPENING, Pause(4 * T), *BLOCKS[len(OPENING) :]]),
+    "after a ping": Reply([KEEPALIVE, Pause(4 * T), *BLOCKS]),
+}
+
+
+@pytest.mark.parametrize("reply", QUIET.values(), ids=QUIET.keys())
+def test_a_long_prompt_is_no_dead_connection(
+    server: LLMServer, client_for: Callable[..., Client], reply: Reply
+) -> None:
+    """Before the first content only first_token rules: however long the service is silent, it is
+    asked once."""
+    server.script(reply)
+    client = client_for(server, timeouts=clocks(silence=T))
+    assert client.stream(PROMPT).result().text == "one two three four"
+    assert len(server.requests) == 1
+
+
+LIFE = {
+    "a ping": KEEPALIVE,
+    "a comment": b": ping\n\n",
+    "a bare comment": b":\n\n",
+    "a comment before an event": b": ping\n" + BLOCKS[1],
+    "an empty event": b"data:\n\n",
+    "a ping without data": b"event: ping\n\n",
+    "a comment as data": b"data: : keepalive\n\n",
+    "an unknown ping": b"event: heartbeat\ndata: {}\n\n",
+    "empty lines": b"\n\n",
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["at the start", "in mid-answer"])
+@pytest.mark.parametrize("life", LIFE.values(), ids=LIFE.keys())
+def test_silence_auto_holds_for_a_service_that_pings(life: bytes, first: bool) -> None:
+    """After any sign of life, 90 s without a byte end the stream."""
+    start = [life, *TWO_TOKENS] if first else [*TWO_TOKENS, Pause(50), life]
+    clock = FakeClock()
+    begun = clock.monotonic()
+    client = Client(transport=FakeTransport(Reply([*start, Silence()])), clock=clock, api_key="k")
+    error = failure(client.stream(PROMPT))
+    assert isinstance(error, SilenceTimeout)
+    assert error.seconds == 90
+    assert "90 s (Timeouts.silence)" in str(error)
+    assert clock.monotonic() - begun == pytest.approx(90 if first else 140, abs=1)
+
+
+def test_silence_auto_is_off_for_a_service_that_never_pings() -> None:
+    """It may think for minutes in mid-answer, until idle ends it. A number holds for it too."""
+    reply = Reply([*TWO_TOKENS, Silence()])
+    for timeouts, error in (
+        (Timeouts(), IdleTimeout),
+        (Timeouts(silence=50), SilenceTimeout),
+        (Timeouts(silence=None), IdleTimeout),
+    ):
+        client = Client(transport=FakeTransport(reply), clock=FakeClock(), api_key="k")
+        assert type(failure(client.stream(PROMPT, timeouts=timeouts))) is error
 
 
 def test_pings_are_no_silence(server: LLMServer, client_for: Callable[..., Client]) -> None:

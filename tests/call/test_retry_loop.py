@@ -183,7 +183,6 @@ RETRIED = {
         content_type="application/json",
     ),
     "an event that is garbled": inside([BLOCKS[0], sse_block(None, "{]")], ProtocolError),
-    "silence": inside([BLOCKS[0], Silence()], SilenceTimeout, timeouts=clocks(8.0, silence=SHORT)),
     "an error body that was cut": Failing(
         Reply([b'{"error": {"mess', Cut()], status=503), OverloadedError, status=503
     ),

@@ -29,7 +29,7 @@ def test_the_defaults_pass() -> None:
     assert time.monotonic() - begun < 30
     first, *lines, summary = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert "first_token 300, idle 180, silence 90, total off" in first
+    assert "first_token 300, idle 180, silence auto, total off" in first
     assert [line[6:28].strip() for line in lines] == list(CHECKS)
     assert {line[:6].strip() for line in lines} == {"ok", "off"}
     assert summary.startswith(f"{len(CHECKS)} checks: {len(CHECKS) - 1} ok, 1 off in ")
@@ -128,7 +128,8 @@ ALL_OFF = Timeouts(connect=None, first_token=None, idle=None, silence=None, tota
     [
         (("connect",), {"hung connect"}),
         (("first_token",), {"no answer", "pings before answer"}),
-        (("idle",), {"pings in mid-answer"}),
+        # silence="auto" does not bound a service that never pings
+        (("idle",), {"pings in mid-answer", "silence in mid-answer"}),
         (("silence",), set()),  # idle bounds it
         (("idle", "silence"), {"pings in mid-answer", "silence in mid-answer"}),
     ],
@@ -140,6 +141,15 @@ def test_where_nothing_ends_a_wait_the_check_fails(off: tuple[str, ...], names: 
     assert failed(CheckSettings(timeouts=timeouts, retry=FAST), *waits) == names
     with_a_deadline = msgspec.structs.replace(timeouts, total=20.0)
     assert failed(CheckSettings(timeouts=with_a_deadline, retry=FAST), *names) == set()
+
+
+def test_silence_in_seconds_bounds_every_service() -> None:
+    """Also one that never pings: without idle, only a stream that pings is endless."""
+    settings = CheckSettings(timeouts=Timeouts(idle=None, silence=90))
+    waits = ("pings in mid-answer", "silence in mid-answer")
+    assert failed(settings, *waits) == {"pings in mid-answer"}
+    result = only(CheckSettings(timeouts=Timeouts(idle=None)), "silence in mid-answer")
+    assert "where the service never pings: silence is auto, and idle and total are" in result.seen
 
 
 def test_what_nothing_bounds_is_reported() -> None:

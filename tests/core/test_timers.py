@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,8 @@ class Reference:
     connect     from the start of the attempt; nothing resets it
     first_token from the request sent; ends at the first content
     idle        from the first content, then from the last progress
-    silence     from the first byte of the response; any byte resets it
+    silence     from the first content; any byte resets it. "auto": 90 s, once the response has sent
+                a sign of life
     total       from the start of the call; runs on while the caller works, and in the backoff
     All but total run only while the library waits for the network.
     """
@@ -39,6 +41,7 @@ class Reference:
     phase: str = "connect"
     phase_from: float = 0.0
     silent_from: float | None = None
+    alive: bool = False
     lingers: float = OFF
 
     def waited(self, since: float) -> float:
@@ -60,12 +63,17 @@ class Reference:
         if self.phase in limits:
             found[self.phase] = _off(limits[self.phase]) - self.waited(self.phase_from)
         if self.silent_from is not None:
-            found["silence"] = _off(self.timeouts.silence) - self.waited(self.silent_from)
+            silence = self.timeouts.silence
+            if silence == "auto":
+                silence = 90.0 if self.alive else None
+            found["silence"] = _off(silence) - self.waited(self.silent_from)
         return found
 
     def enter(self, phase: str) -> None:
         self.phase = phase
         self.phase_from = self.now
+        if phase != "idle":
+            self.silent_from = None
 
 
 def _off(value: float | None) -> float:
@@ -81,7 +89,10 @@ STEPS = st.one_of(
     st.tuples(st.just("bytes"), SPANS),
     st.tuples(st.just("nothing"), SPANS),  # the wait ends without a byte
     st.tuples(st.just("work"), SPANS),  # the caller's loop body
-    st.tuples(st.sampled_from(["content", "progress", "asking", "connecting"]), st.just(0.0)),
+    st.tuples(
+        st.sampled_from(["content", "progress", "asking", "connecting", "sign_of_life"]),
+        st.just(0.0),
+    ),
     st.tuples(st.just("rest"), SPANS),
     st.tuples(st.just("linger"), SPANS),
 )
@@ -119,7 +130,7 @@ class Pair:
         reference.waits.append((started, reference.now))
         reference.waiting_since = None
         real.end_wait(self.now, received=received)
-        if received and reference.phase != "connect":  # a proxy's words are not the service's
+        if received and reference.phase == "idle":
             reference.silent_from = reference.now
         self.check()
 
@@ -141,7 +152,15 @@ class Pair:
 
     def _content(self, _: float) -> None:
         self.real.content()
+        if self.reference.phase != "idle":
+            self.reference.silent_from = self.reference.now
         self.reference.enter("idle")
+
+    def _sign_of_life(self, _: float) -> None:
+        self.real.sign_of_life()
+        if not self.reference.alive and self.reference.phase == "idle":
+            self.reference.silent_from = self.reference.now
+        self.reference.alive = True
 
     def _progress(self, _: float) -> None:
         self.real.progress()
@@ -151,17 +170,15 @@ class Pair:
     def _asking(self, _: float) -> None:
         self.real.requesting()
         self.reference.enter("first_token")
-        self.reference.silent_from = None
+        self.reference.alive = False
 
     def _connecting(self, _: float) -> None:
         self.real.connecting()
         self.reference.enter("connect")
-        self.reference.silent_from = None
 
     def _rest(self, span: float) -> None:
         self.real.back_off()
         self.reference.enter("backoff")
-        self.reference.silent_from = None
         self.check()
         self.pass_time(span, waiting=False)
         self._connecting(0.0)
@@ -170,7 +187,6 @@ class Pair:
         self.real.linger(span)
         self.reference.lingers = span
         self.reference.enter("linger")
-        self.reference.silent_from = None
 
     # -- comparing
 
@@ -194,7 +210,12 @@ class Pair:
 @settings(PROPERTY, max_examples=600)
 @given(
     st.builds(
-        Timeouts, connect=LIMITS, first_token=LIMITS, idle=LIMITS, silence=LIMITS, total=LIMITS
+        Timeouts,
+        connect=LIMITS,
+        first_token=LIMITS,
+        idle=LIMITS,
+        silence=st.one_of(st.just("auto"), LIMITS),
+        total=LIMITS,
     ),
     st.lists(STEPS, max_size=25),
     st.sampled_from([0.0, 1000.0, -50.0]),
@@ -212,7 +233,7 @@ def test_the_clocks_are_those_of_the_reference(
 # --- single sentences of the table --------------------------------------------------------------
 
 
-def clocks(**limits: float | None) -> Timers:
+def clocks(**limits: Any) -> Timers:
     return Timers(
         Timeouts(**{**dict.fromkeys(("connect", "first_token", "idle", "silence")), **limits}), 0.0
     )
@@ -254,25 +275,81 @@ def test_pings_break_idle_but_not_silence() -> None:
     assert c.expired(3.0) == "idle"
 
 
-def test_silence_starts_with_the_first_byte() -> None:
-    """Before the first byte only the first-token clock runs; after it both do."""
+def test_silence_starts_with_the_first_content() -> None:
+    """Before the first content only the first-token clock runs, whatever arrives; after it any
+    byte resets silence."""
     c = clocks(first_token=100, silence=5)
+    c.requesting()
+    assert c.begin_wait(0.0) == 100.0
+    c.end_wait(50.0, received=True)
+    c.sign_of_life()
+    assert c.begin_wait(50.0) == 100.0
+    c.end_wait(60.0, received=True)
+    c.content()
+    assert c.begin_wait(60.0) == 65.0
+    c.end_wait(64.0, received=True)
+    assert c.begin_wait(64.0) == 69.0
+    assert c.expired(69.0) == "silence"
+
+
+def test_a_request_begins_without_silence() -> None:
+    """Asking again, on the same connection, waits for the first content again."""
+    c = clocks(first_token=100, silence=5)
+    c.requesting()
+    c.begin_wait(0.0)
+    c.end_wait(1.0, received=True)
+    c.content()
+    c.requesting()
+    assert c.begin_wait(1.0) == 101.0
+    assert c.expired(90.0) is None
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the content", "after it"])
+def test_silence_auto_holds_after_a_sign_of_life(before: bool) -> None:
+    """A service that has pinged is dead after 90 s without a byte, wherever the ping was."""
+    c = clocks(silence="auto")
+    c.requesting()
+    if before:
+        c.sign_of_life()
+    c.content()
+    if not before:
+        assert c.begin_wait(0.0) == OFF
+        c.end_wait(500.0, received=True)
+        c.sign_of_life()
+    assert c.begin_wait(500.0) == 590.0
+    assert c.expired(590.0) == "silence"
+
+
+def test_silence_auto_without_a_sign_of_life_is_off() -> None:
+    """A service that never pings may be quiet until idle runs out."""
+    c = clocks(idle=180, silence="auto")
+    c.requesting()
+    c.content()
+    assert c.begin_wait(0.0) == 180.0
+    assert c.expired(180.0) == "idle"
+
+
+def test_a_sign_of_life_counts_for_its_own_response() -> None:
+    """The next request asks another server, which may never ping."""
+    c = clocks(silence="auto")
+    c.requesting()
+    c.sign_of_life()
+    c.back_off()
+    c.connecting()
+    c.requesting()
+    c.content()
+    assert c.begin_wait(0.0) == OFF
+
+
+def test_a_resumed_answer_has_content_already() -> None:
+    """Silence holds from the first byte of the response on."""
+    c = clocks(idle=100, silence=5)
+    c.resumed = True
     c.requesting()
     assert c.begin_wait(0.0) == 100.0
     c.end_wait(50.0, received=True)
     assert c.begin_wait(50.0) == 55.0
     assert c.expired(55.0) == "silence"
-
-
-def test_a_request_begins_without_silence() -> None:
-    """Asking again, on the same connection, waits for a first byte again."""
-    c = clocks(first_token=100, silence=5)
-    c.requesting()
-    c.begin_wait(0.0)
-    c.end_wait(1.0, received=True)
-    c.requesting()
-    assert c.begin_wait(1.0) == 101.0
-    assert c.expired(90.0) is None
 
 
 def test_first_token_ends_with_content_only() -> None:
@@ -336,11 +413,26 @@ def test_a_new_attempt_starts_all_clocks_but_total() -> None:
 
 
 @pytest.mark.parametrize("name", ["connect", "first_token", "idle", "silence", "total"])
-@pytest.mark.parametrize("value", [0, 0.0, -1, math.nan, "5", True, [], "nan", -math.inf])
+@pytest.mark.parametrize(
+    "value", [0, 0.0, -1, math.nan, "5", True, [], "nan", -math.inf, "AUTO", "off", ""]
+)
 def test_limits_are_checked(name: str, value: Any) -> None:
     """What is not a number above 0 is refused with a sentence that names it."""
     with pytest.raises(ConfigurationError, match=name):
         Timeouts(**{name: value})
+
+
+def test_auto_is_a_word_of_silence_alone() -> None:
+    """It is the default, survives pickling, and no other clock knows it."""
+    default = pickle.loads(pickle.dumps(Timeouts()))
+    assert (default.silence, default.seconds("silence"), default.seconds("idle")) == (
+        "auto",
+        90.0,
+        180.0,
+    )
+    for name in ("connect", "first_token", "idle", "total"):
+        with pytest.raises(ConfigurationError, match=name):
+            Timeouts(**{name: "auto"})
 
 
 @pytest.mark.parametrize("name", ["connect", "first_token", "idle", "silence", "total"])

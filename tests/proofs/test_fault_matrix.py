@@ -107,10 +107,10 @@ FAULTS = (
     Fault(
         "the answer is announced, then silence",
         at_first(Silence()),
-        "SilenceTimeout",
-        3,
+        "FirstTokenTimeout",
+        1,
         0,
-        "silence",
+        "first_token",
     ),
     Fault("two words, then silence", after(2, Silence()), "SilenceTimeout", 1, 2, "silence"),
     Fault("two words, then pings for ever", after(2, Pings(0.05)), "IdleTimeout", 1, 2, "idle"),

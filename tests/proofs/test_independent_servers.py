@@ -40,7 +40,6 @@ from llmstream import (
     Result,
     RetryPolicy,
     ServerError,
-    SilenceTimeout,
     StreamInterrupted,
     StreamTruncated,
 )
@@ -457,7 +456,7 @@ def test_an_answer_that_breaks_off_is_no_answer(
     [
         ("disconnect", StreamInterrupted),
         ("truncate", StreamTruncated),
-        ("stall", SilenceTimeout),
+        ("stall", FirstTokenTimeout),
         ("malformed", ProtocolError),
     ],
 )
@@ -467,7 +466,12 @@ def test_a_break_before_the_content_is_retried(
     """While there is nothing that could come twice, a broken answer is asked for again."""
     mock.says(TEXT)
     mock.script(broken(kind, 1))
-    stream = connect(mock, timeouts=clocks(PATIENCE, silence=SOON)).stream(PROMPT)
+    client = connect(
+        mock,
+        timeouts=clocks(PATIENCE, first_token=SOON),
+        retry=RetryPolicy(base=0.05, retry_first_token=True),
+    )
+    stream = client.stream(PROMPT)
     assert "".join(stream) == TEXT
     assert causes(stream.attempts) == [cause, None]
     assert mock.requests() == [200, 200]
@@ -570,7 +574,11 @@ def count(scripted: list[dict[str, Any]]) -> int:
 def test_llmock_finds_no_fault_with_the_client(mock: LLMock, api: str, connect: Connect) -> None:
     """Its strict effect on 429, 5xx, disconnect, truncate and stall: no error, no warning."""
     mock.says(TEXT)
-    client = connect(mock, timeouts=clocks(PATIENCE, silence=SOON, idle=SOON))
+    client = connect(
+        mock,
+        timeouts=clocks(PATIENCE, first_token=SOON, idle=SOON),
+        retry=RetryPolicy(retry_first_token=True),
+    )
     injected = 0
     for name, (refusal, scripted) in faults(api).items():
         mock.script(*scripted)

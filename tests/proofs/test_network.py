@@ -282,7 +282,7 @@ def test_a_killed_service_is_never_a_success(net: Net, framing: str) -> None:
 
 def test_a_lost_answer_breaks_the_first_token_clock(net: Net) -> None:
     net.firewall(net.caller, "input", f"{OF_THE_SERVICE} {DATA} counter drop")
-    # Silence is counted from the first byte on, and so does not break here.
+    # Silence is counted from the first content on, and so does not break here.
     near = {"first_token": 2 * SOON, "silence": SOON / 2}
     caller = net.call(*with_clock(PLAIN, **near), prompt=WHOLE_CHUNKED, attempts=3)
     for outcome in caller.outcomes():

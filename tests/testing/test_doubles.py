@@ -67,7 +67,14 @@ def test_waits_pass_without_passing() -> None:
 CLOCKS: dict[str, tuple[Reply, Timeouts, type[LLMStreamError], float, str]] = {
     "before headers": (Reply(before=[Silence()]), Timeouts(), FirstTokenTimeout, 300, ""),
     "pings only": (Reply(Pings(20)), Timeouts(), FirstTokenTimeout, 300, ""),
-    "silence": (Reply([*TWO_WORDS, Silence()]), Timeouts(), SilenceTimeout, 90, "Hello brave"),
+    "silence": (
+        Reply([b": ping\n\n", *TWO_WORDS, Silence()]),
+        Timeouts(),
+        SilenceTimeout,
+        90,
+        "Hello brave",
+    ),
+    "no ping": (Reply([*TWO_WORDS, Silence()]), Timeouts(), IdleTimeout, 180, "Hello brave"),
     "pings": (Reply([*TWO_WORDS, Pings(20)]), Timeouts(), IdleTimeout, 180, "Hello brave"),
     "drip": (
         Reply([*TWO_WORDS, Drip(b"data: " + b"x" * 9999, every=1.0)]),

@@ -128,7 +128,7 @@ def test_a_speed_that_is_none(speed: float) -> None:
 
 def test_a_client_lives_by_it(llm_server: LLMServer) -> None:
     """A silence of 90 seconds ends a stream in a fraction of one, and the error says 90."""
-    llm_server.script(Reply([*TWO_WORDS, Silence()]))
+    llm_server.script(Reply([b": ping\n\n", *TWO_WORDS, Silence()]))
     before = time.monotonic()
     with (
         ScaledClock(300.0) as clock,

@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from ...errors import ServiceError
-from ...events.base import AnyEvent, Event
+from ...events.base import AnyEvent, Event, UnknownEvent
 from ...result import LLMStreamError
+from ..liveness import is_ping
 from ..request import HTTPRequest, Request, StoredResponse
 from ..state import State
 from ..tool_calls import ToolCallState, item_calls
@@ -25,11 +26,13 @@ __all__ = [
     "CONTENT",
     "NOTHING",
     "PROGRESS",
+    "SIGN_OF_LIFE",
     "Activity",
     "Apply",
     "Dialect",
     "Effect",
     "TypedDialect",
+    "unknown",
 ]
 
 
@@ -56,6 +59,7 @@ class Effect(Struct, frozen=True):
 
 
 NOTHING = Effect(Activity.NONE)
+SIGN_OF_LIFE = Effect(Activity.NONE)  # a ping: what makes the silence clock "auto" hold
 PROGRESS = Effect(Activity.PROGRESS)
 CONTENT = Effect(Activity.CONTENT)
 
@@ -124,6 +128,12 @@ class Dialect(Protocol):
 
 
 Apply = Callable[[State, Any], Effect]
+
+
+def unknown(state: State, event: UnknownEvent) -> Effect:
+    """What an event of an unknown type means: nothing, or a sign of life if it is a ping."""
+    word = event.data if isinstance(event.data, str) else event.type
+    return SIGN_OF_LIFE if is_ping(event.type) or is_ping(word) else NOTHING
 
 
 class TypedDialect:
