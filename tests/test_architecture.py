@@ -23,6 +23,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "llmstream"
 # allowed, so that nothing has to be thought of to be forbidden.
 PURE = {
     "__future__",
+    "ast",  # literal_eval only: values that a service prints as Python does
     "collections",
     "contextlib",
     "dataclasses",

@@ -1,4 +1,5 @@
-"""What all calls with the same host and key share: a budget of retries, and the wait after a 429.
+"""What all calls with the same host and key share: a budget of retries; and, where they ask for the
+same model too, the wait after a 429.
 
 Without it many threads that all meet the same failure would send many times as many requests as
 before, at the moment when the service can bear them least. Each process has its own budgets.
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import weakref
+
+from msgspec import Struct
 
 from .._runtime.fork import in_child, renew_in_child
 from .._runtime.threads import Lock
@@ -21,6 +24,14 @@ COST = 5  # of a retry; refilled when the retry succeeds
 REFILL = 1  # for a success at the first attempt
 
 
+class _Hold(Struct, frozen=True):
+    """A wait that the service asks for: its end, its length in seconds, the error that says so."""
+
+    until: float
+    wait: float
+    reason: RateLimitError
+
+
 class Budget:
     """The budget of one host and key. Thread-safe. Nothing here waits; moments are in seconds on
     the caller's monotonic clock."""
@@ -28,9 +39,7 @@ class Budget:
     def __init__(self) -> None:
         self._lock = Lock()  # guards everything below
         self._tokens = CAPACITY
-        self._until = -1.0  # the end of the wait that the service asks for
-        self._wait = 0.0  # its length in seconds
-        self._reason: RateLimitError | None = None  # the error that asks for it
+        self._holds: dict[str | None, _Hold] = {}  # by model; None: of all models
         renew_in_child(self, _lock=Lock)
 
     @property
@@ -51,26 +60,44 @@ class Budget:
         with self._lock:
             self._tokens = min(CAPACITY, self._tokens + (COST if retried else REFILL))
 
-    def throttle(self, error: RateLimitError, now: float) -> None:
-        """The service has asked one caller to wait, with `error`: from now on all callers wait."""
+    def throttle(self, error: RateLimitError, now: float, model: str | None = None) -> None:
+        """The service has asked one caller to wait, with `error`: from now on all callers of
+        `model` wait; None: all callers."""
         wait = error.retry_after or 0.0
         with self._lock:
-            if now + wait > self._until:
-                self._until, self._wait = now + wait, wait
-                self._reason = error
+            # Those that are over go, or a client of many models would keep one for each.
+            holds = {name: hold for name, hold in self._holds.items() if hold.until > now}
+            if model not in holds or now + wait > holds[model].until:
+                holds[model] = _Hold(now + wait, wait, error)
+            self._holds = holds
 
-    def throttled(self, now: float) -> tuple[float, float]:
-        """The seconds that are left of the wait, and its whole length; (0, 0) if there is none."""
-        with self._lock:
-            left = self._until - now
-            return (left, self._wait) if left > 0 else (0.0, 0.0)
+    def throttled(self, now: float, model: str | None = None) -> tuple[float, float]:
+        """The seconds that are left of the wait of `model` (None: of any), and its whole length;
+        (0, 0) if there is none."""
+        _, hold = self._hold(model)
+        left = hold.until - now if hold is not None else 0.0
+        return (left, hold.wait) if hold is not None and left > 0 else (0.0, 0.0)
 
-    def refusal(self, now: float) -> RateLimitError:
+    def _hold(self, model: str | None) -> tuple[bool, _Hold | None]:
+        """Whether it holds all models, and the wait that ends last."""
+        holds = self._holds  # replaced, never changed: no lock, since every attempt asks
+        if not holds:
+            return False, None
+        whole, own = holds.get(None), holds.get(model)
+        if model is None:
+            own = max(holds.values(), key=lambda hold: hold.until)
+        if whole is not None and (own is None or whole.until >= own.until):
+            return True, whole
+        return False, own
+
+    def refusal(self, now: float, model: str) -> RateLimitError:
         """The error of a call whose hard deadline is before the end of the wait."""
-        left, wait = self.throttled(now)
-        reason = self._reason
+        left, wait = self.throttled(now, model)
+        whole, hold = self._hold(model)
+        reason = hold.reason if hold is not None else None
+        shared = "host and key" if whole else "host, key and model"
         return RateLimitError(
-            f"nothing was sent: the service asked all callers with this host and key to wait "
+            f"nothing was sent: the service asked all callers with this {shared} to wait "
             f"{wait:g} s (429), and the {left:.1f} s that are left end after this call's hard "
             "deadline",
             status=429,

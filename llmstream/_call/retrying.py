@@ -11,7 +11,7 @@ import msgspec
 from .._core.phase import Phase
 from .._core.recovery import Mode, NextAttempt, Recovery
 from .._core.request import HTTPRequest, Request
-from .._core.retry import RetryPolicy
+from .._core.retry import RetryPolicy, is_for_whole_key
 from .._runtime.scope import Stopped
 from ..errors import ConnectionFailed, LLMStreamError, RateLimitError
 from .context import CallContext
@@ -51,6 +51,8 @@ class Retrying:
         self._first = first
         self._headers = headers
         self._before = before
+        named = (request.extra_body or {}).get("model")  # it replaces the call's own
+        self._model = named if isinstance(named, str) else request.model
         self._retries = 0  # attempts that have failed, the free ones not counted
         self._failures = 0  # those in a row that brought no content
         self._resent = False
@@ -80,12 +82,15 @@ class Retrying:
     def _after_failure(self, attempt: NextAttempt, error: LLMStreamError) -> NextAttempt:
         """The next attempt, once it is time for it. Raises `error` where there is none."""
         ctx, endpoint = self._ctx, self._endpoint
-        # By what the service said; after `redact`, what it quotes is blotted out.
+        # Both by what the service said; after `redact`, what it quotes is blotted out.
+        for_all_models = isinstance(error, RateLimitError) and is_for_whole_key(
+            error.message, self._model
+        )
         simpler = endpoint.dialect.without_refused_option(self._first, error)
         endpoint.redact(error, self._request, self._headers)
         if error.request_id is not None:
             ctx.request_id = error.request_id  # as it is now
-        self._learn(error)
+        self._learn(error, for_all_models)
         at_once = self._at_once(attempt, error, simpler)
         if at_once is not None:
             return at_once
@@ -159,17 +164,19 @@ class Retrying:
         finally:
             ctx.meter.rested += ctx.clock.monotonic() - since
 
-    def _learn(self, error: LLMStreamError) -> None:
-        """One stream that is asked to wait speaks for all of its host and key."""
+    def _learn(self, error: LLMStreamError, for_all_models: bool) -> None:
+        """One stream that is asked to wait speaks for all of its host, key and model, and for those
+        of other models only where the service says so."""
         wait = error.retry_after if isinstance(error, RateLimitError) else None
         if isinstance(error, RateLimitError) and wait and wait <= self._policy.max_retry_after:
-            self._endpoint.budget.throttle(error, self._ctx.clock.monotonic())
+            model = None if for_all_models else self._model
+            self._endpoint.budget.throttle(error, self._ctx.clock.monotonic(), model)
 
     def _wait_while_throttled(self) -> None:
         """Wait until the service may be asked again. Raises Stopped, RateLimitError."""
         ctx, budget = self._ctx, self._endpoint.budget
         since = ctx.clock.monotonic()
-        left, whole = budget.throttled(since)
+        left, whole = budget.throttled(since, self._model)
         if not left:
             return
         # The jitter spreads those that wait for the same moment.
@@ -178,9 +185,9 @@ class Retrying:
             now = ctx.clock.monotonic()
             if left >= ctx.scope.timers.remaining(now):
                 ctx.scope.enter(Phase.THROTTLED)
-                raise budget.refusal(now)
+                raise budget.refusal(now, self._model)
             self._rest(max(left, until - now), Phase.THROTTLED)
-            left, _ = budget.throttled(ctx.clock.monotonic())
+            left, _ = budget.throttled(ctx.clock.monotonic(), self._model)
         ctx.meter.throttled = ctx.clock.monotonic() - since
 
     # -- a response that the service goes on with

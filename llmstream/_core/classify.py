@@ -3,12 +3,12 @@ an error inside a stream (flat or nested), in a failed response, in a 200 with a
 
 The same failure has the same class everywhere. With a status the status decides, except that a
 quota code always means QuotaExceededError; without one the tables of codes and types below decide.
-Pure: relies on the error classes and on `retry.parse_retry_after`.
+An upstream's verdict that a gateway quotes wins over the gateway's own.
+Pure: relies on the error classes, on `error_body`, which reads, and on `retry`, which knows waits.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,14 +22,12 @@ from ..errors import (
     ServerError,
     ServiceError,
 )
-from ..events.base import decode_json
-from .retry import parse_retry_after
+from .error_body import ErrorBody, read_body, read_error
+from .retry import is_daily_quota, parse_retry_after, reset_of_used_up_limits
 
 __all__ = ["error_from_payload", "error_from_status", "request_id_of"]
 
-_TAGS = re.compile(r"<[^<>]*>")
 _MAX_ID = 200  # characters of a service's request id that are kept
-_MAX_MESSAGE = 500  # characters of a service's own text that an error's message repeats
 
 _STATUS: dict[int, type[ServiceError]] = {
     401: AuthenticationError,
@@ -49,22 +47,26 @@ KNOWN_WORDS: dict[str, type[ServiceError]] = {
     for cls, words in {
         QuotaExceededError: (
             "insufficient_quota credit_balance_exhausted billing_hard_limit_reached billing_error "
-            "billing_not_active quota_exceeded insufficient_credits payment_required"
+            "billing_not_active quota_exceeded insufficient_credits payment_required "
+            "budgetexceedederror budget_exceeded"
         ),
         RateLimitError: (
             "rate_limit_exceeded rate_limit_error rate_limit too_many_requests "
-            "rate_limit_reached throttling_error requests tokens"
+            "rate_limit_reached throttling_error requests tokens resource_exhausted "
+            "ratelimiterror throttlingexception toomanyrequestsexception"
         ),
         OverloadedError: (
             "overloaded_error overloaded server_overloaded engine_overloaded service_unavailable "
-            "unavailable_error slow_down model_overloaded"
+            "unavailable_error slow_down model_overloaded unavailable serviceunavailableerror "
+            "serviceunavailableexception overloadederror"
         ),
         AuthenticationError: (
-            "authentication_error invalid_api_key unauthorized invalid_authentication"
+            "authentication_error invalid_api_key unauthorized invalid_authentication "
+            "unauthenticated authenticationerror unrecognizedclientexception"
         ),
         PermissionDeniedError: (
             "permission_error permission_denied permission_denied_error forbidden "
-            "insufficient_permissions access_denied"
+            "insufficient_permissions access_denied permissiondeniederror accessdeniedexception"
         ),
         InvalidRequestError: (
             "invalid_request_error invalid_request bad_request bad_request_error invalid_prompt "
@@ -77,11 +79,15 @@ KNOWN_WORDS: dict[str, type[ServiceError]] = {
             "image_too_small image_parse_error image_content_policy_violation "
             "image_file_too_large unsupported_image_media_type empty_image_file "
             "failed_to_download_image image_file_not_found not_supported_error "
-            "previous_response_not_found"
+            "previous_response_not_found invalid_argument failed_precondition out_of_range "
+            "badrequesterror notfounderror unprocessableentityerror unsupportedparamserror "
+            "contextwindowexceedederror contentpolicyviolationerror validationexception "
+            "extra_forbidden"
         ),
         ServerError: (
             "server_error api_error internal_server_error internal_error timeout_error timeout "
-            "gateway_timeout bad_gateway vector_store_timeout"
+            "gateway_timeout bad_gateway vector_store_timeout internal deadline_exceeded "
+            "internalservererror apiconnectionerror apierror"
         ),
     }.items()
     for word in words.split()
@@ -101,121 +107,83 @@ def error_from_status(
     status: int, body: bytes, headers: Mapping[str, str], now: float
 ) -> ServiceError:
     """The error of a response whose status is not a success. `headers` has lower-case names; `now`
-    is the Unix time in seconds, for a Retry-After that is a date."""
-    payload = _decoded(body)
-    fields = _error_fields(payload)
-    cls = _class_of_status(status)
-    if _is_quota(fields):
-        cls = QuotaExceededError
-    message = fields["message"] or "the service gave no reason"
+    is the Unix time in seconds, for waits that end at a moment."""
+    said = read_body(body)
+    cls = _class_of(said, status)
     error = cls(
-        f"HTTP {status}{_label(fields)}: {message}",
+        f"HTTP {status}{_label(said)}: {said.message or 'the service gave no reason'}",
         status=status,
-        code=fields["code"],
-        type=fields["type"],
-        param=fields["param"],
-        retry_after=parse_retry_after(headers, message, now),
+        code=said.code,
+        type=said.type,
+        param=said.param,
+        retry_after=_retry_after(cls, said, headers, now),
         retryable=_should_retry(headers) if cls is not QuotaExceededError else None,
     )
-    error.request_id = request_id_of(headers) or fields["request_id"]
+    error.request_id = request_id_of(headers) or said.request_id
     return error
 
 
 def error_from_payload(payload: Any) -> ServiceError:
     """The error that was received inside a stream, or as the JSON body of a 200. `payload` is the
     decoded JSON."""
-    fields = _error_fields(payload)
-    cls = _class_of_fields(fields)
-    message = fields["message"] or "the service gave no reason"
+    said = read_error(payload)
+    cls = _class_of(said, None)
     error = cls(
-        f"error inside the stream{_label(fields)}: {message}",
-        code=fields["code"],
-        type=fields["type"],
-        param=fields["param"],
-        retry_after=parse_retry_after({}, message, 0.0),
+        f"error inside the stream{_label(said)}: {said.message or 'the service gave no reason'}",
+        code=said.code,
+        type=said.type,
+        param=said.param,
+        retry_after=_retry_after(cls, said, {}, None),
     )
-    error.request_id = fields["request_id"]
+    error.request_id = said.request_id
     return error
+
+
+def _retry_after(
+    cls: type[ServiceError], said: ErrorBody, headers: Mapping[str, str], now: float | None
+) -> float | None:
+    headers = {**said.headers, **headers}
+    wait = parse_retry_after(headers, said.words, now, said.parts)
+    if wait is None and cls is RateLimitError:
+        return reset_of_used_up_limits(headers, now)
+    return wait
+
+
+def _class_of(said: ErrorBody, status: int | None) -> type[ServiceError]:
+    upstream = list(filter(None, map(_class_of_word, said.upstream)))
+    own = list(filter(None, map(_class_of_word, (said.code, said.type, said.status))))
+    if QuotaExceededError in (*upstream, *map(_known, (said.code, said.type))):
+        return QuotaExceededError
+    if upstream:
+        cls = upstream[0]
+    elif status is not None:
+        cls = _class_of_status(status)
+    else:
+        cls = own[0] if own else ServerError
+    if cls is RateLimitError and any(map(is_daily_quota, said.parts)):
+        return QuotaExceededError
+    return cls
 
 
 def _class_of_status(status: int) -> type[ServiceError]:
     return _STATUS.get(status, ServerError if status >= 500 else InvalidRequestError)
 
 
-def _is_quota(fields: Mapping[str, str | None]) -> bool:
-    known = (KNOWN_WORDS.get((fields[name] or "").lower()) for name in ("code", "type"))
-    return QuotaExceededError in known
+def _known(word: str | None) -> type[ServiceError] | None:
+    return KNOWN_WORDS.get((word or "").lower())
 
 
-def _class_of_fields(fields: Mapping[str, str | None]) -> type[ServiceError]:
-    if _is_quota(fields):
-        return QuotaExceededError
-    for word in (fields["code"], fields["type"]):
-        known = KNOWN_WORDS.get((word or "").lower())
-        if known:
-            return known
-        if word and len(word) == 3 and word.isdecimal() and 400 <= int(word) <= 599:
-            return _class_of_status(int(word))
-    return ServerError
+def _class_of_word(word: str | None) -> type[ServiceError] | None:
+    known = _known(word)
+    if known is None and word and len(word) == 3 and word.isdecimal() and 400 <= int(word) <= 599:
+        return _class_of_status(int(word))
+    return known
 
 
 def _should_retry(headers: Mapping[str, str]) -> bool | None:
     return {"true": True, "false": False}.get(headers.get("x-should-retry", "").lower())
 
 
-def _label(fields: Mapping[str, str | None]) -> str:
-    label = fields["code"] or fields["type"]
+def _label(said: ErrorBody) -> str:
+    label = said.code or said.type
     return f" ({label[:100]})" if label else ""
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return decode_json(body)
-    except (ValueError, RecursionError):
-        # Usually a proxy's page: its text on one line, without the tags.
-        return " ".join(_TAGS.sub(" ", body.decode("utf-8", "replace")).split())
-
-
-def _error_fields(payload: Any) -> dict[str, str | None]:
-    """code, type, message, param and request_id, wherever the service puts them."""
-    outer = payload[0] if isinstance(payload, list) and payload else payload
-    if isinstance(outer, str):
-        return _fields_of({"message": outer}, {})
-    if not isinstance(outer, dict):
-        return _fields_of({}, {})
-    response = outer.get("response")
-    for holder in (outer, response if isinstance(response, dict) else {}):
-        inner = holder.get("error")
-        if isinstance(inner, dict):
-            return _fields_of(inner, outer)
-        if isinstance(inner, str):
-            return _fields_of({**outer, "message": outer.get("message") or inner}, outer)
-    return _fields_of(outer, outer)
-
-
-def _fields_of(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, str | None]:
-    kind = _text(inner.get("type"))
-    return {
-        "code": _text(inner.get("code")),
-        "type": None if kind == "error" else kind,  # in the flat form it is the event's own type
-        "message": _message(inner),
-        "param": _text(inner.get("param")),
-        "request_id": _text(outer.get("request_id")),
-    }
-
-
-def _message(inner: Mapping[str, Any]) -> str | None:
-    message = inner.get("message") or inner.get("detail") or inner.get("msg")
-    if isinstance(message, list):
-        # FastAPI's validation errors: their "input" repeats the request, so only "msg" is used.
-        message = "; ".join(str(d.get("msg")) for d in message if isinstance(d, dict))
-    return _text(message)
-
-
-def _text(value: Any) -> str | None:
-    if not isinstance(value, (str, int)) or value == "":
-        return None
-    text = str(value) if isinstance(value, str) or abs(value) < 10**9 else "a huge number"
-    # JSON can contain an unpaired surrogate, which no output can encode.
-    text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "..."

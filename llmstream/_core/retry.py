@@ -9,7 +9,7 @@ import datetime
 import email.utils
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -17,7 +17,13 @@ from msgspec import Struct
 from ..errors import ConfigurationError, FirstTokenTimeout, ServiceError
 from ..result import LLMStreamError
 
-__all__ = ["RetryPolicy", "parse_retry_after"]
+__all__ = [
+    "RetryPolicy",
+    "is_daily_quota",
+    "is_for_whole_key",
+    "parse_retry_after",
+    "reset_of_used_up_limits",
+]
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -95,20 +101,49 @@ class RetryPolicy(Struct, frozen=True):
         return delay if delay < remaining else None
 
 
-# "Please try again in 6.379s", "in 350ms", "in 1m30.5s" (OpenAI's rate limit messages)
-_TRY_AGAIN = re.compile(
-    r"try again in\s+(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m(?!s))?(?:(?P<s>\d+(?:\.\d+)?)\s*(?P<ms>m?)s)?",
+# A number with its unit, as in "6.379s", "350ms", "2 seconds", "1 hour". Units after which letters
+# follow ("5 months") are none.
+_UNITS = {
+    "d": 86_400.0, "day": 86_400.0,
+    "h": 3600.0, "hr": 3600.0, "hour": 3600.0,
+    "m": 60.0, "min": 60.0, "minute": 60.0,
+    "s": 1.0, "sec": 1.0, "second": 1.0,
+    "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3,
+    "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "microsecond": 1e-6,
+    "ns": 1e-9, "nanosecond": 1e-9,
+}  # fmt: skip
+_UNIT = "|".join(sorted((re.escape(unit) for unit in _UNITS), key=len, reverse=True))
+_PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT})s?(?![^\W\d_])", re.IGNORECASE)
+_DURATION = rf"\d+(?:\.\d+)?\s*(?:{_UNIT})s?(?![^\W\d_])"
+_BETWEEN = r"\s*(?:,\s*)?(?:and\s+)?"
+# "Please try again in 6.379s" (OpenAI), "retry after 2 seconds" (Azure), "Please retry in 36.4s"
+# (Google), "wait 20 seconds". A number without a unit is in seconds; it has to end the sentence, so
+# that "5 months" is not taken for 5 s.
+_ASKED = re.compile(
+    r"\b(?:(?:re)?try(?:ing)?(?:\s+(?:again|(?:your|the|this)\s+request|it))*\s*"
+    r"(?:\s(?:in|after)\b|[-_]after\b)|wait(?:\s+(?:for|at\s+least|another))*\b)"
+    r"['\"]?\s*[:=]?\s*['\"]?(?:(?:about|approximately|at\s+least)\s+)?"
+    rf"(?P<parts>{_DURATION}(?:{_BETWEEN}{_DURATION})*|"
+    r"\d+(?:\.\d+)?(?=['\"]?\s*(?:$|[.,;:)\]}](?:\s|$)|\n)))",
     re.IGNORECASE,
 )
+_WHOLE = re.compile(rf"(?:{_DURATION}{_BETWEEN})+", re.IGNORECASE)
+_RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?\s*([Zz]|[+-]\d\d:\d\d)")
+_EPOCH = 1e8  # seconds: a greater number is a moment, not a wait of years
+_EPOCH_MS = 1e11  # a greater number is a moment in milliseconds
+_LONGEST = 10_000  # characters of a message that are searched
 
 
-def parse_retry_after(headers: Mapping[str, str], message: str, now: float) -> float | None:
+def parse_retry_after(
+    headers: Mapping[str, str], message: str, now: float | None, body: Iterable[Any] = ()
+) -> float | None:
     """The wait in seconds that a server asks for, or None.
 
-    The header `retry-after-ms` comes first, then `retry-after` (RFC 9110, section 10.2.3: seconds
-    or a date; some servers send fractions), then the error's message. `headers` has lower-case
-    names; `now` is the Unix time in seconds. A value that is not a finite number of 0 or more is
-    ignored; a date in the past means 0.
+    The first of these counts: the header `retry-after-ms`; `retry-after` (RFC 9110, section 10.2.3:
+    seconds or a date; some servers send fractions); a wait in one of the objects of `body` (a
+    field such as `retry_after`, Google's RetryInfo); the words of `message`. `headers` has
+    lower-case names; `now` is the Unix time in seconds, None where moments cannot be understood. A
+    value that is not a finite number of 0 or more is ignored; a date in the past means 0.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -117,14 +152,65 @@ def parse_retry_after(headers: Mapping[str, str], message: str, now: float) -> f
     seconds = _number(value)
     if seconds is not None:
         return seconds
-    until = _until(value, now) if value else None
-    return until if until is not None else _in_message(message)
+    until = _until(value, now) if value and now is not None else None
+    if until is not None:
+        return until
+    for found in (_in_body(part) for part in body):
+        if found is not None:
+            return found
+    return _in_message(message)
 
 
-def _number(value: str | None) -> float | None:
+def reset_of_used_up_limits(headers: Mapping[str, str], now: float | None) -> float | None:
+    """The seconds until all limits are reset whose `remaining` is 0, or None where no header says
+    both. `headers` has lower-case names.
+
+    The names of a pair of headers differ in the words `remaining` and `reset` only:
+    `x-ratelimit-remaining-requests` (OpenAI and most others), `x-ratelimit-remaining` (OpenRouter),
+    `anthropic-ratelimit-tokens-remaining`, `ratelimit-remaining` (the IETF's draft). A reset is a
+    number of seconds, a duration such as "1m26.4s", or a moment: an RFC 3339 time, an HTTP date,
+    Unix seconds or milliseconds.
+    """
+    resets = [
+        _reset(headers[name.replace("remaining", "reset")], now)
+        for name, value in headers.items()
+        if "remaining" in name
+        and "limit" in name
+        and name.replace("remaining", "reset") in headers
+        and _number(value) == 0
+    ]
+    known = [reset for reset in resets if reset is not None]
+    return max(known) if known else None
+
+
+def _reset(value: str, now: float | None) -> float | None:
+    number = _number(value)
+    if number is not None and number < _EPOCH:
+        return number
+    if number is None and _WHOLE.fullmatch(value.strip()):
+        return _seconds(value)
+    if now is None:
+        return None
+    if number is not None:
+        return max(0.0, number / (1000.0 if number >= _EPOCH_MS else 1.0) - now)
+    found = _RFC_3339.fullmatch(value.strip())
+    if not found:
+        return _until(value, now)
+    zone = "+00:00" if found[3] in "Zz" else found[3]
     try:
-        number = float(value or "")
-    except ValueError:
+        return max(
+            0.0, datetime.datetime.fromisoformat(f"{found[1]}T{found[2]}{zone}").timestamp() - now
+        )
+    except (ValueError, OverflowError):
+        return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        number = float(value)
+    except (ValueError, TypeError, OverflowError):
         return None
     return number if 0 <= number < math.inf else None
 
@@ -139,10 +225,112 @@ def _until(value: str, now: float) -> float | None:
         return None
 
 
-def _in_message(message: str) -> float | None:
-    found = _TRY_AGAIN.search(message)
-    if not found or not (found["h"] or found["m"] or found["s"]):
-        return None
-    seconds = float(found["s"] or 0) / (1000.0 if found["ms"] else 1.0)
-    total = float(found["h"] or 0) * 3600 + float(found["m"] or 0) * 60 + seconds
+def _seconds(text: str) -> float | None:
+    """The sum of the durations in `text`."""
+    total = sum(float(number) * _UNITS[unit.lower()] for number, unit in _PART.findall(text))
     return total if total < math.inf else None
+
+
+def _in_message(message: str) -> float | None:
+    found = _ASKED.search(message[:_LONGEST])
+    if not found:
+        return None
+    parts = found["parts"]
+    return _number(parts) if parts[-1].isdecimal() else _seconds(parts)
+
+
+# ---- a wait in the body ------------------------------------------------------------------------
+
+
+def _in_body(error: Any) -> float | None:
+    """The wait in an error's object: a field of it, or Google's RetryInfo among its details."""
+    if not isinstance(error, Mapping):
+        return None
+    for name in ("retry_after_ms", "retryAfterMs"):
+        if (found := _number(error.get(name))) is not None:
+            return found / 1000.0
+    for name in ("retry_after", "retry_after_seconds", "retryAfter", "retryAfterSeconds"):
+        if (found := _amount(error.get(name))) is not None:
+            return found
+    for detail in _details(error):
+        for name in ("retryDelay", "retry_delay"):
+            if (found := _amount(detail.get(name))) is not None:
+                return found
+    return None
+
+
+def _amount(value: Any) -> float | None:
+    """Seconds from a number, a duration such as "34.4s", or protobuf's seconds and nanos."""
+    if isinstance(value, Mapping):
+        seconds, nanos = _number(value.get("seconds", 0)), _number(value.get("nanos", 0))
+        return seconds + nanos / 1e9 if seconds is not None and nanos is not None else None
+    number = _number(value)
+    if number is None and isinstance(value, str) and _WHOLE.fullmatch(value.strip()[:100]):
+        return _seconds(value)
+    return number
+
+
+def _details(error: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    details = error.get("details")
+    for detail in (error, *details) if isinstance(details, list) else (error, details):
+        if isinstance(detail, Mapping):
+            yield detail
+
+
+def is_daily_quota(error: Any) -> bool:
+    """Whether an error's object says that a quota of a day is used up (Google's QuotaFailure, or
+    the quota_limit of its ErrorInfo): waiting for minutes does not help."""
+    if not isinstance(error, Mapping):
+        return False
+    ids: list[Any] = []
+    for detail in _details(error):
+        violations = detail.get("violations")
+        ids += [v.get("quotaId") for v in _objects(violations)]
+        ids += [v.get("quota_id") for v in _objects(violations)]
+        metadata = detail.get("metadata")
+        if isinstance(metadata, Mapping):
+            ids += [metadata.get("quota_limit"), metadata.get("quotaId")]
+    return any(isinstance(word, str) and "perday" in word.lower().replace("_", "") for word in ids)
+
+
+def _objects(values: Any) -> list[Mapping[str, Any]]:
+    return [v for v in values if isinstance(v, Mapping)] if isinstance(values, list) else []
+
+
+# ---- whose limit -------------------------------------------------------------------------------
+
+_ADDRESS = re.compile(r"https?://\S+")
+_OWNER = r"(?:organi[sz]ation|account|workspace|project|team|tenant|subscription|(?:api[ _-]?)?key)"
+_KIND = r"(?:[ _-](?:rate|request|token|usage|minute|daily|monthly))*"
+_OWNERS_LIMIT = re.compile(
+    # "your organization's rate limit", "account_rate_limit", "this key's quota"
+    rf"(?<![a-z]){_OWNER}(?:['’]?s)?{_KIND}[ _-](?:limit|quota)"
+    # "the rate limit for your organization", "requests per account"
+    r"|(?:limit|quota|requests|tokens|calls)\w*(?:\s+\w+){0,5}?\s(?:for|of|in|per|by|on|across)"
+    rf"\s(?:(?:your|this|the|an?|all|entire|whole)\s)*{_OWNER}(?![a-z])"
+    # "a trial key, which is limited to 40 calls a minute"
+    rf"|(?<![a-z]){_OWNER},? (?:which )?(?:is|are|has been) (?:rate[ -])?limited"
+    rf"|(?<![a-z]){_OWNER}[ _-](?:wide|level)"
+    r"|(?:all|any|across|every) (?:your |the )?models?(?![a-z])",
+    re.IGNORECASE,
+)
+_ALL_MODELS = re.compile(r"(?:all|any|across|every) (?:your |the )?models?(?![a-z])", re.IGNORECASE)
+_A_MODEL = re.compile(
+    r"(?<![a-z])(?:models?|deployment)(?![a-z])|for (?!requests |tokens )\S+ in (?:organi|project)",
+    re.IGNORECASE,
+)
+
+
+def is_for_whole_key(words: str, model: str) -> bool:
+    """Whether a rate limit's error says that it is one of the whole organization, account or key,
+    not of `model` alone. An error that names a model, whose ever the limit is, is the model's:
+    "Rate limit reached for gpt-4o in organization org-1".
+    """
+    words = _ADDRESS.sub(" ", words)
+    if not _OWNERS_LIMIT.search(words):
+        return False
+    if _ALL_MODELS.search(words):
+        return True
+    name = re.escape(model.rpartition("/")[2])
+    named = name and re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", words, re.IGNORECASE)
+    return not (_A_MODEL.search(words) or named)

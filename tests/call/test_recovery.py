@@ -32,6 +32,7 @@ from llmstream import (
     StreamTruncated,
     Timeouts,
 )
+from llmstream._call.budget import Budget
 from llmstream._core.overlap import LONGEST, SHORTEST, OverlapTrimmer
 from llmstream.testing import (
     Answer,
@@ -743,6 +744,69 @@ def test_a_429_holds_all_of_the_host(llm_server: LLMServer) -> None:
     later = [r.received_at - first.received_at for r in llm_server.requests[1:]]
     assert len(later) == 21
     assert min(later) >= 0.99
+
+
+LIMIT = {"retry-after": "20"}
+WHOLE_KEY = "This request would exceed your organization's rate limit of 5 requests per minute"
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_429_holds_its_model(api: str) -> None:
+    """A call of another model does not wait, one of the same model does, also where the name is in
+    `extra_body`."""
+    refused = Reply.error(429, headers=LIMIT)
+    client, _, clock = make(api, refused, WHOLE, WHOLE, WHOLE, retry=RetryPolicy(1, jitter=0.0))
+    begun = clock.monotonic()
+    with pytest.raises(RateLimitError):
+        client.stream("Why?").result()
+    assert client.stream("Why?", model="other").result().text == TEXT
+    assert clock.monotonic() - begun < 1
+    held = client.stream("Why?", model="other", extra_body={"model": "m"})
+    assert held.result().text == TEXT
+    assert held.attempts[0].throttled_ms == pytest.approx(20_000, abs=100)
+    assert client.stream("Why?").result().attempts[0].throttled_ms == 0.0
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_limit_of_the_whole_key_holds_every_model(api: str) -> None:
+    """Where the service says that the limit is the organization's."""
+    refused = Reply.error(429, headers=LIMIT, message=WHOLE_KEY)
+    client, _, clock = make(api, refused, WHOLE, retry=RetryPolicy(1, jitter=0.0))
+    with pytest.raises(RateLimitError):
+        client.stream("Why?").result()
+    with pytest.raises(RateLimitError, match="this host and key to wait 20 s"):
+        client.stream("Why?", model="other", timeouts=Timeouts(total=5)).result()
+    held = client.stream("Why?", model="other").result()
+    assert held.attempts[0].throttled_ms == pytest.approx(20_000, abs=100)
+    assert clock.monotonic() >= 1020
+
+
+def test_a_limit_inside_the_stream_holds_its_model() -> None:
+    """An error event that asks for a wait counts as a 429 does."""
+    words = "Rate limit reached for m. Please try again in 6.5s."
+    refused = Answer(error={"code": "rate_limit_exceeded", "message": words})
+    client, _, clock = make("chat", refused, WHOLE, WHOLE, retry=RetryPolicy(1, jitter=0.0))
+    begun = clock.monotonic()
+    with pytest.raises(RateLimitError):
+        client.stream("Why?").result()
+    assert client.stream("Why?", model="other").result().attempts[0].throttled_ms == 0.0
+    assert client.stream("Why?").result().text == TEXT
+    assert clock.monotonic() - begun == pytest.approx(6.5, abs=0.1)
+
+
+def test_holds_that_are_over_are_forgotten() -> None:
+    """A client of many models keeps no more than those that still hold."""
+    budget = Budget()
+    for number in range(1000):
+        budget.throttle(RateLimitError("no", retry_after=5.0), float(number), f"m{number}")
+    assert len(budget._holds) <= 6
+    assert budget.throttled(999.0, "m999") == (5.0, 5.0)
+    assert budget.throttled(999.0, "m990") == (0.0, 0.0)
+    assert budget.throttled(999.0) == (5.0, 5.0)
+    budget.throttle(RateLimitError("no", retry_after=1.0), 999.0, "m999")
+    assert budget.throttled(999.0, "m999") == (5.0, 5.0)  # a shorter wait ends no longer one
+    budget.throttle(RateLimitError("no", retry_after=9.0), 999.0)
+    assert budget.throttled(999.0, "m999") == budget.throttled(999.0, "new") == (9.0, 9.0)
 
 
 def test_a_herd_meets_one_limit(llm_server: LLMServer) -> None:

@@ -591,3 +591,65 @@ def test_validation_errors_do_not_repeat_the_request() -> None:
     payload, *_ = SHAPES["validation"]
     assert "secret" not in by_status(422, payload).message
     assert "secret" not in error_from_payload(payload).message
+
+
+# --- waits --------------------------------------------------------------------------------------
+
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.4s"}
+GOOGLE = {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "no", "details": [RETRY_INFO]}
+LATER = "x" * 900 + " Please retry in 36.4s."
+UNTIL = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int((NOW + 12) * 1000))}
+# payload -> the wait with a status, and inside a stream
+WAITS: dict[str, tuple[Any, float | None, float | None]] = {
+    "RetryInfo": ({"error": GOOGLE}, 34.4, 34.4),
+    "RetryInfo in a list of one": ([{"error": GOOGLE}], 34.4, 34.4),
+    "in words": ({"error": {"message": "Retry in 5 seconds"}}, 5.0, 5.0),
+    "in words that are cut": ({"error": {"message": LATER}}, 36.4, 36.4),
+    "in a field": ({"error": {"message": "no", "retry_after": 7}}, 7.0, 7.0),
+    "in a field beside the error": ({"error": "no", "retry_after": 7}, 7.0, 7.0),
+    "in a detail": ({"detail": {"error": GOOGLE}}, 34.4, 34.4),
+    "in a failed response": ({"response": {"error": GOOGLE}}, 34.4, 34.4),
+    "in quoted headers": (
+        {"error": {"message": "no", "metadata": {"headers": {"Retry-After": "8"}}}},
+        8.0,
+        8.0,
+    ),
+    "a moment in quoted headers": (
+        {"error": {"code": 429, "message": "no", "metadata": {"headers": UNTIL}}},
+        12.0,
+        None,
+    ),
+    "of an upstream": ({"error": f"429 RESOURCE_EXHAUSTED. { ({'error': GOOGLE}) }"}, 34.4, 34.4),
+    "none": ({"error": {"message": "no"}}, None, None),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_the_wait_that_a_body_asks_for(name: str) -> None:
+    payload, by_http, inside = WAITS[name]
+    assert by_status(429, payload).retry_after == by_http
+    assert error_from_payload(payload).retry_after == inside
+
+
+def test_a_reset_counts_where_nothing_else_is_said() -> None:
+    """And only for a rate limit: what is used up does not delay the answer to another failure."""
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}
+    assert by_status(429, {}, headers).retry_after == 360.0
+    assert by_status(429, {}, {**headers, "retry-after": "3"}).retry_after == 3.0
+    assert by_status(429, {"error": GOOGLE}, headers).retry_after == 34.4
+    assert by_status(429, {"error": "try again in 2s"}, headers).retry_after == 2.0
+    assert by_status(500, {}, headers).retry_after is None
+    assert by_status(400, {}, headers).retry_after is None
+    assert by_status(429, {"error": {"code": "insufficient_quota"}}, headers).retry_after is None
+
+
+@pytest.mark.parametrize(("per", "cls"), [("Day", QuotaExceededError), ("Minute", RateLimitError)])
+def test_a_quota_of_a_day_is_not_waited_out(per: str, cls: type[ServiceError]) -> None:
+    """Google reports both as a 429; by the quota's id they are told apart."""
+    quota = {"violations": [{"quotaId": f"GenerateRequestsPer{per}PerProjectPerModel-FreeTier"}]}
+    error = {**GOOGLE, "details": [quota, RETRY_INFO]}
+    for found in (by_status(429, {"error": error}), by_status(429, [{"error": error}])):
+        assert type(found) is cls
+        assert found.retry_after == 34.4
+    assert type(error_from_payload({"error": error})) is cls
+    assert type(by_status(503, {"error": error})) is OverloadedError

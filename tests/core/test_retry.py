@@ -16,7 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream import errors
-from llmstream._core.retry import RetryPolicy, parse_retry_after
+from llmstream._core.retry import (
+    RetryPolicy,
+    is_daily_quota,
+    is_for_whole_key,
+    parse_retry_after,
+    reset_of_used_up_limits,
+)
 from llmstream.errors import ConfigurationError, RateLimitError
 from llmstream.result import LLMStreamError
 
@@ -197,6 +203,23 @@ ASKED: list[tuple[dict[str, str], str, float | None]] = [
     ({}, "try again in " + "9" * 400 + "s", None),
     ({}, "try again in " + "9" * 400 + "m", None),
     ({}, "try again in " + "9" * 400 + "h", None),
+    ({}, "You exceeded your current quota.\nPlease retry in 36.4s.", 36.4),  # Google
+    ({}, "Please retry after 2 seconds. Visit", 2.0),  # Azure
+    ({}, "Retry in 20 seconds", 20.0),
+    ({}, "please try your request again in 2 minutes", 120.0),
+    ({}, "Retry the request after 1 hour, 2 min and 3 sec", 3723.0),
+    ({}, "Please wait 15 seconds before the next request", 15.0),
+    ({}, "Please wait for 250 milliseconds", 0.25),
+    ({}, "try again in 1d2h", 93_600.0),
+    ({}, "Retry-After: 7", 7.0),
+    ({}, "'retry_after': 3.5}", 3.5),
+    ({}, "Please retry after 30.", 30.0),
+    ({}, "retry in about 4 s", 4.0),
+    ({}, "retry after 5 attempts", None),
+    ({}, "retry in 2 moments", None),
+    ({}, "the wait 5 requests back", None),
+    ({}, "no retry. In 5 seconds the world ends", None),
+    ({}, "industry in 5s", None),
     ({"retry-after": "5"}, "try again in 9s", 5.0),
     ({"retry-after": "nan"}, "try again in 9s", 9.0),
     ({"retry-after": "-1"}, "try again in 9s", 9.0),
@@ -227,6 +250,177 @@ def test_what_the_server_asks_for(
     assert os.environ["TZ"] == time_zone
     found = parse_retry_after(headers, message, NOW)
     assert found == (None if seconds is None else pytest.approx(seconds, abs=1e-6))
+
+
+RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
+# a wait in the objects of the body -> seconds
+IN_BODY: list[tuple[Any, float | None]] = [
+    ({"details": [{"@type": RETRY_INFO, "retryDelay": "34.4s"}]}, 34.4),
+    ({"details": [{"@type": "Help"}, {"@type": RETRY_INFO, "retryDelay": "1.074s"}]}, 1.074),
+    ({"details": [{"retry_delay": {"seconds": 3, "nanos": 500_000_000}}]}, 3.5),
+    ({"details": {"retryDelay": {"seconds": "3"}}}, 3.0),
+    ({"retryDelay": "0s"}, 0.0),
+    ({"retry_after": 5}, 5.0),
+    ({"retry_after": "5.5"}, 5.5),
+    ({"retry_after": "1m30s"}, 90.0),
+    ({"retryAfter": 2.5}, 2.5),
+    ({"retry_after_seconds": 4}, 4.0),
+    ({"retry_after_ms": 250}, 0.25),
+    ({"retry_after": None}, None),
+    ({"retry_after": True}, None),
+    ({"retry_after": -3}, None),
+    ({"retry_after": 10**400}, None),
+    ({"retry_after": [1]}, None),
+    ({"details": [{"retryDelay": "soon"}, None, 5]}, None),
+    ({"details": "retryDelay"}, None),
+    ("retryDelay", None),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize(("part", "seconds"), IN_BODY, ids=[str(part)[:60] for part, _ in IN_BODY])
+def test_a_wait_in_the_body(part: Any, seconds: float | None) -> None:
+    """Google's RetryInfo, and fields that gateways add; after the headers, before the words."""
+    found = parse_retry_after({}, "", NOW, [None, part])
+    assert found == (None if seconds is None else pytest.approx(seconds))
+    assert parse_retry_after({"retry-after": "9"}, "", NOW, [part]) == 9.0
+    said = parse_retry_after({}, "try again in 8s", NOW, [part])
+    assert said == (8.0 if seconds is None else pytest.approx(seconds))
+
+
+# headers of a limit -> seconds until it is reset
+OPENAI = "x-ratelimit-{}-requests"
+RESETS: list[tuple[str, str, float | None]] = [
+    (OPENAI, "1s", 1.0),
+    (OPENAI, "6m0s", 360.0),
+    (OPENAI, "1m26.4s", 86.4),
+    (OPENAI, "6ms", 0.006),
+    (OPENAI, "0s", 0.0),
+    (OPENAI, "1h0m0.5s", 3600.5),
+    (OPENAI, "1d", 86_400.0),
+    ("x-ratelimit-{}-tokens", "7.66s", 7.66),  # Groq
+    ("x-ratelimit-{}-project-tokens", "2s", 2.0),
+    ("x-ratelimit-{}-tokens", "17", 17.0),  # Azure, Together
+    ("x-ratelimit-{}-requests-day", "33011.382867", 33011.382867),  # Cerebras
+    ("x-ratelimit-{}-tokens-minute", "11.38", 11.38),
+    ("ratelimitbysize-{}", "48", 48.0),  # Mistral
+    ("x-ratelimit-{}", str(int((NOW + 12) * 1000)), 12.0),  # OpenRouter
+    ("x-ratelimit-{}", str(int(NOW + 12)), 12.0),
+    ("x-ratelimit-{}", str(int(NOW - 12)), 0.0),
+    ("ratelimit-{}", "30", 30.0),  # the IETF's draft
+    ("x-rate-limit-{}", date(20), 20.0),
+    ("anthropic-ratelimit-requests-{}", "2026-09-21T14:13:40Z", 20.0),
+    ("anthropic-ratelimit-input-tokens-{}", "2026-09-21T16:13:40.250+02:00", 20.0),
+    ("anthropic-priority-output-tokens-{}", "2026-09-21T14:13:40Z", None),
+    ("anthropic-ratelimit-tokens-{}", "2026-09-21T14:13:00Z", 0.0),
+    (OPENAI, "", None),
+    (OPENAI, "soon", None),
+    (OPENAI, "-5", None),
+    (OPENAI, "nan", None),
+    (OPENAI, "5 months", None),
+    (OPENAI, "2026-99-99T00:00:00Z", None),
+    (OPENAI, "9" * 400 + "s", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "reset", "seconds"), RESETS, ids=[f"{n}-{r}"[:60] for n, r, _ in RESETS]
+)
+def test_the_reset_of_a_used_up_limit(name: str, reset: str, seconds: float | None) -> None:
+    """Each vendor's header and format; only where nothing is left of the limit."""
+    headers = {name.format("remaining"): "0", name.format("reset"): reset}
+    if name.startswith("anthropic-priority"):
+        headers["anthropic-priority-output-tokens-remaining"] = "5"
+    found = reset_of_used_up_limits(headers, NOW)
+    assert found == (None if seconds is None else pytest.approx(seconds))
+    for left in ("1", "4000", "", "unknown", "-1"):
+        assert reset_of_used_up_limits({**headers, name.format("remaining"): left}, NOW) is None
+
+
+def test_of_several_used_up_limits_the_last_reset_counts() -> None:
+    """What is not used up does not count, however late it is reset."""
+    headers = {
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "2s",
+        "x-ratelimit-remaining-tokens": "0",
+        "x-ratelimit-reset-tokens": "9s",
+        "x-ratelimit-remaining-project-tokens": "17",
+        "x-ratelimit-reset-project-tokens": "6h",
+        "x-ratelimit-limit-requests": "0",
+    }
+    assert reset_of_used_up_limits(headers, NOW) == 9.0
+    assert reset_of_used_up_limits({}, NOW) is None
+    assert reset_of_used_up_limits({"x-ratelimit-remaining": "0"}, NOW) is None
+
+
+def test_a_moment_means_nothing_without_the_time() -> None:
+    """Inside a stream only durations are understood."""
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(NOW * 1000))}
+    assert reset_of_used_up_limits(headers, None) is None
+    assert parse_retry_after({"retry-after": date(5)}, "", None) is None
+    assert parse_retry_after({"retry-after": "5"}, "", None) == 5.0
+
+
+@PROPERTY
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_reset_is_read_without_a_crash(name: str, reset: str) -> None:
+    headers = {f"x-ratelimit-remaining{name}": "0", f"x-ratelimit-reset{name}": reset}
+    found = reset_of_used_up_limits(headers, NOW)
+    assert found is None or 0 <= found < math.inf
+
+
+DAILY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
+MINUTE = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
+QUOTAS: list[tuple[Any, bool]] = [
+    ({"details": [{"violations": [{"quotaId": DAILY}]}]}, True),
+    ({"details": [{"violations": [{"quotaId": MINUTE}]}]}, False),
+    ({"details": [{"violations": [{"quotaId": MINUTE}, {"quotaId": DAILY}]}]}, True),
+    ({"details": [{"violations": [{"quota_id": "requests_per_day"}]}]}, True),
+    ({"details": [{"metadata": {"quota_limit": DAILY}}]}, True),
+    ({"details": [{"metadata": {"quota_limit": MINUTE}}]}, False),
+    ({"details": [{"violations": DAILY}, {"metadata": 5}, None]}, False),
+    ({"message": DAILY}, False),
+    (None, False),
+]
+
+
+@pytest.mark.parametrize(("part", "daily"), QUOTAS)
+def test_a_quota_of_a_day(part: Any, daily: bool) -> None:
+    """By the quota's id, not by words: a minute is waited out, a day is not."""
+    assert is_daily_quota(part) is daily
+
+
+# a rate limit's words -> whether they are about the whole key
+WHOSE: list[tuple[str, bool]] = [
+    ("This request would exceed your organization's rate limit of 50,000 input tokens", True),
+    ("This request would exceed the rate limit for your organization (0a1b) of 5 requests", True),
+    ("This request would exceed your account's rate limit. Please try again later.", True),
+    ("Too many requests for this API key", True),
+    ("You are using a trial key, which is limited to 40 API calls / minute", True),
+    ("account_rate_limit_exceeded", True),
+    ("Limit of 10 requests per workspace reached", True),
+    ("Rate limit reached for requests in organization org-1", True),
+    ("Organization-wide limit reached", True),
+    ("Your account is rate limited across all models", True),
+    ("Rate limit reached for gpt-x in organization org-1 on tokens per min (TPM)", False),
+    ("Rate limit reached for model `other` in organization `org_1` on requests per day", False),
+    ("Rate limit reached for default-other in organization org-1 on requests per min", False),
+    ("organization's rate limit of 5 tokens per minute (org: 1, model: other)", False),
+    ("Your organization's limit for vendor/gpt-x is reached", False),
+    ("You have reached the rate limit specific to this model", False),
+    ("Requests rate limit exceeded", False),
+    ("Please retry after 2 seconds", False),
+    ("Limited. Visit https://platform.openai.com/account/rate-limits to learn more", False),
+    ("Limited. You can increase your rate limit by adding a payment method to your account", False),
+    ("token rate limit of your current pricing tier is exceeded", False),
+    ("", False),
+]
+
+
+@pytest.mark.parametrize(("words", "whole"), WHOSE, ids=[words[:50] for words, _ in WHOSE])
+def test_whose_limit_it_is(words: str, whole: bool) -> None:
+    """The model's, unless the words are about an organization, an account or a key as a whole."""
+    assert is_for_whole_key(words, "vendor/gpt-x") is whole
 
 
 @PROPERTY
