@@ -25,6 +25,7 @@ __all__ = [
     "Timings",
     "ToolCall",
     "Usage",
+    "decode_arguments",
     "total_usage",
 ]
 
@@ -70,11 +71,25 @@ def total_usage(usages: Iterable[Usage]) -> Usage:
     return Usage(**sums)
 
 
+def decode_arguments(text: str) -> Any:
+    """The decoded arguments of a call. Where a gateway has encoded them twice, so that they are a
+    JSON string that contains an object, this is the object. Raises what msgspec raises."""
+    value = msgspec.json.decode(text)
+    inner = value
+    while isinstance(inner, str):
+        try:
+            inner = msgspec.json.decode(inner)
+        except (ValueError, RecursionError):
+            return value
+    return inner if isinstance(inner, dict) else value
+
+
 class ToolCall(Struct, frozen=True):
     """A tool call that the model asks the caller to run.
 
-    `id` is the id that the tool's output has to refer to. `arguments` is text: JSON for a function
-    call, free text for a custom call (`custom=True`).
+    `id` is the id that the tool's output has to refer to. Where the service sent none, the library
+    makes one, which `Result.to_messages()` has too. `arguments` is text as the service sent it:
+    JSON for a function call, free text for a custom call (`custom=True`).
     """
 
     id: str | None
@@ -83,7 +98,8 @@ class ToolCall(Struct, frozen=True):
     custom: bool = False
 
     def parsed(self) -> Any:
-        """The decoded arguments; for a custom call the free text itself.
+        """The decoded arguments; for a custom call the free text itself. Arguments that a gateway
+        has encoded twice (a JSON string that contains an object) are decoded twice.
 
         Raises ProtocolError if the arguments are not JSON. That can only be a call from
         `Result.incomplete_tool_calls`.
@@ -91,7 +107,7 @@ class ToolCall(Struct, frozen=True):
         if self.custom:
             return self.arguments
         try:
-            return msgspec.json.decode(self.arguments)
+            return decode_arguments(self.arguments)
         except (msgspec.DecodeError, UnicodeError) as exc:
             raise ProtocolError(
                 f"the arguments of the call of {self.name!r} are not JSON: the answer was cut off "
@@ -260,8 +276,13 @@ class Result(Struct, frozen=True):
         """The assistant's turn in the form of the API, to go on with the conversation:
         ``client.stream([*prompt, *result.to_messages(), {"role": "user", "content": ...}])``.
 
-        Messages: one turn of blocks with their signatures. Chat Completions: one message.
-        Responses: the items. Unfinished blocks, and calls that are not safe to run, are left out.
+        Messages: one turn of blocks with their signatures. Chat Completions: one message, with the
+        fields of its calls that the reference does not have (Gemini's signature of a thought) and
+        with the reasoning where the profile's service wants it back. Responses: the items.
+
+        Left out are unfinished blocks, calls that are not safe to run, and reasoning that the
+        service would refuse: without the item that follows it, or neither stored nor encrypted. A
+        text that a limit has cut is included.
         """
         return list(self.turn)
 

@@ -81,6 +81,7 @@ class Exchange:
             session.resume()
         else:
             session = self._new_session(attempt.request.choices)
+            session.state.stored = attempt.request.stored
             if attempt.mode is Mode.CONTINUE:
                 session.continue_from(shown)
                 ctx.continued = True
@@ -88,9 +89,9 @@ class Exchange:
                 ctx.session = session
             # else what was shown stays readable until the service has accepted the new request
         ctx.latest = session
-        ctx.status = ctx.request_id = None
         session.state.seed = ctx.trace_id
         session.on_sign_of_life = ctx.scope.timers.sign_of_life
+        ctx.status = ctx.request_id = None
         ctx.meter.begin_attempt(ctx.clock.monotonic(), session.contents, session.state.usage)
         self._reported = session.contents
         ctx.scope.phases = []
@@ -287,8 +288,8 @@ def _first_bytes(response: Response, on_blank: Callable[[], None]) -> bytes:
     keep a connection alive before they know what they will answer."""
     first = response.read()
     while not first.strip(_BLANK) and len(first) < _SNIFF and (more := response.read()):
-        first += more
         on_blank()
+        first += more
     return first
 
 

@@ -37,13 +37,15 @@ class Request(Struct, frozen=True, kw_only=True):
 
 class HTTPRequest(Struct, frozen=True):
     """One HTTP request. A dialect writes it without credentials; `Endpoint.dress` adds them.
-    `choices` is the number of answers that it asks for."""
+    `choices` is the number of answers that it asks for. `stored` is False where it asks the service
+    not to store the answer."""
 
     method: str
     url: str
     headers: dict[str, str]
     body: bytes = b""
     choices: int = 1
+    stored: bool = True
 
     def __repr__(self) -> str:
         return f"HTTPRequest({self.method} {self.url.partition('?')[0]}, {len(self.body)} bytes)"

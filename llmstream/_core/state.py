@@ -150,6 +150,10 @@ class State:
             Written and read by the Chat Completions dialect (several choices).
         expected: the number of choices that the request asks for. The Session writes it, the Chat
             Completions dialect reads it.
+        seed: what distinguishes this answer from others, for the ids that are made. The Exchange
+            writes it.
+        stored: whether the service may have stored the answer. The Exchange writes it for what the
+            request says, the Responses dialect for what the response says.
         fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 
@@ -163,6 +167,8 @@ class State:
         self.items: dict[int, ItemState] = {}
         self.primary: int | None = None
         self.expected = 1
+        self.seed = ""
+        self.stored = True
         self._ids: dict[str, ItemState] = {}
         self._next = 0  # the first index after all items
         self._latest: ItemState | None = None  # the item with the greatest index

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ..result import ToolCall
+from ..result import ToolCall, decode_arguments
 from .state import State
 
-__all__ = ["ToolCallState", "is_json", "item_calls", "partition_calls"]
+__all__ = [
+    "ToolCallState",
+    "arguments_to_send",
+    "call_ids",
+    "finish_with_calls",
+    "is_json",
+    "item_calls",
+    "partition_calls",
+]
+
+_KEPT = ("length", "content_filter", "tool_calls")  # a whole call does not change these
 
 
 class ToolCallState(NamedTuple):
@@ -27,15 +38,26 @@ class ToolCallState(NamedTuple):
 def item_calls(state: State, types: Mapping[str, str]) -> Iterator[ToolCallState]:
     """The tool calls of an API in which each call is an item. `types` maps the types of the items
     that the caller has to run to the kind of their arguments, "json" or "text". Any thread."""
-    for item in state.in_order():
-        kind = types.get(item.type or "")
-        if kind is not None:
-            parts = list(item.content.values())  # another thread may be adding
-            text = "".join(part.text for part in parts if part.type == "tool_call")
-            closed = item.closed and item.status != "incomplete"
-            yield ToolCallState(
-                item.call_id or item.id, item.name or "", text, kind == "text", closed
-            )
+    items = [item for item in state.in_order() if item.type in types]
+    ids = call_ids(state, [item.call_id or item.id for item in items])
+    for item, id in zip(items, ids, strict=True):
+        parts = list(item.content.values())  # another thread may be adding
+        text = "".join(part.text for part in parts if part.type == "tool_call")
+        closed = item.closed and item.status != "incomplete"
+        kind = types[item.type or ""]
+        yield ToolCallState(id, item.name or "", text, kind == "text", closed)
+
+
+def call_ids(state: State, sent: list[str | None]) -> list[str]:
+    """The ids of an answer's calls: as the service sent them, and one that is made for each call
+    that has none, or the id of an earlier call. A made id is the same whenever it is asked for. It
+    is nine letters and digits, which is what the strictest service (Mistral) takes."""
+    ids: list[str] = []
+    for id in sent:
+        if not id or id in ids:
+            id = _made_id(f"{state.seed}/{state.response_id}/{len(ids)}")
+        ids.append(id)
+    return ids
 
 
 def partition_calls(
@@ -50,12 +72,49 @@ def partition_calls(
     broken: list[ToolCall] = []
     for call in calls:
         text = call.arguments
-        safe = call.closed and bool(call.name) and bool(text or call.custom or not cut)
-        if safe and not text and not call.custom:
+        empty = not call.custom and not text.strip()
+        safe = call.closed and bool(call.name) and not (empty and cut)
+        if safe and empty:
             text = "{}"
         tool_call = ToolCall(call.id, call.name, text, call.custom)
-        (whole if safe and (call.custom or is_json(text)) else broken).append(tool_call)
+        parses = call.custom or (is_json(text) and not _is_half_inside(text))
+        (whole if safe and parses else broken).append(tool_call)
     return tuple(whole), tuple(broken)
+
+
+def _is_half_inside(text: str) -> bool:
+    """Whether the arguments are a JSON string that contains the beginning of an object."""
+    if not text.lstrip().startswith('"'):
+        return False
+    inner = decode_arguments(text)
+    return isinstance(inner, str) and inner.lstrip()[:1] in ("{", "[", '"')
+
+
+def _made_id(text: str) -> str:
+    number = 0xCBF29CE484222325  # FNV-1a, 64 bits
+    for byte in text.encode():
+        number = (number ^ byte) * 0x100000001B3 % 2**64
+    return f"c{number % 2**32:08x}"
+
+
+def arguments_to_send(arguments: Any) -> str:
+    """The arguments of a call that is safe to run, as text for the next prompt: one object,
+    whatever a gateway made of it."""
+    text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+    if text.strip() in ("", "null"):
+        return "{}"
+    if text.lstrip().startswith('"'):  # encoded twice
+        with contextlib.suppress(ValueError, RecursionError):
+            return msgspec.json.encode(decode_arguments(text)).decode()
+    return text
+
+
+def finish_with_calls(finish: str | None, calls: Iterator[ToolCallState]) -> str | None:
+    """`finish`, or "tool_calls" where the answer has a call that is safe to run, whatever word the
+    service has for its end. An answer that was cut remains one."""
+    if finish is None or finish in _KEPT:
+        return finish
+    return "tool_calls" if partition_calls(calls, False, is_json)[0] else finish
 
 
 def is_json(text: str) -> bool:

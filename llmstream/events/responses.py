@@ -61,6 +61,10 @@ __all__ = [
     "ResponseOutputItemDoneEvent",
     "ResponseOutputTextAnnotationAddedEvent",
     "ResponseQueuedEvent",
+    "ResponseReasoningDeltaEvent",
+    "ResponseReasoningDoneEvent",
+    "ResponseReasoningPartAddedEvent",
+    "ResponseReasoningPartDoneEvent",
     "ResponseReasoningSummaryPartAddedEvent",
     "ResponseReasoningSummaryPartDoneEvent",
     "ResponseReasoningSummaryTextDeltaEvent",
@@ -212,6 +216,7 @@ class Response(Struct, kw_only=True):
     reasoning: Any = None
     safety_identifier: str | None = None
     service_tier: str | None = None
+    store: bool | None = None
     text: Any = None
     top_logprobs: int | None = None
     truncation: Any = None
@@ -415,6 +420,42 @@ class ResponseReasoningTextDoneEvent(Event, tag="response.reasoning_text.done"):
     item_id: str | None = None
     content_index: int | None = None
     text: str | None = None
+
+
+class ResponseReasoningDeltaEvent(Event, tag="response.reasoning.delta"):
+    """A piece of the raw reasoning, as Open Responses names it."""
+
+    output_index: int | None = None
+    item_id: str | None = None
+    content_index: int | None = None
+    delta: str | None = None
+
+
+class ResponseReasoningDoneEvent(Event, tag="response.reasoning.done"):
+    """The whole raw reasoning of one part, as Open Responses names it."""
+
+    output_index: int | None = None
+    item_id: str | None = None
+    content_index: int | None = None
+    text: str | None = None
+
+
+class ResponseReasoningPartAddedEvent(Event, tag="response.reasoning_part.added"):
+    """A part of the raw reasoning begins (vLLM)."""
+
+    output_index: int | None = None
+    item_id: str | None = None
+    content_index: int | None = None
+    part: ContentPart | None = None
+
+
+class ResponseReasoningPartDoneEvent(Event, tag="response.reasoning_part.done"):
+    """A part of the raw reasoning is complete (vLLM)."""
+
+    output_index: int | None = None
+    item_id: str | None = None
+    content_index: int | None = None
+    part: ContentPart | None = None
 
 
 # ---- Function and custom tool calls -------------------------------------------------------------
@@ -782,6 +823,10 @@ EVENTS: tuple[type[Event], ...] = (
     ResponseReasoningSummaryTextDoneEvent,
     ResponseReasoningTextDeltaEvent,
     ResponseReasoningTextDoneEvent,
+    ResponseReasoningDeltaEvent,
+    ResponseReasoningDoneEvent,
+    ResponseReasoningPartAddedEvent,
+    ResponseReasoningPartDoneEvent,
     ResponseFunctionCallArgumentsDeltaEvent,
     ResponseFunctionCallArgumentsDoneEvent,
     ResponseCustomToolCallInputDeltaEvent,

@@ -737,9 +737,10 @@ A, B = ("a", "f", '{"x":1}'), ("b", "g", "{}")
 def test_tool_calls(parts: list[bytes], expected: list[Call]) -> None:
     """Whatever tells the calls apart: their ids, names and exact arguments, in order."""
     result = whole(*parts, CALLED, DONE)
-    assert [(id or None, name, args) for id, name, args in calls_of(result)] == [
-        (id or None, name, args) for id, name, args in expected
-    ]
+    calls = calls_of(result)
+    assert [call[1:] for call in calls] == [call[1:] for call in expected]
+    for (id, *_), (sent, *_) in zip(calls, expected, strict=True):
+        assert id == sent if sent else id  # an id is made where none was sent
     assert result.incomplete_tool_calls == ()
     assert result.finish == "tool_calls"
 
@@ -800,11 +801,32 @@ def test_a_call_without_a_name_is_not_safe() -> None:
     assert result.to_messages() == []
 
 
-def test_a_call_without_an_id_cannot_be_answered() -> None:
-    """It can be run, but no turn holds it: no tool's answer could name it."""
-    result = whole(said("Hi", tool_calls=[piece("{}", name="f")]), CALLED)
-    assert calls_of(result) == [(None, "f", "{}")]
-    assert result.to_messages() == [{"role": "assistant", "content": "Hi"}]
+def test_a_call_without_an_id_gets_one() -> None:
+    """The same in the call and in the turn, so that the tool's answer can name it."""
+    parts = [said("Hi", tool_calls=[piece("{}", name="f"), piece("{}", name="g")]), CALLED]
+    result = whole(*parts)
+    (f, g), (turn,) = result.tool_calls, result.to_messages()
+    assert [(call["id"], call["function"]["name"]) for call in turn["tool_calls"]] == [
+        (f.id, "f"),
+        (g.id, "g"),
+    ]
+    assert f.id != g.id
+    assert f.id is not None
+    assert f.id.isalnum()
+    assert len(f.id) == 9
+    assert calls_of(whole(*parts)) == calls_of(result)
+
+
+def test_calls_that_share_an_id_are_told_apart() -> None:
+    """The second one gets an id of its own; a broken call does not get into the turn by the id of
+    a whole one."""
+    result = whole(
+        called(piece("{}", name="f", index=0, id="a"), piece('{"x":', name="g", index=1, id="a")),
+        CALLED,
+    )
+    assert [(c.id, c.name) for c in result.tool_calls] == [("a", "f")]
+    (turn,) = result.to_messages()
+    assert [call["function"]["name"] for call in turn["tool_calls"]] == ["f"]
 
 
 def test_the_chunks_of_calls() -> None:

@@ -47,7 +47,7 @@ def declared(cls: type[Event]) -> set[str]:
 
 
 def test_there_are_59_and_what_the_wire_adds() -> None:
-    """One class for each of the reference's types; four more that only the wire knows."""
+    """One class for each of the reference's types; and those that only the wire knows."""
     reference = set(wire()["responses_sse_events"])
     assert len(reference) == 59
     assert reference <= set(CLASSES)
@@ -55,6 +55,10 @@ def test_there_are_59_and_what_the_wire_adds() -> None:
         "keepalive",
         "response.apply_patch_call_operation_diff.delta",
         "response.apply_patch_call_operation_diff.done",
+        "response.reasoning.delta",
+        "response.reasoning.done",
+        "response.reasoning_part.added",
+        "response.reasoning_part.done",
     }
     assert len(CLASSES) == len(ev.EVENTS)
 
@@ -387,6 +391,7 @@ ACTIVITY: dict[str, tuple[dict[str, Any], int]] = {
     "response.refusal.delta": ({"delta": "x"}, CONTENT),
     "response.reasoning_summary_text.delta": ({"delta": "x"}, CONTENT),
     "response.reasoning_text.delta": ({"delta": "x"}, CONTENT),
+    "response.reasoning.delta": ({"delta": "x"}, CONTENT),
     "response.function_call_arguments.delta": ({"delta": "{"}, CONTENT),
     "response.custom_tool_call_input.delta": ({"delta": "x"}, CONTENT),
     "response.mcp_call_arguments.delta": ({"delta": "{"}, CONTENT),
@@ -402,6 +407,9 @@ ACTIVITY: dict[str, tuple[dict[str, Any], int]] = {
     "response.refusal.done": ({"refusal": ""}, PROGRESS),
     "response.reasoning_summary_text.done": ({"text": ""}, PROGRESS),
     "response.reasoning_text.done": ({"text": ""}, PROGRESS),
+    "response.reasoning.done": ({"text": ""}, PROGRESS),
+    "response.reasoning_part.added": ({"part": {"type": "reasoning_text"}}, PROGRESS),
+    "response.reasoning_part.done": ({"part": {"type": "reasoning_text"}}, PROGRESS),
     "response.function_call_arguments.done": ({"arguments": ""}, PROGRESS),
     "response.custom_tool_call_input.done": ({"input": ""}, PROGRESS),
     "response.mcp_call_arguments.done": ({"arguments": "{}"}, PROGRESS),
@@ -461,6 +469,8 @@ def test_activity(kind: str) -> None:
         ("response.refusal.done", {"refusal": "late"}),
         ("response.reasoning_summary_text.done", {"text": "late"}),
         ("response.reasoning_text.done", {"text": "late"}),
+        ("response.reasoning.done", {"text": "late"}),
+        ("response.reasoning_part.done", {"part": {"type": "reasoning_text", "text": "late"}}),
         ("response.function_call_arguments.done", {"arguments": "{}"}),
         ("response.custom_tool_call_input.done", {"input": "late"}),
         ("response.content_part.done", {"part": {"type": "output_text", "text": "late"}}),
@@ -490,6 +500,7 @@ READ_BY_THE_CALLER = (
     "response.refusal.delta",
     "response.reasoning_summary_text.delta",
     "response.reasoning_text.delta",
+    "response.reasoning.delta",
     "response.function_call_arguments.delta",
     "response.custom_tool_call_input.delta",
 )

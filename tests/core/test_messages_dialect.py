@@ -493,13 +493,18 @@ def test_input_that_is_no_json_is_not_safe() -> None:
     assert result.to_messages() == []
 
 
-@pytest.mark.parametrize("missing", ["id", "name"])
-def test_a_call_without_id_or_name_is_in_no_turn(missing: str) -> None:
-    """It cannot be answered."""
-    fields = {"id": "t1", "name": "f", "input": {}}
-    del fields[missing]
-    result = whole(begin(), block(0, "tool_use", **fields), ending("tool_use"))
+def test_a_call_without_a_name_is_in_no_turn() -> None:
+    """Nobody knows what to run."""
+    result = whole(begin(), block(0, "tool_use", id="t1", input={}), ending("tool_use"))
     assert result.to_messages() == []
+
+
+def test_a_call_without_an_id_gets_one() -> None:
+    """The same in the call and in the turn."""
+    result = whole(begin(), block(0, "tool_use", name="f", input={}), ending("tool_use"))
+    (call,), (turn,) = result.tool_calls, result.to_messages()
+    assert call.id
+    assert turn["content"] == [{"type": "tool_use", "name": "f", "input": {}, "id": call.id}]
 
 
 @pytest.mark.parametrize("pieces", [[], [""], [" "], ["\n\n", " "]])

@@ -77,6 +77,9 @@ def requested(
         ("https://api.mistral.ai/v1", "mistral"),
         ("https://generativelanguage.googleapis.com/v1beta/openai", "gemini"),
         ("https://api.deepseek.com", "deepseek"),
+        ("https://api.moonshot.ai/v1", "moonshot"),
+        ("https://api.moonshot.cn/v1", "moonshot"),
+        ("https://api.kimi.com/coding/v1", "kimi"),
         ("https://api.groq.com/openai/v1", "groq"),
         ("https://api.perplexity.ai", "perplexity"),
         ("https://api.cerebras.ai/v1", "cerebras"),
@@ -211,6 +214,7 @@ def test_usage_is_asked_for_where_it_has_to_be(name: str) -> None:
 
 
 # thinking= -> profile -> what arrives; a profile that is not there refuses it
+BY_THINKING = ("deepseek", "kimi", "moonshot")
 BY_EFFORT = ("default", "openai", "azure", "ollama", "gemini", "groq", "perplexity", "cerebras")
 THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
     (
@@ -220,7 +224,7 @@ THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
             "openrouter": {"reasoning": {"effort": "medium"}},
             "vllm": {"chat_template_kwargs": {"enable_thinking": True}},
             "llama.cpp": {"chat_template_kwargs": {"enable_thinking": True}},
-            "deepseek": {"thinking": {"type": "enabled"}},
+            **{name: {"thinking": {"type": "enabled"}} for name in BY_THINKING},
         },
     ),
     (
@@ -237,7 +241,7 @@ THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
             "openrouter": {"reasoning": {"a": 1}},
             "vllm": {"chat_template_kwargs": {"a": 1}},
             "llama.cpp": {"chat_template_kwargs": {"a": 1}},
-            "deepseek": {"thinking": {"a": 1}},
+            **{name: {"thinking": {"a": 1}} for name in BY_THINKING},
         },
     ),
     (1.5, {}),

@@ -21,8 +21,8 @@ from ...result import Chunk, LLMStreamError, Usage
 from ..classify import error_from_payload
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
 from ..state import FastPath, ItemState, State, merge_usage
-from ..tool_calls import ToolCallState
-from .base import CONTENT, NOTHING, PROGRESS, Activity, Effect
+from ..tool_calls import ToolCallState, arguments_to_send, call_ids, finish_with_calls, is_json
+from .base import CONTENT, NOTHING, PROGRESS, Activity, Effect, unknown
 from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
 from .tools import asks_for_structure, chosen_tool, function_tool
@@ -52,7 +52,7 @@ _ESSENTIAL = frozenset(
 class _PartialCall:
     """A tool call as far as it has arrived. `number` is the index that the server sent, or None."""
 
-    __slots__ = ("custom", "deltas", "id", "name", "number")
+    __slots__ = ("custom", "deltas", "extra", "id", "inner", "name", "number")
 
     def __init__(self, number: int | None) -> None:
         self.number = number
@@ -60,6 +60,25 @@ class _PartialCall:
         self.name = ""
         self.custom = False
         self.deltas: list[str] = []
+        self.extra: dict[str, Any] = {}  # fields of its own that the reference does not have
+        self.inner: dict[str, Any] = {}  # the same of its function
+
+    @property
+    def has_arguments(self) -> bool:
+        return any(self.deltas)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments are a whole object. An empty one may be a placeholder."""
+        if not self.deltas or not self.deltas[-1].rstrip().endswith("}"):
+            return False
+        text = "".join(self.deltas)
+        return text.strip() != "{}" and is_json(text)
+
+    def add_name(self, piece: str) -> None:
+        """Some services send the name in pieces, some the whole name, or all of it so far, in every
+        delta."""
+        self.name = piece if piece.startswith(self.name) else self.name + piece
 
 
 class ChatDialect:
@@ -140,6 +159,8 @@ class ChatDialect:
             event: AnyEvent = self._decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             event = lenient("message", data, _CLASSES, _ESSENTIAL)
+            if isinstance(event, UnknownEvent) and event.type == "message":
+                event.type = name
         if isinstance(event, ev.ChatCompletionChunkEvent) and _is_not_a_chunk(event):
             payload = decode_json(data)
             kind = str(payload.get("type", name))
@@ -162,7 +183,7 @@ class ChatDialect:
         if isinstance(event, ev.ChatErrorEvent):
             return Effect(error=error_from_payload({"error": event.error}))
         if not isinstance(event, ev.ChatCompletionChunkEvent):
-            return NOTHING
+            return unknown(state, event) if isinstance(event, UnknownEvent) else NOTHING
         state.response_id = event.id or state.response_id
         state.model = event.model or state.model
         state.service_tier = event.service_tier or state.service_tier
@@ -170,7 +191,7 @@ class ChatDialect:
         activity = Activity.NONE
         chunks: list[Chunk] = []
         for choice in event.choices or ():
-            activity = max(activity, self._choice(state, choice, chunks))
+            activity = max(activity, self._choice(state, choice, chunks, event.raw))
         event.chunks = tuple(chunks)
         failure = event.error or (event.x_groq.error if event.x_groq is not None else None)
         failure = failure or next(filter(None, map(_failure, event.choices or ())), None)
@@ -184,6 +205,8 @@ class ChatDialect:
     def _effect(self, state: State, activity: Activity) -> Effect:
         items = state.items.values()
         finished = len(items) >= state.expected and all(item.closed for item in items)
+        if finished:
+            state.finish = finish_with_calls(state.finish, self.calls(state))
         if finished and "finish" in self._profile.ends:
             return Effect(activity, complete=True, linger=self._profile.linger)
         return (NOTHING, PROGRESS, CONTENT)[activity]
@@ -195,9 +218,10 @@ class ChatDialect:
         for item in state.items.values():
             _close(item)
         state.status = "completed"
+        state.finish = finish_with_calls(state.finish, self.calls(state))
         return Effect(complete="done" in self._profile.ends or state.finish is not None)
 
-    def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk]) -> Activity:
+    def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk], raw: bytes) -> Activity:
         index = choice.index or 0
         item = state.item(index, None)
         item.type = "message"
@@ -210,21 +234,30 @@ class ChatDialect:
             raise ValueError("it has a choice of the older completions API, not of the chat API")
         activity = Activity.NONE
         if delta is not None:
-            activity = self._delta(state, item, delta, chunks)
+            activity = self._delta(state, item, delta, chunks, raw)
         if choice.finish_reason:
             _finish(state, item, choice.finish_reason)  # more may follow nevertheless
             activity = max(activity, Activity.PROGRESS)
         return activity
 
     def _delta(
-        self, state: State, item: ItemState, delta: ev.ChoiceDelta, chunks: list[Chunk]
+        self,
+        state: State,
+        item: ItemState,
+        delta: ev.ChoiceDelta,
+        chunks: list[Chunk],
+        raw: bytes,
     ) -> Activity:
         activity = Activity.NONE
+        if delta.reasoning_details and "reasoning_details" in self._profile.returns:
+            _keep_details(item.extra.setdefault("details", []), delta.reasoning_details)
         texts = [("thinking", _reasoning(delta, self._profile.reasoning))]
         texts += _content(delta.content)
         texts.append(("refusal", delta.refusal))
         for kind, text in texts:
             if text:
+                if item.index != state.primary:
+                    _choose(state, item)
                 item.part(kind, kind).add(text)
                 # Every choice has chunks, but only the first one is the text of the answer.
                 chunks += (
@@ -233,40 +266,65 @@ class ChatDialect:
                     else [Chunk(kind, text, item.index)]
                 )
                 activity = Activity.CONTENT
+        touched: list[_PartialCall] = []
         for piece in _call_pieces(delta):
-            arguments = self._call(item, piece)
+            arguments = self._call(item, piece, raw, touched)
             activity = max(activity, Activity.PROGRESS)
             if arguments:
                 chunks.append(Chunk("tool_call", arguments, item.index))
                 activity = Activity.CONTENT
         return Activity.CONTENT if delta.audio else activity
 
-    def _call(self, item: ItemState, piece: ev.ChoiceDeltaToolCall) -> str:
+    def _call(
+        self,
+        item: ItemState,
+        piece: ev.ChoiceDeltaToolCall,
+        raw: bytes,
+        touched: list[_PartialCall],
+    ) -> str:
         function = piece.function or _custom(piece.custom)
         calls: list[_PartialCall] = item.extra.setdefault("calls", [])
-        call = _call_of(calls, piece, bool(function.name), self._profile.calls)
+        call = _call_of(calls, piece, function.name or None, self._profile.calls, touched)
+        touched.append(call)
+        again = bool(piece.id) and piece.id == call.id and bool(function.name)
         call.id = piece.id or call.id
-        call.name = call.name or function.name or ""
+        if function.name and function.name != call.name:
+            call.add_name(function.name)
         call.custom = call.custom or piece.type == "custom"
+        if piece.id or function.name or b"signature" in raw or b"extra_content" in raw:
+            _keep_unknown(call, item.index, piece, raw)
         text = function.arguments
         if text is None:
             return ""
         if not isinstance(text, str):  # some servers send the arguments as decoded JSON
             text = msgspec.json.encode(text).decode()
+        if again and call.is_whole and text == "".join(call.deltas):
+            return ""  # the whole call a second time
         call.deltas.append(text)
         return text
 
     def calls(self, state: State) -> Iterator[ToolCallState]:
-        first = state.items.get(state.primary or 0)
-        for call in first.extra.get("calls", ()) if first is not None else ():
-            closed = first is not None and first.closed
-            yield ToolCallState(call.id, call.name, "".join(call.deltas), call.custom, closed)
+        calls = _answer_calls(state)
+        ids = call_ids(state, [call.id for call, _ in calls])
+        for (call, closed), id in zip(calls, ids, strict=True):
+            yield ToolCallState(id, call.name, "".join(call.deltas), call.custom, closed)
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         first = state.items.get(state.primary or 0)
         if first is None or not first.closed:
             return ()
-        message = _message(first, safe)
+        message = _message(first)
+        calls = [call for call, _ in _answer_calls(state)]
+        ids = call_ids(state, [call.id for call in calls])
+        shown = [
+            {**_call_message(call), "id": id}
+            for call, id in zip(calls, ids, strict=True)
+            if id in safe
+        ]
+        message.pop("tool_calls", None)
+        if shown:
+            message["tool_calls"] = shown
+        _add_reasoning(message, first, self._profile.returns)
         filled = message["content"] or message.get("refusal") or message.get("tool_calls")
         return (message,) if filled else ()
 
@@ -411,66 +469,210 @@ def _custom(custom: Any) -> ev.ChoiceDeltaFunction:
 
 
 def _call_of(
-    calls: list[_PartialCall], piece: ev.ChoiceDeltaToolCall, named: bool, apart: str
+    calls: list[_PartialCall],
+    piece: ev.ChoiceDeltaToolCall,
+    name: str | None,
+    apart: str,
+    touched: list[_PartialCall],
 ) -> _PartialCall:
-    """The call that a piece belongs to, made if there is none. `named`: the piece has a name.
+    """The call that a piece belongs to, made if there is none. `touched`: the calls that other
+    pieces of the same delta belong to.
 
     The index distinguishes calls, unless the piece has a new id and a name: then two calls share
     the index. Without an index a new id begins a call; without an id a new name does.
     """
-    index = None if apart == "id" and piece.id and named else piece.index
-    if index is not None:
+    index = None if apart == "id" and piece.id and name else piece.index
+    found = None
+    if piece.id:
+        found = next(
+            (c for c in reversed(calls) if c.id == piece.id and index in (None, c.number)), None
+        )
+    if found is None and index is not None:
         found = next((c for c in reversed(calls) if c.number == index), None)
-    elif piece.id:
-        found = next((c for c in calls if c.id == piece.id), None)
-        if found is None and not named and calls and calls[-1].id is None:
+    elif found is None and piece.id:
+        if not name and calls and calls[-1].id is None:
             found = calls[-1]
-    else:
-        found = calls[-1] if calls and not (named and calls[-1].name) else None
-    if found is None and not named and not piece.id and calls and calls[-1].number is None:
+    elif found is None:
+        found = calls[-1] if calls else None
+    if found is None and not name and not piece.id and calls and calls[-1].number is None:
         found = calls[-1]  # the index is sent only now
         found.number = piece.index
-    name = piece.function.name if piece.function is not None else None
-    other = found is not None and (
-        piece.id != found.id if piece.id and found.id else bool(found.name) and name != found.name
-    )
-    if found is None or (other and named):
+    if found is None or _is_another(found, piece, name, found in touched):
         found = _PartialCall(piece.index)
         calls.append(found)
     return found
 
 
+def _is_another(
+    call: _PartialCall, piece: ev.ChoiceDeltaToolCall, name: str | None, touched: bool
+) -> bool:
+    """Whether the piece begins another call, though it has the index of `call`, or none."""
+    if piece.id and call.id:
+        if piece.id == call.id:
+            return False
+        return bool(name) or call.is_whole  # else an id that changes from delta to delta
+    if not name or not call.name:
+        return False
+    if touched:  # two names in one delta are not pieces of one
+        return True
+    if not call.has_arguments:  # a further piece of the name, or the whole name again
+        return False
+    if name == call.name:  # again with every piece, or of a second call of the same function
+        return call.is_whole and _has_text(piece)
+    return True
+
+
+def _has_text(piece: ev.ChoiceDeltaToolCall) -> bool:
+    return bool((piece.function or _custom(piece.custom)).arguments)
+
+
 def _finish(state: State, item: ItemState, reason: str) -> None:
-    if item.index == state.primary:
+    parts = _parts(state)
+    if item.index == state.primary or item in parts:
         state.finish = _FINISH.get(reason, reason)
         state.status = "completed"
+        for part in parts:
+            _close(part)
+        _close(state.items[state.primary or 0])
     item.status = reason
     _close(item)
 
 
+def _parts(state: State) -> list[ItemState]:
+    """The choices that belong to the answer besides the first one, where one answer was asked for:
+    some gateways put its calls or its finish in another choice. A choice with a text of its own, or
+    with calls besides those of the first, is another answer."""
+    first = state.items.get(state.primary or 0)
+    if state.expected != 1 or first is None or len(state.items) == 1:
+        return []
+    called = bool(first.extra.get("calls"))
+    return [
+        item
+        for item in state.in_order()
+        if item is not first and not item.content and not (called and item.extra.get("calls"))
+    ]
+
+
+def _choose(state: State, item: ItemState) -> None:
+    """`item` begins to have content: it is the answer if one was asked for, and the first choice
+    has nothing."""
+    first = state.items.get(state.primary or 0)
+    empty = first is None or not (first.content or first.closed or first.extra.get("calls"))
+    if state.expected == 1 and empty:
+        state.primary = item.index
+
+
+def _answer_calls(state: State) -> list[tuple[_PartialCall, bool]]:
+    """The calls of the answer, and whether each is closed. Any thread."""
+    first = state.items.get(state.primary or 0)
+    if first is None:
+        return []
+    items = [first, *_parts(state)]
+    calls = [(call, item.closed) for item in items for call in list(item.extra.get("calls", ()))]
+    # An id alone after other calls is not one.
+    return calls[:1] + [(c, closed) for c, closed in calls[1:] if c.name or c.has_arguments]
+
+
+_CALL_FIELDS = frozenset({"index", "id", "type", "function", "custom"})
+_FUNCTION_FIELDS = frozenset({"name", "arguments", "input"})
+
+
+def _keep_unknown(
+    call: _PartialCall, index: int, piece: ev.ChoiceDeltaToolCall, raw: bytes
+) -> None:
+    """Keep the fields of a call, and of its function, that the reference does not have: a service
+    may want them back (Gemini's `extra_content` has the signature of a thought)."""
+    for choice in decode_json(raw).get("choices") or ():
+        if not isinstance(choice, dict) or (choice.get("index") or 0) != index:
+            continue
+        for message in (choice.get("delta"), choice.get("message")):
+            pieces = message.get("tool_calls") if isinstance(message, dict) else None
+            for sent in pieces if isinstance(pieces, list) else ():
+                if isinstance(sent, dict) and _is_same_piece(sent, piece):
+                    _merge(call.extra, sent, _CALL_FIELDS)
+                    inner = sent.get("custom" if call.custom else "function")
+                    _merge(call.inner, inner, _FUNCTION_FIELDS)
+
+
+def _is_same_piece(sent: Mapping[str, Any], piece: ev.ChoiceDeltaToolCall) -> bool:
+    function = sent.get("function")
+    inner = function if isinstance(function, dict) else {}
+    name = piece.function.name if piece.function is not None else None
+    index = sent.get("index")
+    return (
+        (sent.get("id") or None) == (piece.id or None)
+        and (inner.get("name") or None) == (name or None)
+        and (index is None) == (piece.index is None)
+        and (index is None or str(index) == str(piece.index))
+    )
+
+
+def _merge(kept: dict[str, Any], sent: Any, known: frozenset[str]) -> None:
+    for key, value in sent.items() if isinstance(sent, dict) else ():
+        if key not in known and value is not None:
+            before = kept.get(key)
+            if isinstance(before, dict) and isinstance(value, dict):
+                value = {**before, **value}
+            kept[key] = value
+
+
 def _close(item: ItemState) -> None:
     item.closed = True
-    item.wire = partial(_message, item, None)
+    item.wire = partial(_message, item)
 
 
-def _message(item: ItemState, safe: frozenset[str] | None) -> dict[str, Any]:
-    """The assistant's turn, with the calls whose ids are in `safe` (None: with all calls)."""
+def _message(item: ItemState) -> dict[str, Any]:
+    """The choice as a message, with all its calls."""
     parts = {key: part.text for key, part in item.content.items()}
     message: dict[str, Any] = {"role": "assistant", "content": parts.get("text")}
     if parts.get("refusal"):
         message["refusal"] = parts["refusal"]
-    calls = [c for c in item.extra.get("calls", ()) if safe is None or c.id in safe]
+    calls = item.extra.get("calls", ())
     if calls:
         message["tool_calls"] = [_call_message(call) for call in calls]
     return message
 
 
+_PIECES = ("text", "summary")  # the fields of a reasoning detail that arrive in pieces
+
+
+def _keep_details(kept: list[dict[str, Any]], details: Any) -> None:
+    """Keep OpenRouter's reasoning_details. The pieces of one detail become one again."""
+    for detail in details if isinstance(details, list) else ():
+        if not isinstance(detail, dict):
+            continue
+        last = kept[-1] if kept else {}
+        same = all(last.get(key) == detail.get(key) for key in ("type", "index"))
+        if same and any(isinstance(detail.get(key), str) for key in _PIECES):
+            for key, value in detail.items():
+                if key in _PIECES:
+                    last[key] = (last.get(key) or "") + (value or "")
+                elif value is not None:
+                    last[key] = value
+        elif same and detail.get("signature") and not detail.get("data"):
+            last.update({key: value for key, value in detail.items() if value is not None})
+        else:
+            kept.append(dict(detail))
+
+
+def _add_reasoning(message: dict[str, Any], item: ItemState, fields: tuple[str, ...]) -> None:
+    """The reasoning, in those `fields` that the service wants back. DeepSeek and Kimi refuse a turn
+    with calls without its reasoning; beside text alone it is of no use, and older models refuse
+    it."""
+    thinking = item.content.get("thinking")
+    if "reasoning_content" in fields and thinking is not None and message.get("tool_calls"):
+        message["reasoning_content"] = thinking.text
+    if "reasoning_details" in fields and item.extra.get("details"):
+        message["reasoning_details"] = [dict(detail) for detail in item.extra["details"]]
+
+
 def _call_message(call: _PartialCall) -> dict[str, Any]:
     text = "".join(call.deltas)
     if call.custom:
-        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": text}}
-    function = {"name": call.name, "arguments": text or "{}"}
-    return {"id": call.id, "type": "function", "function": function}
+        custom = {"name": call.name, "input": text, **call.inner}
+        return {"id": call.id, "type": "custom", "custom": custom, **call.extra}
+    function = {"name": call.name, "arguments": arguments_to_send(text), **call.inner}
+    return {"id": call.id, "type": "function", "function": function, **call.extra}
 
 
 def _take_usage(state: State, event: ev.ChatCompletionChunkEvent) -> None:

@@ -18,11 +18,12 @@ import msgspec
 from ...errors import ConfigurationError
 from ...events import messages as ev
 from ...events.base import AnyEvent, UnknownEvent, decode_json
-from ...result import Chunk, Usage
+from ...result import Chunk, Usage, decode_arguments
 from ..classify import error_from_payload
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
 from ..state import ItemState, State, merge_usage
-from .base import CONTENT, NOTHING, PROGRESS, Effect, TypedDialect
+from ..tool_calls import call_ids, finish_with_calls, item_calls
+from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
 from .tools import chosen_tool, function_tool
 
@@ -75,8 +76,10 @@ def _begin(
     item.id = item.call_id = block.id
     item.name = block.name
     item.extra["start"] = wire
-    if block.input:  # the whole input, not in deltas
-        item.extra["input"] = json.dumps(block.input, ensure_ascii=False)
+    if block.input:  # the whole input, not in deltas; some gateways send it as JSON text
+        whole = block.input
+        encoded = whole if isinstance(whole, str) else json.dumps(whole, ensure_ascii=False)
+        item.extra["input"] = encoded
     kind, field = _TEXT_FIELDS.get(block.type or "", ("", ""))
     text = getattr(block, field) if field else None
     if not text:
@@ -127,7 +130,7 @@ def _whole_block(item: ItemState) -> Any:
 
 def _parsed(text: str) -> Any:
     try:
-        return msgspec.json.decode(text or "{}")
+        return decode_arguments(text or "{}")
     except (ValueError, RecursionError):
         return text
 
@@ -272,11 +275,12 @@ def _take_usage(state: State, reported: ev.MessageUsage | None) -> None:
 
 def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
     state.status = "completed"
+    state.finish = finish_with_calls(state.finish, item_calls(state, _TOOL_TYPES))
     return _COMPLETE
 
 
 def _ping(state: State, event: Any) -> Effect:
-    return NOTHING
+    return SIGN_OF_LIFE
 
 
 def _error(state: State, event: ev.MessageErrorEvent) -> Effect:
@@ -292,8 +296,15 @@ _TABLE: dict[type[Any], Callable[[State, Any], Effect]] = {
     ev.MessageStopEvent: _message_stop,
     ev.PingEvent: _ping,
     ev.MessageErrorEvent: _error,
-    UnknownEvent: _ping,
+    UnknownEvent: unknown,
 }
+
+
+def _call_ids(state: State) -> dict[int, str]:
+    """The index of each call -> its id."""
+    calls = [item for item in state.in_order() if item.type in _TOOL_TYPES]
+    ids = call_ids(state, [item.call_id or item.id for item in calls])
+    return {item.index: id for item, id in zip(calls, ids, strict=True)}
 
 
 class MessagesDialect(TypedDialect):
@@ -364,16 +375,20 @@ class MessagesDialect(TypedDialect):
         return None
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
+        ids = _call_ids(state)
         items = [
             item
             for item in state.in_order()
             if item.wire is not None
-            and (item.type not in _TOOL_TYPES or item.id in safe)
+            and (item.type not in _TOOL_TYPES or ids[item.index] in safe)
             and (item.type != "text" or any(part.text.strip() for part in item.content.values()))
         ]
         while items and items[-1].type in ("thinking", "redacted_thinking"):
             items.pop()  # the API refuses thinking at the end of a turn
         blocks = [item.wire() for item in items if item.wire is not None]
+        for item, block in zip(items, blocks, strict=True):
+            if item.index in ids:
+                block["id"] = ids[item.index]
         return ({"role": "assistant", "content": blocks},) if blocks else ()
 
     def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:

@@ -27,6 +27,7 @@ class Profile(Struct, frozen=True, kw_only=True):
         linger: seconds to wait after the finish for usage and [DONE].
         usage: whether the request asks for usage with stream_options.
         calls: what distinguishes tool calls: "index", or "id" where the index may be missing.
+        returns: the fields with reasoning that an assistant's turn has when it is sent back.
         reasoning: the fields that may contain reasoning. The first one that is not empty counts.
         max_tokens, thinking: the names of these options; "" if the service has none.
         auth: the header with the key: "bearer" (the dialect's own) or "api-key".
@@ -41,6 +42,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     usage: bool = True
     calls: str = "index"
     reasoning: tuple[str, ...] = _REASONING
+    returns: tuple[str, ...] = ()
     max_tokens: str = "max_tokens"
     thinking: str = "reasoning_effort"
     auth: str = "bearer"
@@ -64,6 +66,7 @@ _ROWS = (
         name="openrouter",
         hosts=("openrouter.ai",),
         reasoning=("reasoning", "reasoning_content", "reasoning_details"),
+        returns=("reasoning_details",),
         thinking="reasoning",
     ),
     Profile(name="ollama", thinking="reasoning_effort", reasoning=("reasoning", *_REASONING)),
@@ -72,7 +75,24 @@ _ROWS = (
     # These two do not always send [DONE], nor an index with every call. Mistral always sends usage.
     Profile(name="mistral", hosts=("api.mistral.ai",), calls="id", usage=False, thinking=""),
     Profile(name="gemini", hosts=("generativelanguage.googleapis.com",), calls="id", linger=1.0),
-    Profile(name="deepseek", hosts=("api.deepseek.com",), thinking="thinking"),
+    Profile(
+        name="deepseek",
+        hosts=("api.deepseek.com",),
+        thinking="thinking",
+        returns=("reasoning_content",),
+    ),
+    Profile(
+        name="moonshot",
+        hosts=("api.moonshot.ai", "api.moonshot.cn"),
+        thinking="thinking",
+        returns=("reasoning_content",),
+    ),
+    Profile(
+        name="kimi",  # the same models under the name of the product
+        hosts=("api.kimi.com",),
+        thinking="thinking",
+        returns=("reasoning_content",),
+    ),
     Profile(name="groq", hosts=("api.groq.com",), reasoning=("reasoning",)),
     Profile(name="perplexity", hosts=("api.perplexity.ai",), usage=False),
     Profile(name="cerebras", hosts=("api.cerebras.ai",), max_tokens="max_completion_tokens"),

@@ -16,14 +16,15 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, ServiceError
 from ...events import responses as ev
 from ...events.base import AnyEvent, UnknownEvent, decode_json
-from ...result import Chunk, Usage
+from ...result import Chunk, LLMStreamError, Usage
 from ..classify import error_from_payload
 from ..request import HTTPRequest, Request, StoredResponse, encode_body, url_below
 from ..state import ItemState, State, merge_usage
-from .base import CONTENT, NOTHING, PROGRESS, Apply, Effect, TypedDialect
+from ..tool_calls import arguments_to_send, call_ids, finish_with_calls, item_calls
+from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
 from .tools import chosen_tool, function_tool
 
@@ -34,6 +35,7 @@ _LINGER_AFTER_ERROR = 0.25
 # The item types that the caller has to run -> the kind of their arguments.
 _TOOL_TYPES = {"function_call": "json", "custom_tool_call": "text"}
 _FINISH = {"max_output_tokens": "length", "content_filter": "content_filter"}
+_ENCRYPTED = "reasoning.encrypted_content"  # a value of `include`
 _ARGUMENTS = "arguments"  # the only channel of a call
 _TEXT = ev.ResponseTextDeltaEvent
 _NEAR = 64  # items without a known id that are compared with each final one: not thousands
@@ -126,6 +128,7 @@ _PARTS = {
     "refusal": "refusal",
     "summary_text": "summary",
     "reasoning_text": "reasoning",
+    "reasoning": "reasoning",
 }
 
 
@@ -140,7 +143,7 @@ def _part_added(state: State, event: Any) -> Effect:
     return PROGRESS
 
 
-def _part_done(state: State, event: ev.ResponseContentPartDoneEvent) -> Effect:
+def _part_done(state: State, event: Any) -> Effect:
     part = event.part
     channel = _PARTS.get(part.type or "") if part is not None else None
     if part is None or channel is None:
@@ -252,6 +255,8 @@ def _take(state: State, response: ev.Response | None) -> None:
     state.status = response.status or state.status
     state.model = response.model or state.model
     state.service_tier = response.service_tier or state.service_tier
+    if response.store is False:
+        state.stored = False
     if response.usage is not None:
         state.usage = merge_usage(state.usage, _usage(response.usage))
 
@@ -283,7 +288,8 @@ def _finish(state: State, event: Any, response: ev.Response) -> str:
     if isinstance(event, ev.ResponseIncompleteEvent) or response.status == "incomplete":
         details = response.incomplete_details
         reason = details.get("reason") if isinstance(details, dict) else None
-        return _FINISH.get(str(reason), str(reason or "incomplete"))
+        word = _FINISH.get(str(reason), str(reason or "incomplete"))
+        return finish_with_calls(word, item_calls(state, _TOOL_TYPES)) or word
     called = any(item.type in _TOOL_TYPES for item in state.items.values())
     return "tool_calls" if called else "stop"
 
@@ -368,8 +374,8 @@ def _error(state: State, event: ev.ResponseErrorEvent) -> Effect:
 # ---- the table ---------------------------------------------------------------------------------
 
 
-def _nothing(state: State, event: Any) -> Effect:
-    return NOTHING
+def _keepalive(state: State, event: Any) -> Effect:
+    return SIGN_OF_LIFE
 
 
 def _progress(state: State, event: Any) -> Effect:
@@ -400,6 +406,10 @@ _TABLE: dict[type[Any], Apply] = {
     ev.ResponseReasoningSummaryTextDoneEvent: _whole("summary", "text"),
     ev.ResponseReasoningTextDeltaEvent: _delta("reasoning"),
     ev.ResponseReasoningTextDoneEvent: _whole("reasoning", "text"),
+    ev.ResponseReasoningDeltaEvent: _delta("reasoning"),
+    ev.ResponseReasoningDoneEvent: _whole("reasoning", "text"),
+    ev.ResponseReasoningPartAddedEvent: _part_added,
+    ev.ResponseReasoningPartDoneEvent: _part_done,
     ev.ResponseFunctionCallArgumentsDeltaEvent: _delta("arguments", "function_call"),
     ev.ResponseFunctionCallArgumentsDoneEvent: _whole("arguments", "arguments"),
     ev.ResponseCustomToolCallInputDeltaEvent: _delta("arguments", "custom_tool_call"),
@@ -413,7 +423,7 @@ _TABLE: dict[type[Any], Apply] = {
     ev.ResponseShellCallCommandDeltaEvent: _content,
     ev.ResponseShellCallOutputContentDeltaEvent: _content,
     ev.ResponseApplyPatchCallOperationDiffDeltaEvent: _content,
-    ev.KeepAliveEvent: _nothing,
+    ev.KeepAliveEvent: _keepalive,
     ev.ResponseErrorEvent: _error,
 }
 for _cls in ev.EVENTS:  # the others: a tool's status, an item or part begun or done
@@ -425,10 +435,46 @@ def _unknown(state: State, event: UnknownEvent) -> Effect:
     if event.type == "response.cancelled":
         state.status = "cancelled"  # by another client: the answer is cut off
         return NOTHING
-    return PROGRESS if event.type.startswith("response.") else NOTHING
+    effect = unknown(state, event)
+    return PROGRESS if effect is NOTHING and event.type.startswith("response.") else effect
 
 
 _TABLE[UnknownEvent] = _unknown
+
+
+def _reasoning_to_send(item: ItemState, stored: bool) -> list[Any]:
+    """A reasoning item as a list, empty if it cannot be sent back: the service knows it only by
+    what it has stored, or by the item's encrypted content."""
+    if item.wire is None or not item.closed or item.status == "incomplete":
+        return []
+    sent = item.wire()
+    return [sent] if stored or sent.get("encrypted_content") else []
+
+
+def _to_send(
+    item: ItemState, complete: bool, call_id: str | None, safe: frozenset[str]
+) -> dict[str, Any] | None:
+    """An item of the answer for the next prompt; None if it must not be sent back. A message that a
+    limit has cut is sent, other items only if they are whole."""
+    if call_id is not None and call_id not in safe:
+        return None
+    if item.type == "message":
+        text = _text_in(item, "text")
+        if item.wire is None and complete and text:  # from a server that does not close its items
+            content = [{"type": "output_text", "text": text, "annotations": []}]
+            return {"type": "message", "role": "assistant", "content": content}
+        if item.status == "incomplete" and not text:
+            return None
+    elif item.status == "incomplete":
+        return None
+    if item.wire is None or not item.closed:
+        return None
+    sent: dict[str, Any] = item.wire()
+    if call_id is not None:
+        sent["call_id"] = call_id
+        if item.type == "function_call":
+            sent["arguments"] = arguments_to_send(sent.get("arguments") or "")
+    return sent
 
 
 class ResponsesDialect(TypedDialect):
@@ -483,8 +529,31 @@ class ResponsesDialect(TypedDialect):
             "store": background,  # a background response has to be stored
         }
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
-        data = encode_body(body, request.extra_body)
-        return HTTPRequest("POST", endpoint(self._profile, base_url, "/responses"), headers, data)
+        extra = request.extra_body or {}
+        stored = extra.get("store", background) is not False
+        if not stored:  # reasoning that is not stored can only be sent back if it is encrypted
+            asked = extra.get("include") or []
+            if isinstance(asked, list) and _ENCRYPTED not in asked:
+                extra = {**extra, "include": [*asked, _ENCRYPTED]}
+        data = encode_body(body, extra)
+        url = endpoint(self._profile, base_url, "/responses")
+        return HTTPRequest("POST", url, headers, data, stored=stored)
+
+    def without_refused_option(
+        self, request: HTTPRequest, error: LLMStreamError
+    ) -> HTTPRequest | None:
+        """Models that do not reason refuse to encrypt it, and some servers do not know it."""
+        refused = isinstance(error, ServiceError) and error.status in (400, 422)
+        if not refused or _ENCRYPTED.encode() not in request.body:
+            return None
+        words = f"{error.message} {error.param}".lower()  # type: ignore[attr-defined]
+        if not any(word in words for word in ("include", "encrypted")):
+            return None
+        body = decode_json(request.body)
+        left = [name for name in body.pop("include", ()) if name != _ENCRYPTED]
+        if left:
+            body["include"] = left
+        return msgspec.structs.replace(request, body=msgspec.json.encode(body))
 
     def stored(self, request: HTTPRequest, response_id: str) -> StoredResponse | None:
         if b'"background"' not in request.body:  # it is rare, and the body may be large
@@ -495,17 +564,20 @@ class ResponsesDialect(TypedDialect):
         return StoredResponse(url_below(request.url, response_id), request.headers)
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
-        items = [
-            item
-            for item in state.in_order()
-            if item.wire is not None
-            and item.closed
-            and item.status != "incomplete"
-            and (item.type not in _TOOL_TYPES or (item.call_id or item.id) in safe)
-        ]
-        while items and items[-1].type == "reasoning":  # the API refuses it at the end
-            items.pop()
-        return tuple(item.wire() for item in items if item.wire is not None)
+        calls = [item for item in state.in_order() if item.type in _TOOL_TYPES]
+        names = call_ids(state, [item.call_id or item.id for item in calls])
+        ids = {item.index: id for item, id in zip(calls, names, strict=True)}
+        turn: list[Any] = []
+        reasoning: list[Any] = []
+        for item in state.in_order():
+            if item.type == "reasoning":
+                reasoning += _reasoning_to_send(item, state.stored)
+                continue
+            sent = _to_send(item, state.finish is not None, ids.get(item.index), safe)
+            if sent is not None:  # the API refuses reasoning without the item that follows it
+                turn += [*reasoning, sent]
+            reasoning = []
+        return tuple(turn)
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"}
