@@ -73,6 +73,7 @@ DOORS = {
     "_thread": (),
     "socket": ("_transport/",),
     "select": (),
+    "selectors": ("_runtime/readable.py",),
     "ssl": ("_transport/",),
     "http": ("_transport/",),
     "requests": ("_transport/",),

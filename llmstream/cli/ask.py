@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import os
-import sys
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,15 @@ import msgspec
 
 from .._core.dialects import APIS
 from .._core.timers import Timeouts
+from .._runtime.clock import SYSTEM_CLOCK
 from .._version import __version__
 from ..client import Client
-from ..errors import ConfigurationError, LLMStreamError
+from ..errors import ConfigurationError, DeadlineExceeded, LLMStreamError
 from ..stream import Stream
 from .command import Command, Parser
 from .exit_codes import FAILED
-from .output import complain, print_pieces, report_error
+from .output import complain, print_pieces, remark, report_error, write
+from .stdin import FIRST_BYTE, Deadline, read_all, read_if_any
 
 if TYPE_CHECKING:
     from ..telemetry.timeline import TimelineObserver
@@ -30,7 +34,10 @@ _VARIABLES = ", or ".join(
 )
 # Where the prompt and the service come from.
 SOURCES = (
-    "Standard input is appended to the prompt, or is the prompt. The service comes from "
+    "Standard input is the prompt, or is appended to it. With a prompt as an argument it is read "
+    f"if it is a file, or if its first byte arrives within {FIRST_BYTE:g} s (at most half of "
+    "--total; without a limit in a pipeline of a terminal); it is then read to its end. The "
+    "service comes from "
     f"LLMSTREAM_{{API,BASE_URL,API_KEY,MODEL}}, or {_VARIABLES}, or the keyring."
 )
 
@@ -44,7 +51,17 @@ def _add_arguments(parser: Parser) -> None:
     add("--base-url", metavar="URL", help="the service's address, like https://api.openai.com/v1")
     add("--instructions", metavar="TEXT", help="the system prompt")
     add("--max-tokens", type=int, metavar="N", help="at most N tokens of answer")
-    add("--total", type=float, metavar="SECONDS", help="hard deadline for the whole call")
+    add(
+        "--stdin",
+        action=argparse.BooleanOptionalAction,
+        help="wait for the end of standard input, or do not read it",
+    )
+    add(
+        "--total",
+        type=float,
+        metavar="SECONDS",
+        help="hard deadline, from the start of the command, with the time spent on standard input",
+    )
     add("--json", action="store_true", help="print every event as JSON, one a line")
     add(
         "--stats",
@@ -99,22 +116,40 @@ def _unwritten(path: str, error: OSError) -> int:
 
 def _call(options: argparse.Namespace, *observers: TimelineObserver) -> int:
     stream: Stream | None = None
+    deadline = Deadline(options.total, SYSTEM_CLOCK.monotonic())
     try:
-        prompt = _prompt(options.prompt)
+        limits = Timeouts(total=options.total)  # refused before anything is read
+        write("")  # a closed output is reported before the call costs
+        prompt = _prompt(options, deadline)
         with _client(options, observers) as client:
             stream = client.stream(
                 prompt,
-                instructions=options.instructions,
+                instructions=_argument(options.instructions),
                 max_output_tokens=options.max_tokens,
+                timeouts=_limits(limits, deadline),
             )
             with stream:
-                print_pieces(_events(stream) if options.json else stream, end_line=not options.json)
+                pieces = _events(stream) if options.json else stream
+                print_pieces(pieces, end_line=not options.json, as_json=options.json)
         code = 0
     except LLMStreamError as error:
+        if isinstance(error, DeadlineExceeded) and stream is not None:
+            error.add(f"of --total {options.total:g}, which began with the command")
         code = report_error(error)
-    if options.stats and stream is not None:
-        sys.stderr.write(f"llmstream: {_stats(stream)}\n")
+    if options.stats and stream is not None and not remark(_stats(stream)):
+        return code or FAILED
     return code
+
+
+def _limits(limits: Timeouts, deadline: Deadline) -> Timeouts:
+    """The clocks of the call: `total` is what the command has left of it."""
+    left = deadline.left()
+    if left <= 0:
+        raise DeadlineExceeded(
+            f"the {deadline.total:g} s of --total were over before anything was sent: allow more",
+            seconds=deadline.total,
+        )
+    return limits if left == math.inf else msgspec.structs.replace(limits, total=round(left, 3))
 
 
 def _client(options: argparse.Namespace, observers: Sequence[TimelineObserver]) -> Client:
@@ -122,7 +157,6 @@ def _client(options: argparse.Namespace, observers: Sequence[TimelineObserver]) 
         "api": options.api,
         "base_url": options.base_url,
         "model": options.model,
-        "timeouts": Timeouts(total=options.total) if options.total is not None else None,
         "observers": observers,
     }
     given = {name: value for name, value in given.items() if value is not None}
@@ -135,22 +169,43 @@ def _client(options: argparse.Namespace, observers: Sequence[TimelineObserver]) 
     return Client.from_env(**given)
 
 
-def _prompt(argument: str | None) -> str:
+def _prompt(options: argparse.Namespace, deadline: Deadline) -> str:
     """The argument, standard input, or both with an empty line between them."""
-    piped = ""
-    if argument in (None, "-") or not sys.stdin.isatty():
-        piped = sys.stdin.read() if sys.stdin is not None else ""
-    parts = [part for part in (argument if argument != "-" else None, piped.strip("\n")) if part]
+    given = None if options.prompt == "-" else _argument(options.prompt)
+    if options.stdin is False:
+        piped = ""
+    elif given is None or options.stdin:
+        piped = read_all(deadline)
+    else:
+        piped = read_if_any(deadline)
+    parts = [part for part in (given, piped.strip("\n")) if part]
     if not parts:
         raise ConfigurationError("no prompt: give one as an argument or on standard input")
     return "\n\n".join(parts)
 
 
+def _argument(text: str | None) -> str | None:
+    """An argument as text: one that is not text in this machine's locale is read as UTF-8."""
+    if text is None or text.isascii():
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8", "replace")
+    except UnicodeError:  # half a surrogate, from Windows
+        return text.encode("utf-8", "replace").decode()
+
+
 def _events(stream: Stream) -> Iterator[str]:
     """The wire's own JSON, an event a line."""
     for event in stream.events():
-        # Formatting changes only the white space between the tokens: there are no newlines left.
-        yield msgspec.json.format(event.raw, indent=-1).decode("utf-8", "replace") + "\n"
+        yield _one_line(event.raw) + "\n"
+
+
+def _one_line(raw: bytes) -> str:
+    # What JSON does not allow, like the NaN of Python's servers, is printed as it was received.
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+        # Formatting changes only the white space between the tokens: no newlines are left.
+        raw = msgspec.json.format(raw, indent=-1)
+    return re.sub(r"[\r\n]+", " ", raw.decode("utf-8", "replace"))
 
 
 def _stats(stream: Stream) -> str:

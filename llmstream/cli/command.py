@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msgspec import Struct
+
+from .output import remark, write
 
 __all__ = ["Command", "Parser"]
 
@@ -15,7 +18,13 @@ class Parser(argparse.ArgumentParser):
     """Reports a mistake in one sentence on stderr and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"llmstream: {message}\n")
+        remark(message)
+        self.exit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own ignores, or does not catch, an output that cannot be written.
+        if message:
+            write(message) if file is sys.stdout else remark(message.rstrip("\n"))
 
 
 class Command(Struct, frozen=True):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib.resources import files
 
 from .command import Command, Parser
+from .output import write
 
 __all__ = ["DASHBOARD"]
 
@@ -20,8 +20,7 @@ def _add_arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     dashboards = files("llmstream") / "telemetry" / "dashboards"
-    sys.stdout.write((dashboards / "llmstream.json").read_text("utf-8"))
-    sys.stdout.flush()
+    write((dashboards / "llmstream.json").read_text("utf-8"))
     return 0
 
 

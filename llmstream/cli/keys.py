@@ -8,7 +8,9 @@ from getpass import getpass
 
 from .._core.dialects import APIS
 from .._settings import keyring
+from ..errors import ConfigurationError
 from .command import Command, Parser
+from .output import write
 
 __all__ = ["KEYS"]
 
@@ -30,20 +32,26 @@ def _add_arguments(parser: Parser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if options.action == "list":
-        sys.stdout.write("".join(f"{name}\n" for name in keyring.names()))
+        write("".join(f"{name}\n" for name in keyring.names()))
     elif options.action == "set":
         keyring.store(options.name, _read_key(options.name))
     else:
         keyring.remove(options.name)
-    sys.stdout.flush()
     return 0
 
 
 def _read_key(name: str) -> str:
     # Not an argument: every user of the machine can see the arguments of a process.
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().strip()
-    return getpass(f"key for {name}: ").strip()
+    if sys.stdin is None:
+        raise ConfigurationError("standard input is closed: the key is read from it")
+    try:
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().strip()
+        return getpass(f"key for {name}: ").strip()
+    except (EOFError, OSError, UnicodeError) as error:
+        # Without the error: it may contain what was read.
+        reason = type(error).__name__
+    raise ConfigurationError(f"no key could be read from standard input ({reason})")
 
 
 KEYS = Command(

@@ -15,8 +15,8 @@ from .command import Command, Parser
 from .dashboard import DASHBOARD
 from .exit_codes import CLOSED_PIPE, FAILED, SIGNALLED, exit_code_meanings
 from .keys import KEYS
-from .output import complain, flush_quietly, report_error
-from .signals import Terminated, die_with
+from .output import complain, flush_quietly, prepare_output, report_error
+from .signals import Terminated, die_with, hand_back
 
 __all__ = ["COMMANDS", "main"]
 
@@ -36,7 +36,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     is the name of a command can be given on standard input. Raises SystemExit for `--help`,
     `--version` and a mistake in the arguments.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            hand_back()
+    except Terminated as ended:
+        number = ended.number
+    except KeyboardInterrupt:  # before the handler was set
+        number = signal.SIGINT
+    flush_quietly(sys.stdout)
+    return SIGNALLED + number
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        prepare_output()
+        command, options = _parsed(arguments)
+        die_with(signal.SIGINT, signal.SIGTERM)
+        return _result(command, options)
+    except BrokenPipeError:
+        flush_quietly(sys.stdout)
+        return CLOSED_PIPE
+    except OSError as error:  # the library's own errors are handled below: this is stdout's
+        complain("cannot write the output", error.strerror or type(error).__name__)
+        flush_quietly(sys.stdout)
+        return FAILED
+
+
+def _result(command: Command, options: argparse.Namespace) -> int:
+    """Whatever happens is an exit code and at most one line on stderr."""
+    try:
+        return command.run(options)
+    except LLMStreamError as error:
+        return report_error(error)
+    except OSError:
+        raise
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        flush_quietly(sys.stdout)
+        complain(
+            f"unexpected {type(error).__name__}",
+            f"{error}; a fault of llmstream: please report what `python -X dev -m llmstream` shows",
+        )
+        return FAILED
+
+
+def _parsed(arguments: list[str]) -> tuple[Command, argparse.Namespace]:
     name = arguments[0] if arguments else ""
     command = COMMANDS.get(name)
     if command is None:
@@ -45,26 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = Parser(prog=f"llmstream {name}")
         arguments = arguments[1:]
     command.add_arguments(parser)
-    options = parser.parse_args(arguments)
-    die_with(signal.SIGINT, signal.SIGTERM)
-    return _run(command, options)
-
-
-def _run(command: Command, options: argparse.Namespace) -> int:
-    try:
-        return command.run(options)
-    except LLMStreamError as error:
-        return report_error(error)
-    except Terminated as ended:
-        flush_quietly(sys.stdout)
-        return SIGNALLED + ended.number
-    except BrokenPipeError:
-        flush_quietly(sys.stdout)
-        return CLOSED_PIPE
-    except OSError as error:  # the library's own errors are handled above: this is stdout's
-        complain("cannot write the output", error.strerror or type(error).__name__)
-        flush_quietly(sys.stdout)
-        return FAILED
+    return command, parser.parse_args(arguments)
 
 
 def _overview() -> Parser:

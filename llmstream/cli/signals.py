@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-__all__ = ["Terminated", "die_with"]
+__all__ = ["Terminated", "die_with", "hand_back"]
 
 
 class Terminated(BaseException):
@@ -17,6 +17,9 @@ class Terminated(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+_taken: dict[signal.Signals, object] = {}  # the handlers that `die_with` has set
 
 
 def die_with(*signals: signal.Signals) -> None:
@@ -32,3 +35,12 @@ def die_with(*signals: signal.Signals) -> None:
 
     for one in signals:
         signal.signal(one, end)
+        _taken[one] = end
+
+
+def hand_back() -> None:
+    """The command is done: a signal now ends the process at once, instead of raising in whatever
+    the interpreter does at its exit."""
+    for one, handler in _taken.items():
+        if signal.getsignal(one) is handler:
+            signal.signal(one, signal.SIG_DFL)
