@@ -45,11 +45,12 @@ from ._settings.arguments import (
 from ._settings.client import ClientSettings
 from ._settings.environment import (
     ServiceSettings,
+    find_in_environment,
     from_environment,
     keyring_settings,
     vendor_settings,
 )
-from ._settings.secret import Secret
+from ._settings.key_source import ApiKey
 from ._transport.adapter import RequestsTransport
 from ._transport.base import Transport
 from .errors import ConfigurationError
@@ -75,7 +76,7 @@ class ClientOptions(TypedDict, total=False):
 
     api: str
     base_url: str | None
-    api_key: str | Secret | None
+    api_key: ApiKey | None
     model: str | None
     timeouts: Timeouts | None
     retry: RetryPolicy | None
@@ -86,6 +87,8 @@ class ClientOptions(TypedDict, total=False):
     observers: Sequence[Any]
     max_cost: Decimal | float | str | None
     verify: bool | str
+    proxies: Mapping[str, str | None] | None
+    trust_env: bool
     max_event_bytes: int
     max_identical_chunks: int | None
     transport: Transport | None
@@ -122,8 +125,13 @@ class Client:
         base_url: in the vendor's own form, `https://api.openai.com/v1` for responses and chat,
             `https://api.anthropic.com` for messages; default: the vendor's variable in the
             environment, then the vendor's own address.
-        api_key: default: the vendor's variable, but only where `base_url` is not given. With a
-            `base_url` and no key no authorization is sent.
+        api_key: the key, or a function without arguments that returns it. The function is asked
+            before every request, in the thread that reads the stream, so it should keep a token
+            that is still good, and have a timeout of its own. If it raises, or returns no usable
+            string, the call ends with ConfigurationError. A JSON Web Token that it returns is sent
+            as `Authorization: Bearer`, whatever the API's header. Default: the vendor's variable,
+            but only where `base_url` is not given. With a `base_url` and no key no authorization
+            is sent.
         model: default: `LLMSTREAM_MODEL`, then "gpt-5.4-mini" for responses, "claude-haiku-4-5"
             for messages; chat has none.
         timeouts: the five clocks, see Timeouts.
@@ -148,6 +156,12 @@ class Client:
             and models that are not in the price list nothing is known (a warning is logged once).
             It counts for this client in this process. Needs the extra `cost`; default: no limit.
         verify: True, False, or the path of a CA file.
+        proxies: a dict as requests takes it, for example {"all": "http://user:password@host:3128"};
+            http, https, and with the extra `socks` socks4, socks4a, socks5 and socks5h. It holds
+            for every host. Default, and for what it does not name: `HTTPS_PROXY`, `HTTP_PROXY`,
+            `ALL_PROXY` and `NO_PROXY`, but never for a server on this machine.
+        trust_env: False takes neither proxies nor a CA file (`REQUESTS_CA_BUNDLE`,
+            `CURL_CA_BUNDLE`) from the environment.
         max_event_bytes: the size in bytes at which an event is refused with EventTooLarge.
         max_identical_chunks: so many chunks in a row that are all the same end the stream with
             LoopDetected; default: no limit.
@@ -162,7 +176,7 @@ class Client:
         api: str = DEFAULT_API,
         *,
         base_url: str | None = None,
-        api_key: str | Secret | None = None,
+        api_key: ApiKey | None = None,
         model: str | None = None,
         timeouts: Timeouts | None = None,
         retry: RetryPolicy | None = None,
@@ -173,6 +187,8 @@ class Client:
         observers: Sequence[Any] = (),
         max_cost: Decimal | float | str | None = None,
         verify: bool | str = True,
+        proxies: Mapping[str, str | None] | None = None,
+        trust_env: bool = True,
         max_event_bytes: int = MAX_EVENT_BYTES,
         max_identical_chunks: int | None = None,
         transport: Transport | None = None,
@@ -191,12 +207,17 @@ class Client:
             max_connections=max_connections,
             max_cost=max_cost,
             verify=verify,
+            proxies=proxies,
+            trust_env=trust_env,
             max_event_bytes=max_event_bytes,
             max_identical_chunks=max_identical_chunks,
         )
         self._clock = clock or SYSTEM_CLOCK
         transports = transport or RequestsTransport(
-            max_connections=settings.max_connections, verify=verify
+            max_connections=settings.max_connections,
+            verify=verify,
+            proxies=settings.proxies,
+            trust_env=trust_env,
         )
         self._endpoint = self._make_endpoint(transports, private=bool(transport or clock))
         self._new_session = partial(
@@ -234,7 +255,7 @@ class Client:
             key=key,
             headers=settings.headers,
             transport=transport,
-            budget=Budget() if private else shared_budget(place, key.reveal() if key else ""),
+            budget=Budget() if private else shared_budget(place, key.identity if key else ""),
             clock=self._clock,
             scheduler=partial(_scheduler, self._clock),
         )
@@ -254,8 +275,8 @@ class Client:
     @classmethod
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Client:
         """A client with the environment's settings: LLMSTREAM_{API,BASE_URL,API_KEY,MODEL}, else
-        OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL, else a
-        key on the operating system's keyring.
+        OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN) and
+        ANTHROPIC_BASE_URL, else a key on the operating system's keyring.
 
         `overrides` are arguments of Client and win. Raises ConfigurationError with the ways out
         where nothing is set.
@@ -264,12 +285,10 @@ class Client:
             return cls(**overrides)
         api = overrides.pop("api", None)
         environ = {**os.environ, "LLMSTREAM_API": api} if isinstance(api, str) else None
-        try:
+        if overrides.get("api_key"):
+            found = find_in_environment(environ) or ServiceSettings(api or DEFAULT_API)
+        else:
             found = from_environment(environ)
-        except ConfigurationError:
-            if not overrides.get("api_key"):
-                raise
-            found = ServiceSettings(api or DEFAULT_API)
         given: ClientOptions = {"api": found.api}
         if found != (vendor_settings(found.api) or keyring_settings(found.api)):
             given["base_url"], given["api_key"] = found.base_url, found.api_key

@@ -105,7 +105,7 @@ class Exchange:
         ctx.scope.begin()
         response = self._transport.send(request, ctx.scope)
         try:
-            self._accepted(response)
+            self._accepted(response, request)
             ctx.session = session
             number = len(ctx.meter.attempts[0]) + 1
             yield [marker_event(attempt.marker, number)] if attempt.marker is not None else []
@@ -113,7 +113,7 @@ class Exchange:
         finally:
             self._close(response, session.complete)
 
-    def _accepted(self, response: Response) -> None:
+    def _accepted(self, response: Response, request: HTTPRequest) -> None:
         """The head has arrived. Raises the error of a status that is not a success."""
         ctx, scope = self._ctx, self._ctx.scope
         if scope.phase is not Phase.HEADERS:  # a transport double that does not report
@@ -123,7 +123,14 @@ class Exchange:
         ctx.request_id = request_id_of(response.headers)
         if not _is_success(response.status):
             body = self._read_some(response, _ERROR_BODY)
-            error = error_from_status(response.status, body, response.headers, ctx.clock.time())
+            error = error_from_status(
+                response.status,
+                body,
+                response.headers,
+                ctx.clock.time(),
+                request.url,
+                getattr(response, "forwarder", ""),  # doubles of a transport have none
+            )
             del body  # some servers quote the key in it, and tracebacks may show locals
             raise error
         scope.enter(Phase.BODY if scope.timers.resumed else Phase.FIRST_TOKEN)
@@ -208,7 +215,7 @@ class Exchange:
             response = self._transport.send(request, scope)
             whole = False
             try:
-                self._accepted(response)
+                self._accepted(response, request)
                 body = _read_all(response, self._max_bytes, [])
                 whole = True
             finally:

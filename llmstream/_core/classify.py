@@ -22,6 +22,7 @@ from ..errors import (
     ServerError,
     ServiceError,
 )
+from .asked import place_asked
 from .error_body import ErrorBody, read_body, read_error
 from .retry import is_daily_quota, parse_retry_after, reset_of_used_up_limits
 
@@ -104,14 +105,21 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
 
 
 def error_from_status(
-    status: int, body: bytes, headers: Mapping[str, str], now: float
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str],
+    now: float,
+    url: str = "",
+    forwarder: str = "",
 ) -> ServiceError:
     """The error of a response whose status is not a success. `headers` has lower-case names; `now`
-    is the Unix time in seconds, for waits that end at a moment."""
+    is the Unix time in seconds, for waits that end at a moment; `url` is what was asked, and
+    `forwarder` describes the proxy that has seen the request, if any."""
     said = read_body(body)
     cls = _class_of(said, status)
+    place = place_asked(status, bool(said.code or said.type), headers, url, forwarder)
     error = cls(
-        f"HTTP {status}{_label(said)}: {said.message or 'the service gave no reason'}",
+        f"HTTP {status}{_label(said)}: {said.message or 'the service gave no reason'}{place}",
         status=status,
         code=said.code,
         type=said.type,

@@ -4,6 +4,7 @@ header's value or a prompt."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from .._core.dialects import APIS, Api
 from .._core.recovery import POLICIES
 from ..errors import ConfigurationError
+from .key_source import KeySource
 from .secret import Secret
 
 __all__ = [
@@ -37,15 +39,22 @@ def checked_api(api: Any) -> Api:
     return found
 
 
-def checked_address(base_url: Any) -> str | None:
+def checked_address(base_url: Any, source: str = "base_url") -> str | None:
+    """`source` is what the address comes from: the argument, or a variable of the environment."""
     if base_url is not None and not _is_address(base_url):
-        raise ConfigurationError("base_url: pass an address like 'https://api.openai.com/v1'")
+        raise ConfigurationError(
+            f"{source}: pass an address like 'https://api.openai.com/v1', with its scheme and "
+            "without white space"
+        )
     address: str | None = base_url
     return address
 
 
 def _is_address(base_url: Any) -> bool:
     if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
+        return False
+    # urlsplit removes line ends and tabs, and takes white space and control characters in a host.
+    if any(c.isspace() or not c.isprintable() for c in base_url):
         return False
     try:
         parts = urlsplit(base_url)
@@ -54,9 +63,13 @@ def _is_address(base_url: Any) -> bool:
         return False
 
 
-def checked_key(api_key: Any) -> Secret | None:
-    if api_key is None or isinstance(api_key, Secret):
+def checked_key(api_key: Any) -> Secret | KeySource | None:
+    if api_key is None or isinstance(api_key, (Secret, KeySource)):
         return api_key
+    if inspect.iscoroutinefunction(api_key):
+        raise ConfigurationError("api_key is an async function: pass one that returns the key")
+    if callable(api_key):
+        return KeySource(api_key)
     if not isinstance(api_key, str) or not api_key or api_key != api_key.strip():
         raise ConfigurationError("api_key is not a string, is empty, or has white space around it")
     return Secret(api_key)

@@ -16,6 +16,7 @@ from .._core.dialects import DEFAULT_API
 from .._core.retry import RetryPolicy
 from .._core.session import MAX_EVENT_BYTES
 from .._core.timers import Timeouts
+from .._transport.proxy import Proxies, checked_proxies
 from ..errors import ConfigurationError
 from .arguments import (
     checked_address,
@@ -27,6 +28,7 @@ from .arguments import (
     of_type,
 )
 from .environment import WAYS_OUT, ServiceSettings, keyring_settings, own_key, vendor_settings
+from .key_source import KeySource
 from .secret import Secret
 
 __all__ = ["ClientSettings"]
@@ -44,15 +46,15 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     The fields are the arguments of `Client` as they were passed. Where `base_url` and `api_key` are
     None, each process that uses the settings reads them from its own environment.
 
-    Pickling leaves out the key and the headers that authenticate. The process that unpickles the
-    settings then needs a key of its own (`LLMSTREAM_API_KEY`, or, without a `base_url`, the
-    vendor's variable). The settings that `with_key()` returns are pickled with the key.
-    `key_left_behind` is true if a key was left out, `key_travels` if it is pickled.
+    Pickling leaves out the key, the headers that authenticate, and users and passwords of proxies.
+    The process that unpickles the settings then needs a key of its own (`LLMSTREAM_API_KEY`, or,
+    without a `base_url`, the vendor's variable). The settings that `with_key()` returns are pickled
+    with all of it. `key_left_behind` is true if a key was left out, `key_travels` if it is pickled.
     """
 
     api: str = DEFAULT_API
     base_url: str | None = None
-    api_key: Secret | None = None
+    api_key: Secret | KeySource | None = None
     model: str | None = None
     timeouts: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
@@ -62,6 +64,8 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     max_connections: int = 100
     max_cost: Decimal | float | str | None = None
     verify: bool | str = True
+    proxies: Proxies | None = None
+    trust_env: bool = True
     max_event_bytes: int = MAX_EVENT_BYTES
     max_identical_chunks: int | None = None
     key_left_behind: bool = False
@@ -81,6 +85,8 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
                 "retry": of_type(RetryPolicy, "retry", given["retry"]) or RetryPolicy(),
                 "on_disconnect": checked_policy(given["on_disconnect"]),
                 "headers": checked_headers(given["headers"]),
+                "proxies": checked_proxies(given["proxies"]),
+                "trust_env": bool(of_type(bool, "trust_env", given["trust_env"])),
                 "max_connections": checked_count("max_connections", given["max_connections"]) or 1,
                 "max_event_bytes": checked_count("max_event_bytes", given["max_event_bytes"]) or 0,
                 "max_identical_chunks": checked_count(
@@ -126,11 +132,19 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         state = {name: getattr(self, name) for name in self.__struct_fields__}
         key = state.pop("api_key")
         if self.key_travels:
-            return _with_key, (state, key.reveal() if key is not None else None)
+            if isinstance(key, KeySource):
+                return _with_key, (state, key.ask)
+            return _with_key, (state, key and key.reveal(), key is not None and key.bearer)
         headers = {n: v for n, v in self.headers.items() if n not in _CREDENTIALS}
         left = key is not None or len(headers) < len(self.headers) or self.key_left_behind
+        if self.proxies is not None:
+            state["proxies"] = self.proxies.without_credentials()
         return _with_key, ({**state, "headers": headers, "key_left_behind": left}, None)
 
 
-def _with_key(state: dict[str, Any], key: str | None) -> ClientSettings:
-    return ClientSettings(**state, api_key=Secret(key) if key is not None else None)
+def _with_key(state: dict[str, Any], key: Any, bearer: bool = False) -> ClientSettings:
+    """`key` is the key itself, or the function that returns it."""
+    if key is None:
+        return ClientSettings(**state)
+    found = Secret(key, bearer=bearer) if isinstance(key, str) else KeySource(key)
+    return ClientSettings(**state, api_key=found)

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from .._core.dialects import APIS, DEFAULT_API
+from .._core.dialects import APIS, DEFAULT_API, Api
 from ..errors import ConfigurationError
+from .arguments import checked_address
+from .key_source import KeySource
 from .secret import Secret
 
 __all__ = [
     "WAYS_OUT",
     "ServiceSettings",
+    "find_in_environment",
     "from_environment",
     "keyring_settings",
     "own_key",
@@ -24,7 +27,8 @@ __all__ = [
 _found: dict[str, Secret] = {}  # the keys that the keyring has returned, by name
 
 WAYS_OUT = (
-    "set OPENAI_API_KEY or ANTHROPIC_API_KEY, or LLMSTREAM_BASE_URL for another server (with "
+    "set OPENAI_API_KEY or ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN, sent as a Bearer token), or "
+    "LLMSTREAM_BASE_URL for another server (with "
     "LLMSTREAM_API_KEY if it wants one), or store a key with `llmstream keys set openai`, or pass "
     "api_key= or base_url=; Client.local() and `llmstream --local` need none of it"
 )
@@ -35,18 +39,25 @@ class ServiceSettings(Struct, frozen=True):
 
     api: str
     base_url: str | None = None
-    api_key: Secret | None = None
+    api_key: Secret | KeySource | None = None
 
 
 def vendor_settings(api: str, environ: Mapping[str, str] | None = None) -> ServiceSettings | None:
     """The service that the vendor's own variables name for this API, or None if they are not
-    set."""
+    set. Raises ConfigurationError for an address that cannot be one."""
     environ = os.environ if environ is None else environ
     row = APIS.get(api)
     if row is None:
         return None
-    key, url = environ.get(row.key_variable) or None, environ.get(row.url_variable) or None
-    return ServiceSettings(api, url, Secret(key) if key else None) if key or url else None
+    key, url = _vendor_key(row, environ), _address(row.url_variable, environ)
+    return ServiceSettings(api, url, key) if key or url else None
+
+
+def _vendor_key(row: Api, environ: Mapping[str, str]) -> Secret | None:
+    if key := environ.get(row.key_variable):
+        return Secret(key)
+    token = environ.get(row.bearer_variable) if row.bearer_variable else None
+    return Secret(token, bearer=True) if token else None
 
 
 def keyring_settings(api: str) -> ServiceSettings | None:
@@ -73,17 +84,32 @@ def own_key(environ: Mapping[str, str] | None = None) -> Secret | None:
     return Secret(key) if key else None
 
 
+def _address(variable: str, environ: Mapping[str, str]) -> str | None:
+    """The base URL in a variable, or None. Raises ConfigurationError, which names the variable."""
+    return checked_address(environ.get(variable) or None, variable)
+
+
 def from_environment(environ: Mapping[str, str] | None = None) -> ServiceSettings:
     """The service that the environment names. The first of these counts: LLMSTREAM_API,
     LLMSTREAM_BASE_URL and LLMSTREAM_API_KEY; OPENAI_API_KEY and OPENAI_BASE_URL (Responses);
-    ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL (Messages); a key on the operating system's keyring.
+    ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN, which is sent as a Bearer token) and
+    ANTHROPIC_BASE_URL (Messages); a key on the operating system's keyring.
 
     A vendor's key is never sent to a server that LLMSTREAM_BASE_URL names. Raises
-    ConfigurationError, which lists the ways out, if there is none of them.
+    ConfigurationError, which lists the ways out, if there is none of them, and for an address that
+    cannot be one.
     """
+    found = find_in_environment(environ)
+    if found is None:
+        raise ConfigurationError(f"no service is configured: {WAYS_OUT}")
+    return found
+
+
+def find_in_environment(environ: Mapping[str, str] | None = None) -> ServiceSettings | None:
+    """Like `from_environment`, but None if nothing names a service."""
     environ = os.environ if environ is None else environ
-    own = [environ.get(f"LLMSTREAM_{name}") or None for name in ("API", "BASE_URL", "API_KEY")]
-    api, base_url, api_key = own
+    api, api_key = (environ.get(f"LLMSTREAM_{name}") or None for name in ("API", "API_KEY"))
+    base_url = _address("LLMSTREAM_BASE_URL", environ)
     if base_url or api_key:
         return ServiceSettings(api or DEFAULT_API, base_url, Secret(api_key) if api_key else None)
     candidates = [api] if api else list(APIS)
@@ -95,4 +121,4 @@ def from_environment(environ: Mapping[str, str] | None = None) -> ServiceSetting
         settings = keyring_settings(candidate)
         if settings is not None:
             return settings
-    raise ConfigurationError(f"no service is configured: {WAYS_OUT}")
+    return None

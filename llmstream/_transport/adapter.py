@@ -10,11 +10,9 @@ not (see `http`). Exceptions of the libraries are translated in `translate`.
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import os
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -25,23 +23,26 @@ from .._runtime.fork import renew_in_child
 from .._runtime.scope import CancelScope, Stopped
 from .._runtime.threads import Lock
 from ..result import LLMStreamError
+from . import mocks
 from .base import Response
 from .http import RequestsResponse, current
-from .pool import POOLS
-from .translate import FOREIGN, bare_cause, translate
+from .pool import POOLS, SOCKS_POOLS
+from .proxy import refusal_of
+from .route import Route, route_of
+from .socks import check_installed
+from .translate import FOREIGN, bare_cause, refused, translate
 
 __all__ = ["RequestsTransport"]
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter with the pools of `pool`. urllib3 retries only the set-up of a connection,
-    once and at once, because nothing has reached the service by then. `_call.retrying` makes all
-    other retries."""
+    """requests' adapter with the pools of `pool`. urllib3 retries nothing: `_call.retrying` makes
+    all retries, and one attempt is one connect."""
 
     def __init__(self, idle: int) -> None:
         retries = urllib3.Retry(
             total=None,
-            connect=1,
+            connect=0,
             read=0,
             redirect=0,
             status=0,
@@ -67,9 +68,13 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        if isinstance(manager, urllib3.ProxyManager) and type(manager) is urllib3.ProxyManager:
-            manager.pool_classes_by_scheme = POOLS
+        is_http = isinstance(manager, urllib3.ProxyManager)
+        manager.pool_classes_by_scheme = POOLS if is_http else SOCKS_POOLS
         return manager
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        # By the scheme of what is connected to: a proxy may have TLS though the service has none.
+        HTTPAdapter.cert_verify(self, conn, f"{conn.scheme}://", verify, cert)  # type: ignore[no-untyped-call]
 
 
 class RequestsTransport:
@@ -77,13 +82,23 @@ class RequestsTransport:
 
     `max_connections` is the number of idle connections that are kept (default 100). More may be
     open at the same time: no call ever waits for a connection. `verify` is True (the certificates
-    of certifi, or the file in `REQUESTS_CA_BUNDLE`), a path to a CA file, or False. Proxies are
-    taken from the environment. Thread-safe, also after a fork.
+    of certifi, or the file in `REQUESTS_CA_BUNDLE`), a path to a CA file, or False. `proxies` is a
+    dict as requests takes it; what it does not say is taken from the environment. With
+    `trust_env=False` nothing is: no proxy and no CA file. Thread-safe, also after a fork.
     """
 
-    def __init__(self, *, max_connections: int = 100, verify: bool | str = True) -> None:
+    def __init__(
+        self,
+        *,
+        max_connections: int = 100,
+        verify: bool | str = True,
+        proxies: Mapping[str, str | None] | None = None,
+        trust_env: bool = True,
+    ) -> None:
         self._idle = max_connections
         self._verify = verify
+        self._proxies = proxies
+        self._trust_env = trust_env
         self._lock = Lock()  # guards _adapter and _pid
         self._adapter: _Adapter = _Adapter(max_connections)
         self._pid = os.getpid()
@@ -91,27 +106,34 @@ class RequestsTransport:
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> Response:
         error: LLMStreamError | None = None
+        cause: OSError | None = None
         # An observer that is notified of a phase, or a signal handler, may make a call of its own.
         outer = getattr(current, "scope", None), getattr(current, "response", None)
+        route = Route("the server")
         try:
-            return self._send(request, scope)
+            route = route_of(request.url, self._verify, self._proxies, self._trust_env)
+            return self._send(request, scope, route)
+        except LLMStreamError as exc:  # some are OSErrors too
+            error = exc  # its frames may show the user and password of a proxy
         except FOREIGN as exc:
             scope.check()
-            error = translate(exc, scope, request)
+            error = mocks.unanswered(exc) or translate(exc, scope, request, route)
             cause = bare_cause(exc)
-        except (Stopped, LLMStreamError):
+        except Stopped:
             raise
         except BaseException as exc:
-            # Raised by a signal handler. The frames of requests and urllib3 contain the key and the
-            # prompt, and error reporters show the variables of frames.
-            raise exc.with_traceback(None)  # noqa: B904
+            # Raised by a signal handler, or by a double of HTTP. The frames of requests and urllib3
+            # contain the key and the prompt, and error reporters show the variables of frames.
+            error = mocks.unanswered(exc)
+            if error is None:
+                raise exc.with_traceback(None)  # noqa: B904
         finally:
             current.scope, current.response = outer
         # Outside the handler, so that the foreign exception, which refers to the request and its
         # key, is not chained.
-        raise error from cause
+        raise error.with_traceback(None) from cause
 
-    def _send(self, request: HTTPRequest, scope: CancelScope) -> Response:
+    def _send(self, request: HTTPRequest, scope: CancelScope, route: Route) -> Response:
         prepared = requests.Request(
             request.method,
             request.url,
@@ -120,21 +142,29 @@ class RequestsTransport:
             # requests must not replace a key by the user and password of the URL.
             auth=_unchanged if "authorization" in request.headers else None,
         ).prepare()
-        url = prepared.url or ""
+        proxy = route.proxy
+        if proxy is not None and proxy.is_socks:
+            check_installed(proxy)
         current.scope = scope
         current.response = None
-        sent = self._for_this_process().send(
+        sent = mocks.send(
+            self._for_this_process(),
             prepared,
             stream=True,
             timeout=None,
-            verify=_certificates() if self._verify is True else self._verify,
-            proxies={} if _is_loopback(url) else requests.utils.get_environ_proxies(url),
+            verify=route.verify,
+            proxies={} if proxy is None else {"all": proxy.url},
         )
-        response = RequestsResponse(sent, current.response, scope)
+        response = RequestsResponse(sent, current.response, scope, route)
         if scope.eof:
             # http.client treats an end of file among the headers as their end.
             response.close()
             raise http.client.IncompleteRead(b"")
+        if not route.tunnels:
+            refusal = refusal_of(response.status, response.headers)
+            if refusal is not None:
+                response.close()
+                raise refused(refusal, route)
         return response
 
     def _for_this_process(self) -> HTTPAdapter:
@@ -154,21 +184,3 @@ class RequestsTransport:
 
 def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
     return prepared
-
-
-def _certificates() -> bool | str:
-    """The CA file of the environment, as in requests' sessions; else requests' default."""
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-
-
-@lru_cache(maxsize=64)
-def _is_loopback(url: str) -> bool:
-    """Whether the server is on this machine. Such a server is never reached through a proxy, which
-    could not connect to it and would see the prompt (as in Go's ProxyFromEnvironment)."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -13,13 +13,13 @@ from functools import lru_cache
 from typing import Any
 
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import NameResolutionError, NewConnectionError
+from urllib3.exceptions import NewConnectionError
 
 from .._core.phase import Phase
 from .._runtime.scope import CancelScope
 from .._runtime.threads import spawn
 
-__all__ = ["SocketHandle", "connect"]
+__all__ = ["NotResolved", "SocketHandle", "attach", "connect", "resolve"]
 
 # A peer that has disappeared is noticed although nothing is sent: after 60 s without data the
 # system sends four probes, 15 s apart (its own default is two hours). The clocks are stricter; this
@@ -61,34 +61,51 @@ class SocketHandle:
             self._sock.close()
 
 
-def connect(conn: HTTPConnection, scope: CancelScope, tls: bool) -> socket.socket:
-    """A connected socket. The connect clock covers all addresses together. Each address gets an
-    equal share of the time that is left, so that one that does not answer cannot use up all of it.
-    Raises Stopped and urllib3's connection errors."""
-    host = conn._dns_host
-    try:
-        addresses = _resolve(host, conn.port, scope)
-    except OSError as exc:
-        error = exc if isinstance(exc, socket.gaierror) else socket.gaierror(*exc.args)
-        raise NameResolutionError(host, conn, error) from exc
+class NotResolved(OSError):
+    """The name `host` has no address, or could not be looked up."""
+
+    def __init__(self, host: str, reason: OSError) -> None:
+        super().__init__(*reason.args)
+        self.host = host
+
+
+def connect(conn: HTTPConnection, host: str, port: int, scope: CancelScope) -> socket.socket:
+    """A connected socket, with the options of `conn`. The connect clock covers all addresses
+    together. Each address gets an equal share of the time that is left, so that one that does not
+    answer cannot use up all of it. Raises Stopped, NotResolved and urllib3's connection errors."""
+    addresses = resolve(host, port, scope)
     failure: OSError | None = None
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(family, kind, protocol)
             _try_address(sock, address, conn, scope, len(addresses) - index)
-            if tls:
-                scope.attach(SocketHandle.duplicate(sock))
-                scope.enter(Phase.TLS)
         except OSError as exc:
-            sock.close()
+            if sock is not None:
+                sock.close()
             scope.check()  # it may have failed because the scope shut it down
             failure = exc
         except BaseException:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise
         else:
             return sock
     raise NewConnectionError(conn, f"no address of {host} answered") from failure
+
+
+def attach(sock: socket.socket, scope: CancelScope, tls: bool) -> socket.socket:
+    """The connected socket, attached to the scope for what comes next: TLS or the request."""
+    try:
+        if tls:
+            scope.attach(SocketHandle.duplicate(sock))
+            scope.enter(Phase.TLS)
+        else:
+            scope.attach(SocketHandle(sock))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _try_address(
@@ -118,9 +135,9 @@ def _numeric(host: str, port: int) -> list[Any]:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
 
 
-def _resolve(host: str, port: int, scope: CancelScope) -> list[Any]:
+def resolve(host: str, port: int, scope: CancelScope) -> list[Any]:
     """The addresses of a host. getaddrinfo cannot be interrupted, so it runs in a daemon thread,
-    which is abandoned if the scope is stopped. Raises OSError, Stopped."""
+    which is abandoned if the scope is stopped. Raises NotResolved, Stopped."""
     try:
         return _numeric(host, port)
     except socket.gaierror:
@@ -143,5 +160,5 @@ def _resolve(host: str, port: int, scope: CancelScope) -> list[Any]:
     while not found:
         scope.pause(None)
     if isinstance(found[0], OSError):
-        raise found[0]
+        raise NotResolved(host, found[0]) from found[0]
     return found[0]

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import requests
+from urllib3 import HTTPResponse
 
 from .._runtime.scope import CancelScope, Stopped
 from .._runtime.threads import Local
 from ..result import LLMStreamError
+from .route import Route
 from .translate import ENDINGS, FOREIGN, bare_cause, translate
 
 __all__ = ["ReportingResponse", "RequestsResponse", "current"]
@@ -95,6 +97,9 @@ class ReportingResponse(http.client.HTTPResponse):
         # section 15.2). 101 is not skipped: no request asks for a switch of protocols.
         for _ in range(_MAX_INTERIM):
             if not 101 < self.status < 200:
+                # urllib3 would log header lines that cannot be parsed, with the URL.
+                self.msg.defects.clear()
+                self.msg.set_payload([])
                 return
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
@@ -106,14 +111,23 @@ class RequestsResponse:
     http.client's response, None under a test double of requests."""
 
     def __init__(
-        self, response: requests.Response, body: ReportingResponse | None, scope: CancelScope
+        self,
+        response: requests.Response,
+        body: ReportingResponse | None,
+        scope: CancelScope,
+        route: Route,
     ) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = {
             name.lower(): value for name, value in response.headers.items()
         }
-        self._raw = response.raw
+        # A double of requests may have a body, and nothing that it is read from.
+        self._raw = io.BytesIO(response.content) if response.raw is None else response.raw
         self._scope = scope
+        self._route = route
+        self.forwarder = "" if route.tunnels else str(route.proxy)
+        if getattr(self._raw, "_original_response", None) is not body:
+            body = None  # a double's, which has read it
         encoded = self.headers.get("content-encoding", "identity") not in ("", "identity")
         # urllib3 decodes the others. Requests ask for identity, so that is rare.
         self._body = None if encoded else body
@@ -129,14 +143,16 @@ class RequestsResponse:
             raise Stopped  # the end of a close-delimited body was the scope's shutdown
         except FOREIGN as exc:
             scope.check()
-            error = translate(exc, scope, None)
+            error = translate(exc, scope, None, self._route)
             cause = bare_cause(exc)
         raise error from cause
 
     def _read(self) -> bytes:
         body = self._body
         if body is None:
-            data: bytes = self._raw.read1(_READ, decode_content=True)
+            # urllib3's response decodes; a double may have its own.
+            options = {"decode_content": True} if isinstance(self._raw, HTTPResponse) else {}
+            data: bytes = self._raw.read1(_READ, **options)
             return data
         data = body.read1(_READ)
         if not data and body.length:
@@ -162,7 +178,8 @@ class RequestsResponse:
             with contextlib.suppress(*FOREIGN):
                 if self._http is not None:
                     self._http.close()
-                self._raw.release_conn()
+                if isinstance(self._raw, HTTPResponse):
+                    self._raw.release_conn()
         self.close()
 
     def close(self) -> None:

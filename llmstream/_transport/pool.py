@@ -6,7 +6,9 @@ Relies on two documented hooks of urllib3's pools, `ConnectionCls` and `QueueCls
 
 from __future__ import annotations
 
+import re
 import socket
+from collections.abc import Mapping
 from queue import Full, LifoQueue
 from typing import Any
 
@@ -14,11 +16,15 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from .._runtime.scope import CancelScope
-from .connect import SocketHandle, connect
+from .connect import SocketHandle, attach, connect
 from .http import ReportingResponse, current
+from .mocks import recorded
+from .proxy import ProxyRefused
+from .socks import connect_through_socks
 
-__all__ = ["POOLS"]
+__all__ = ["POOLS", "SOCKS_POOLS"]
 
+_REFUSAL = re.compile(r"Tunnel connection failed: (\d+)")  # http.client's words
 _MAX_JOINED = 65536  # bytes of a request that are copied to be sent in one piece
 
 
@@ -29,14 +35,22 @@ class _ScopedConnection(HTTPConnection):
     response_class = ReportingResponse
 
     def _new_conn(self) -> socket.socket:
-        return connect(self, current.scope, tls=self._tls)
+        scope: CancelScope = current.scope
+        return attach(connect(self, self._dns_host, self.port, scope), scope, self._tls)
 
     _tls = False
     _is_new = False  # connected, and not used by a request yet
     _pieces: list[Any] | None = None  # of the request that is being written
 
     def _tunnel(self) -> None:
-        super()._tunnel()
+        try:
+            super()._tunnel()
+        except OSError as exc:
+            found = _REFUSAL.match(str(exc))
+            if found is None:
+                raise
+            # Without the proxy's own words, which may repeat anything.
+            raise ProxyRefused.by_status(int(found[1])) from None
         current.scope.begin_wait()  # reading the proxy's response ended the wait; TLS follows
 
     def connect(self) -> None:
@@ -86,6 +100,21 @@ class _ScopedTLSConnection(_ScopedConnection, HTTPSConnection):
     _tls = True
 
 
+class _SocksConnection(_ScopedConnection):
+    """Through a SOCKS proxy. `_socks_options` are those of urllib3's SOCKSProxyManager."""
+
+    def __init__(self, _socks_options: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._socks_options = _socks_options
+
+    def _new_conn(self) -> socket.socket:
+        return connect_through_socks(self, self._socks_options, current.scope, self._tls)
+
+
+class _SocksTLSConnection(_SocksConnection, _ScopedTLSConnection):
+    pass
+
+
 class _IdleQueue(LifoQueue):  # type: ignore[type-arg]
     """The idle connections of a pool. A connection that finds it full is closed, without the
     warning that urllib3 would log: more connections than it has places may be open."""
@@ -99,13 +128,30 @@ class _IdleQueue(LifoQueue):  # type: ignore[type-arg]
 
 
 class _Pool(HTTPConnectionPool):
-    ConnectionCls = _ScopedConnection
     QueueCls = _IdleQueue
+    _connection: type[HTTPConnection] = _ScopedConnection
+
+    @property
+    def ConnectionCls(self) -> Any:  # type: ignore[override]  # noqa: N802 (urllib3's name)
+        return recorded(HTTPConnectionPool.ConnectionCls, self._connection)
 
 
 class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _ScopedTLSConnection
     QueueCls = _IdleQueue
+    _connection: type[HTTPConnection] = _ScopedTLSConnection
+
+    @property
+    def ConnectionCls(self) -> Any:  # type: ignore[override]  # noqa: N802
+        return recorded(HTTPSConnectionPool.ConnectionCls, self._connection)
+
+
+class _SocksPool(_Pool):
+    _connection = _SocksConnection
+
+
+class _SocksTLSPool(_TLSPool):
+    _connection = _SocksTLSConnection
 
 
 POOLS = {"http": _Pool, "https": _TLSPool}
+SOCKS_POOLS = {"http": _SocksPool, "https": _SocksTLSPool}

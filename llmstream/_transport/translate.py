@@ -7,7 +7,6 @@ Messages are written here, never copied, because foreign messages may contain he
 from __future__ import annotations
 
 import http.client
-import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -20,8 +19,11 @@ from .._core.request import HTTPRequest
 from .._runtime.scope import CancelScope, Stopped
 from ..errors import ConfigurationError, ConnectionFailed, StreamInterrupted
 from ..result import LLMStreamError, ProtocolError
+from .connect import NotResolved
+from .proxy import ProxyRefused
+from .route import Route
 
-__all__ = ["ENDINGS", "FOREIGN", "bare_cause", "translate"]
+__all__ = ["ENDINGS", "FOREIGN", "bare_cause", "refused", "translate"]
 
 # What the layers below raise for whatever happens on the network. Any other exception was raised by
 # a signal handler of the caller's in the middle of a read, and is not caught.
@@ -70,7 +72,6 @@ _CALLERS_MISTAKE: tuple[type[Exception], ...] = (
     requests.exceptions.MissingSchema,
     requests.exceptions.InvalidSchema,
     requests.exceptions.InvalidHeader,
-    requests.exceptions.InvalidProxyURL,
     urllib3.exceptions.LocationValueError,
     UnicodeError,
 )
@@ -78,32 +79,60 @@ _CALLERS_MISTAKE: tuple[type[Exception], ...] = (
 
 _CONNECTING = (Phase.CONNECT, Phase.TLS)
 
+# The numbers of OpenSSL's strict checks (X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA to
+# X509_V_ERR_EC_KEY_EXPLICIT_PARAMS in x509_vfy.h), which Python makes by default since 3.13.
+_STRICT = range(80, 95)
+_NOT_YET, _EXPIRED = 9, 10
+_OTHER_NAME = (62, 64)  # of a host, of an address
 
-def translate(exc: Exception, scope: CancelScope, request: HTTPRequest | None) -> LLMStreamError:
+
+def translate(
+    exc: Exception, scope: CancelScope, request: HTTPRequest | None, route: Route
+) -> LLMStreamError:
     """A foreign exception as one of the library's. `request` is None while the body is read."""
     if request is not None and scope.bytes == 0:
-        mistake = _callers_mistake(exc, request)
+        mistake = _callers_mistake(exc, route)
         if mistake is not None:
             return mistake
+    refusal = _find(exc, ProxyRefused)
+    if refusal is not None:
+        return refused(refusal, route)
     if scope.bytes == 0 or scope.phase in _CONNECTING:
-        return _not_connected(exc, scope)
+        return _not_connected(exc, scope, route)
     if _is_garbage(exc, scope):
         return ProtocolError(
-            f"the server's response is not valid HTTP ({_reason(exc)}) in phase {scope.phase!r}: "
-            "check for a broken proxy or a wrong base_url"
+            f"the response of {route.end} is not valid HTTP ({_reason(exc)}) in phase "
+            f"{scope.phase!r}: check for a broken proxy or a wrong base_url"
         )
     return StreamInterrupted(
-        f"the connection was lost in phase {scope.phase!r} after {scope.bytes} bytes "
-        f"({_reason(exc)}): what arrived is in .partial"
+        f"the connection to {route.end} was lost in phase {scope.phase!r} after {scope.bytes} "
+        f"bytes ({_reason(exc)}): what arrived is in .partial"
     )
 
 
-def _callers_mistake(exc: Exception, request: HTTPRequest) -> ConfigurationError | None:
+def refused(refusal: ProxyRefused, route: Route) -> ConnectionFailed:
+    """The error where a proxy does not make the connection, or does not forward the request."""
+    source = route.proxy.source if route.proxy else "its variable"
+    error = ConnectionFailed(
+        f"{route.proxy} refuses the connection to {route.place} ({refusal.words}): check its "
+        f"address, user and password in {source}, and whether it allows this host and port"
+    )
+    error.retryable = refusal.passing
+    return error
+
+
+def _callers_mistake(exc: Exception, route: Route) -> ConfigurationError | None:
     if isinstance(exc, FileNotFoundError) or (
         isinstance(exc, OSError) and "CA certificate" in str(exc)
     ):
         return ConfigurationError(
-            "the file of CA certificates cannot be read: check verify= and REQUESTS_CA_BUNDLE"
+            f"the file of CA certificates cannot be read, {route.certificates}: pass the path of "
+            "one that can"
+        )
+    if any(isinstance(e, ssl.SSLError) and e.library in ("X509", "PEM") for e in _chain(exc)):
+        return ConfigurationError(
+            f"the file of CA certificates has no certificate in it, {route.certificates}: pass "
+            "the path of one in PEM form"
         )
     if not isinstance(exc, _CALLERS_MISTAKE):
         return None
@@ -118,33 +147,58 @@ def _callers_mistake(exc: Exception, request: HTTPRequest) -> ConfigurationError
     )
 
 
-def _not_connected(exc: Exception, scope: CancelScope) -> ConnectionFailed:
+def _not_connected(exc: Exception, scope: CancelScope, route: Route) -> ConnectionFailed:
     certificate = _find(exc, ssl.SSLCertVerificationError)
     if certificate is not None:
-        error = ConnectionFailed(
-            "the server's certificate was not accepted "
-            f"({certificate.verify_message or 'verification failed'}): behind a company proxy, "
-            "set REQUESTS_CA_BUNDLE or verify= to the proxy's CA file"
-        )
-        error.retryable = False
-        return error
-    name = _find(exc, socket.gaierror)
+        return _not_verified(certificate, route)
+    name = _find(exc, NotResolved)
     if name is not None:
+        is_service = name.host == route.place.rpartition(":")[0].strip("[]")
+        through = None if is_service else route.proxy
+        what, where = (through, through.source) if through else (route.place, "base_url")
         return ConnectionFailed(
-            f"the name of the host could not be resolved ({_reason(exc)}): check base_url and the "
-            "network"
+            f"the name of the host of {what} could not be resolved ({_reason(exc)}): check {where} "
+            "and the network"
+        )
+    if scope.phase in _CONNECTING:
+        where = f"base_url and {route.proxy.source}" if route.proxy else "base_url"
+        return ConnectionFailed(
+            f"no connection to {route.end} ({_reason(exc)}): is it running, and is {where} correct?"
         )
     which = "a reused connection" if scope.reused else "the connection"
-    if scope.phase in _CONNECTING:
-        return ConnectionFailed(
-            f"no connection to the server ({_reason(exc)}): is it running, and are base_url and "
-            "the proxy settings correct?"
-        )
     return ConnectionFailed(
-        f"{which} was lost in phase {scope.phase!r}, before any byte of the response arrived "
-        f"({_reason(exc)})",
+        f"{which} to {route.end} was lost in phase {scope.phase!r}, before any byte of the "
+        f"response arrived ({_reason(exc)})",
         reused=scope.reused,
     )
+
+
+def _not_verified(exc: ssl.SSLCertVerificationError, route: Route) -> ConnectionFailed:
+    """A certificate that was not accepted: it is not another time, either."""
+    code = getattr(exc, "verify_code", 0)
+    if code in _STRICT:
+        advice = (
+            "this is not a question of trust: the certificate, or one of its CAs, breaks a rule "
+            "of RFC 5280 that Python checks strictly since 3.13 (ssl.VERIFY_X509_STRICT). Another "
+            "CA file does not help. Ask its issuer for certificates that follow the rule; until "
+            "then, Python 3.12 and older accept these"
+        )
+    elif code in (_NOT_YET, _EXPIRED):
+        advice = "is the clock of this machine right? Else the server needs a new certificate"
+    elif code in _OTHER_NAME:
+        advice = "base_url has to name a host that the certificate is for"
+    else:
+        advice = (
+            "if the service, or a company proxy that opens TLS, has a CA of its own, pass its CA "
+            "file by REQUESTS_CA_BUNDLE or verify="
+        )
+    error = ConnectionFailed(
+        f"the certificate of {route.end} was not accepted "
+        f"({exc.verify_message or 'verification failed'}; checked against "
+        f"{route.certificates}): {advice}"
+    )
+    error.retryable = False
+    return error
 
 
 def _is_garbage(exc: Exception, scope: CancelScope) -> bool:

@@ -254,7 +254,7 @@ ENVIRONMENTS: dict[str, tuple[dict[str, str], tuple[str | None, str] | str]] = {
         {"LLMSTREAM_API": "telegraph", "LLMSTREAM_BASE_URL": "http://l.example"},
         "telegraph",
     ),
-    "an address that is none": ({"LLMSTREAM_BASE_URL": "l.example"}, "base_url"),
+    "an address that is none": ({"LLMSTREAM_BASE_URL": "l.example"}, "LLMSTREAM_BASE_URL"),
 }
 
 
