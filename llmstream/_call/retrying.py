@@ -60,6 +60,7 @@ class Retrying:
 
     def batches(self) -> EventBatches:
         """The events of the call, attempt by attempt. Raises Stopped and the library's errors."""
+        self._asked = {hash(first.body)}  # in these words; hashes, since a body may be large
         self._before()
         attempt = NextAttempt(self._first)
         while True:
@@ -86,7 +87,7 @@ class Retrying:
         for_all_models = isinstance(error, RateLimitError) and is_for_whole_key(
             error.message, self._model
         )
-        simpler = endpoint.dialect.without_refused_option(self._first, error)
+        simpler = self._without_refused_option(attempt.request, error)
         endpoint.redact(error, self._request, self._headers)
         if error.request_id is not None:
             ctx.request_id = error.request_id  # as it is now
@@ -128,7 +129,6 @@ class Retrying:
             ctx.report_attempt(ctx.end_attempt(error, resent=True))
             return attempt
         if simpler is not None:
-            self._first = simpler
             ctx.report_attempt(ctx.end_attempt(error))
             return msgspec.structs.replace(attempt, request=simpler)
         fallback = self._recovery.fallback(ctx.session, error)
@@ -145,6 +145,21 @@ class Retrying:
 
     def _give_up(self, error: LLMStreamError, delay: float, had_content: bool) -> None:
         """The attempt has failed, and another one follows. What it brought stays readable."""
+    def _without_refused_option(
+        self, request: HTTPRequest, error: LLMStreamError
+    ) -> HTTPRequest | None:
+        """`request` as the service wants it, where it refused an option of it by name and has not
+        been asked in these words before."""
+        if self._ctx.meter.first_token is not None:
+            return None  # it has begun to answer: asked again, it would repeat
+        without = self._endpoint.dialect.without_refused_option
+        simpler = without(request, error)
+        if simpler is None or hash(simpler.body) in self._asked:
+            return None
+        self._asked.add(hash(simpler.body))
+        self._first = without(self._first, error) or self._first
+        return simpler
+
         ctx = self._ctx
         ctx.report_attempt(ctx.end_attempt(error, delay))
         if ctx.reporter is not None:

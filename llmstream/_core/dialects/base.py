@@ -20,6 +20,7 @@ from ..state import State
 from ..tool_calls import ToolCallState, item_calls
 from .lenient import lenient
 from .profiles import DEFAULT, Profile
+from .refused import without_refused
 from .tools import asks_for_structure
 
 __all__ = [
@@ -177,7 +178,7 @@ class TypedDialect:
     def without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
     ) -> HTTPRequest | None:
-        return None
+        return without_refused(request, error)
 
     def done(self, state: State) -> Effect:
         # These APIs end with an event of their own; some gateways append the marker nevertheless.

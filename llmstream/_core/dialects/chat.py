@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ConfigurationError, ServiceError
+from ...errors import ConfigurationError
 from ...events import chat as ev
 from ...events.base import AnyEvent, Event, UnknownEvent, decode_json
 from ...result import Chunk, LLMStreamError, Usage
@@ -26,6 +26,7 @@ from .base import CONTENT, NOTHING, PROGRESS, Activity, Effect, unknown
 from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
 from .tools import asks_for_structure, chosen_tool, function_tool
+from .refused import without_refused
 
 __all__ = ["CHAT", "ChatDialect"]
 
@@ -132,14 +133,8 @@ class ChatDialect:
     def without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
     ) -> HTTPRequest | None:
-        """Some servers refuse `stream_options`, and name it in their error."""
-        refused = isinstance(error, ServiceError) and error.status in (400, 422)
-        if not refused or "stream_options" not in f"{error.message} {error.param}":  # type: ignore[attr-defined]
-            return None
-        body = decode_json(request.body)
-        if body.pop("stream_options", None) is None:
-            return None
-        return msgspec.structs.replace(request, body=msgspec.json.encode(body))
+        """Some servers refuse `stream_options`, some know only one of the names of the limit."""
+        return without_refused(request, error, ("max_tokens", "max_completion_tokens"))
 
     def stored(self, request: HTTPRequest, response_id: str) -> StoredResponse | None:
         return None

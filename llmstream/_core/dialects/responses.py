@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import ConfigurationError, ServiceError
+from ...errors import ConfigurationError
 from ...events import responses as ev
 from ...events.base import AnyEvent, UnknownEvent, decode_json
 from ...result import Chunk, LLMStreamError, Usage
@@ -27,6 +27,7 @@ from ..tool_calls import arguments_to_send, call_ids, finish_with_calls, item_ca
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
 from .tools import chosen_tool, function_tool
+from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
 
@@ -542,12 +543,15 @@ class ResponsesDialect(TypedDialect):
     def without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
     ) -> HTTPRequest | None:
-        """Models that do not reason refuse to encrypt it, and some servers do not know it."""
-        refused = isinstance(error, ServiceError) and error.status in (400, 422)
-        if not refused or _ENCRYPTED.encode() not in request.body:
+        """Some servers refuse `stream_options` or a part of it; and models that do not reason
+        refuse to encrypt it, and some servers do not know it."""
+        simpler = without_refused(request, error)
+        if simpler is not None:
+            return simpler
+        if not may_refuse_option(error) or _ENCRYPTED.encode() not in request.body:
             return None
-        words = f"{error.message} {error.param}".lower()  # type: ignore[attr-defined]
-        if not any(word in words for word in ("include", "encrypted")):
+        named = is_refused_by_name(error, "include") or is_refused_by_name(error, _ENCRYPTED)
+        if not named and not refuses(error, "encrypted"):
             return None
         body = decode_json(request.body)
         left = [name for name in body.pop("include", ()) if name != _ENCRYPTED]
