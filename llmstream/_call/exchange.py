@@ -88,6 +88,7 @@ class Exchange:
             if attempt.mode is Mode.CONTINUE or not shown.has_content:
                 ctx.session = session
             # else what was shown stays readable until the service has accepted the new request
+            session.state.limit = attempt.request.limit
         ctx.latest = session
         session.state.seed = ctx.trace_id
         session.on_sign_of_life = ctx.scope.timers.sign_of_life

@@ -38,7 +38,8 @@ class Request(Struct, frozen=True, kw_only=True):
 class HTTPRequest(Struct, frozen=True):
     """One HTTP request. A dialect writes it without credentials; `Endpoint.dress` adds them.
     `choices` is the number of answers that it asks for. `stored` is False where it asks the service
-    not to store the answer."""
+    not to store the answer. `limit` is that of the answer's tokens, where the service may not
+    report that it has cut the answer."""
 
     method: str
     url: str
@@ -46,6 +47,7 @@ class HTTPRequest(Struct, frozen=True):
     body: bytes = b""
     choices: int = 1
     stored: bool = True
+    limit: Any = None
 
     def __repr__(self) -> str:
         return f"HTTPRequest({self.method} {self.url.partition('?')[0]}, {len(self.body)} bytes)"

@@ -18,7 +18,7 @@ from ..errors import EventTooLarge, LoopDetected, NotAStreamError, StreamTruncat
 from ..events.base import AnyEvent, UnknownEvent, decode_json
 from ..result import Chunk, LLMStreamError, ProtocolError
 from .classify import error_from_payload
-from .dialects.base import CONTENT, SIGN_OF_LIFE, Activity, Dialect, Effect
+from .dialects.base import CONTENT, CUT, SIGN_OF_LIFE, Activity, Dialect, Effect
 from .framing import Framer
 from .liveness import is_sign_of_life
 from .sse import parse
@@ -203,7 +203,11 @@ class Session:
             return False
         if data != _DONE:
             return True
-        self._take_effect(self._dialect.done(self.state))
+        effect = self._dialect.done(self.state)
+        if effect is CUT and self.stage is _OPEN:
+            self._fail_truncated()
+            return False
+        self._take_effect(effect)
         late = self.state.flush() if self.complete else ()
         if late:
             events.append(UnknownEvent("done", "[DONE]", chunks=late, raw=data))
@@ -242,9 +246,13 @@ class Session:
         if effect.error is not None:
             # An error after the finish of a chat answer revokes the finish.
             self.error = self.error or effect.error
+        elif effect.reopens and self.stage is _COMPLETE:
+            self.stage = _OPEN
         elif not effect.complete:
             return
         self.linger = effect.linger
+        if effect.reopens:
+            return
         if self.error is None:
             self.stage = Stage.COMPLETE if effect.linger else Stage.WHOLE
         else:
@@ -256,9 +264,14 @@ class Session:
 
     def receive_eof(self) -> None:
         """The body has ended as HTTP requires. An event that has not ended is discarded."""
+        if self.stage is _OPEN:
+            self._take_effect(self._dialect.end_of_body(self.state))
         if self.complete:
             self.stage = Stage.WHOLE
             return
+        self._fail_truncated()
+
+    def _fail_truncated(self) -> None:
         self.stage = Stage.FAILED
         if self.error is None:
             pending = self._framer.pending

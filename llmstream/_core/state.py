@@ -154,6 +154,8 @@ class State:
             writes it.
         stored: whether the service may have stored the answer. The Exchange writes it for what the
             request says, the Responses dialect for what the response says.
+        limit: the limit of the answer's tokens, where the service may not report that it has cut
+            the answer, or None. The Exchange writes it.
         fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 
@@ -169,6 +171,7 @@ class State:
         self.expected = 1
         self.seed = ""
         self.stored = True
+        self.limit: Any = None
         self._ids: dict[str, ItemState] = {}
         self._next = 0  # the first index after all items
         self._latest: ItemState | None = None  # the item with the greatest index

@@ -142,8 +142,9 @@ def server() -> Iterator[LLMServer]:
         ([said("Hi"), FINISH], "stop"),
         ([said("Hi"), FINISH, DONE], "stop"),
         ([said("Hi", finish="stop")], "stop"),
-        ([said("Hi"), DONE], None),
-        ([said("Hi", finish=""), DONE], None),
+        ([said("Hi"), chunk(choices=[], usage=used(1, 2)), DONE], None),
+        ([said("Hi", finish=""), chunk(choices=[], usage=used(1, 2)), DONE], None),
+        ([said("Hi", finish="null"), chunk(choices=[], usage=used(1, 2)), DONE], None),
         ([said("Hi"), said(finish="length")], "length"),
         ([said("Hi"), said(finish="content_filter"), DONE], "content_filter"),
         ([said("Hi"), said(finish="end_of_world"), DONE], "end_of_world"),
@@ -151,7 +152,7 @@ def server() -> Iterator[LLMServer]:
     ],
 )
 def test_what_completes_an_answer(parts: list[bytes], finish: str | None) -> None:
-    """A finish_reason, or [DONE], or both; without a reason the finish is None."""
+    """A finish_reason, or [DONE] after the usage; without a reason the finish is None."""
     result = whole(*parts)
     assert (result.text, result.finish) == ("Hi", finish)
 
@@ -164,6 +165,13 @@ def test_what_completes_an_answer(parts: list[bytes], finish: str | None) -> Non
         [said("Hi")],
         [said("Hi", finish=None), chunk(choices=[], usage=used(1, 2))],
         [said("Hi", finish="")],
+        [said("Hi", finish="None")],
+        [said("Hi"), DONE],  # neither a finish nor the usage that was asked for
+        [said("Hi", finish="null"), DONE],
+        [said(reasoning_content="hm"), DONE],
+        [called(piece("{}", id="c", name="f")), DONE],
+        [said(content=""), DONE],
+        [said(content=""), chunk(choices=[], usage=used(1, 0)), DONE],
         [said("Hi"), FINISH[:-1]],
         [said("Hi"), DONE[:-1]],
         [said("Hi"), b"data: [DONE"],
@@ -294,7 +302,11 @@ def test_a_finish_that_repeats_or_comes_early(parts: list[bytes], text: str, fin
 
 def test_nothing_behind_done_is_read() -> None:
     """[DONE] is the end, whatever a server still sends."""
-    assert whole(said("a"), DONE, said("b"), data({"error": {"message": "m"}})).text == "a"
+    behind = (said("b"), data({"error": {"message": "m"}}))
+    assert whole(said("a"), FINISH, DONE, *behind).text == "a"
+    session, result = read(said("a"), DONE, *behind)
+    assert isinstance(session.error, StreamTruncated)
+    assert result.text == "a"
 
 
 # ---- errors ------------------------------------------------------------------------------------
@@ -1076,3 +1088,112 @@ def test_stream_options_of_the_callers_own_are_dropped_too(
     client.stream("Hi", extra_body={"stream_options": {"include_usage": False}}).result()
     assert server.requests[0].json()["stream_options"] == {"include_usage": False}
     assert "stream_options" not in server.requests[1].json()
+
+
+# ---- a finish that proves nothing yet ----------------------------------------------------------
+
+HELLO, WORLD = said("Hello"), said(" world")
+THOUGHT = said(reasoning_content="hm", finish="stop")
+EMPTY = said(content="", finish="stop")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [EMPTY, HELLO, WORLD, FINISH],
+        [EMPTY, HELLO, WORLD, DONE],
+        [THOUGHT, THOUGHT, HELLO, WORLD, FINISH],
+        [THOUGHT, HELLO, WORLD, DONE],
+        [said("Hello", finish="stop"), said(" world", finish="stop")],
+        [said("Hello", finish="stop"), WORLD, FINISH],
+        [said("Hello", finish="stop"), WORLD, DONE],
+        [said(finish="stop"), said(finish="stop"), HELLO, WORLD, FINISH, DONE],
+    ],
+)
+def test_an_early_finish_is_not_the_end(parts: list[bytes]) -> None:
+    """Some gateways send it with the first chunk, with each thought, or with each chunk."""
+    result = whole(*parts)
+    assert (result.text, result.finish) == ("Hello world", "stop")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [EMPTY, HELLO],
+        [THOUGHT, HELLO],
+        [THOUGHT],
+        [EMPTY, said(reasoning_content="hm")],
+        [said("Hello", finish="stop"), WORLD],
+        [said(finish="stop"), called(piece('{"a"', id="c", name="f"))],
+    ],
+)
+def test_an_early_finish_completes_nothing_that_follows(parts: list[bytes]) -> None:
+    """Without a finish after the text, and without [DONE], the answer is cut."""
+    session, result = read(*parts)
+    assert isinstance(session.error, StreamTruncated)
+    assert (result.finish, result.tool_calls) == (None, ())
+
+
+def test_the_clocks_run_on_after_an_early_finish() -> None:
+    """The session does not linger for two seconds only, and is open again after more text."""
+    session = Session(CHAT)
+    session.receive(EMPTY)
+    assert (session.complete, session.linger) == (False, 0.0)
+    session.receive(said("Hello", finish="stop"))
+    assert session.complete
+    assert session.linger > 0
+    session.receive(WORLD)
+    assert (session.complete, session.linger, session.state.finish) == (False, 0.0, None)
+    session.receive(FINISH)
+    assert session.complete
+    assert session.state.text == "Hello world"
+
+
+@pytest.mark.parametrize(
+    ("parts", "finish"),
+    [
+        ([EMPTY], "stop"),
+        ([said(reasoning_content="hm"), said(finish="length")], "length"),
+        ([EMPTY, chunk(choices=[], usage=used(1, 0)), DONE], "stop"),
+        ([chunk(choices=[{"index": 0, "delta": {}}], usage=used(1, 2)), DONE], None),
+    ],
+)
+def test_an_answer_without_text_can_be_whole(parts: list[bytes], finish: str | None) -> None:
+    """Where the finish was the last that arrived, or the usage of the output did."""
+    result = whole(*parts)
+    assert (result.text, result.finish) == ("", finish)
+
+
+BROKEN_OFF = (
+    "abort",
+    "aborted",
+    "ABORT",
+    "network_error",
+    "Network Error",
+    "network-error",
+    "networkError",
+    "error",
+    "cancelled",
+    "canceled",
+    "CANCELLED",
+    "malformed_function_call",
+    "MALFORMED_FUNCTION_CALL",
+    "function_call_filter: MALFORMED_FUNCTION_CALL",
+)
+
+
+@pytest.mark.parametrize("word", BROKEN_OFF)
+def test_an_answer_that_was_broken_off_is_an_error(word: str) -> None:
+    """In any spelling, with the text so far and without a finish."""
+    for parts in ([HELLO, said(finish=word), DONE], [said("Hello", finish=word)]):
+        session, result = read(*parts)
+        assert type(session.error) is ServerError
+        assert word in str(session.error)
+        assert (result.text, result.finish) == ("Hello", None)
+
+
+@pytest.mark.parametrize("word", ["insufficient_system_resource", "Insufficient-System-Resource"])
+def test_a_service_without_resources_is_overloaded(word: str) -> None:
+    """DeepSeek's word."""
+    session, _ = read(HELLO, said(finish=word))
+    assert type(session.error) is OverloadedError

@@ -25,6 +25,7 @@ from .tools import asks_for_structure
 
 __all__ = [
     "CONTENT",
+    "CUT",
     "NOTHING",
     "PROGRESS",
     "SIGN_OF_LIFE",
@@ -50,17 +51,19 @@ class Effect(Struct, frozen=True):
 
     `activity` is for the clocks. `complete`: the answer is complete. `error`: the service failed.
     With either, `linger` is the seconds to wait for the rest of the stream; 0 stops reading at
-    once.
+    once. `reopens`: more of the answer has arrived after its end: it is not complete yet.
     """
 
     activity: Activity = Activity.NONE
     complete: bool = False
     error: ServiceError | None = None
     linger: float = 0.0
+    reopens: bool = False
 
 
 NOTHING = Effect(Activity.NONE)
 SIGN_OF_LIFE = Effect(Activity.NONE)  # a ping: what makes the silence clock "auto" hold
+CUT = Effect(Activity.NONE)  # the stream has ended, and the answer has not
 PROGRESS = Effect(Activity.PROGRESS)
 CONTENT = Effect(Activity.CONTENT)
 
@@ -107,6 +110,9 @@ class Dialect(Protocol):
 
     def done(self, state: State) -> Effect:
         """The end marker `[DONE]` has arrived."""
+
+    def end_of_body(self, state: State) -> Effect:
+        """The body has ended as HTTP requires, and the answer is not complete."""
 
     def calls(self, state: State) -> Iterator[ToolCallState]:
         """The tool calls that the caller has to run, in order, as far as they have arrived."""
@@ -182,6 +188,9 @@ class TypedDialect:
 
     def done(self, state: State) -> Effect:
         # These APIs end with an event of their own; some gateways append the marker nevertheless.
+        return NOTHING
+
+    def end_of_body(self, state: State) -> Effect:
         return NOTHING
 
     def calls(self, state: State) -> Iterator[ToolCallState]:

@@ -19,13 +19,13 @@ from ...events import chat as ev
 from ...events.base import AnyEvent, Event, UnknownEvent, decode_json
 from ...result import Chunk, LLMStreamError, Usage
 from ..classify import error_from_payload
+from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
 from ..state import FastPath, ItemState, State, merge_usage
 from ..tool_calls import ToolCallState, arguments_to_send, call_ids, finish_with_calls, is_json
-from .base import CONTENT, NOTHING, PROGRESS, Activity, Effect, unknown
+from .base import CONTENT, CUT, NOTHING, PROGRESS, Activity, Effect, unknown
 from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
-from .tools import asks_for_structure, chosen_tool, function_tool
 from .refused import without_refused
 
 __all__ = ["CHAT", "ChatDialect"]
@@ -38,8 +38,6 @@ _FINISH = {
     "model_length": "length",  # Mistral: the model's own limit
     "content_filter": "content_filter",
 }
-# The finish_reason of a choice that has failed (OpenRouter, Mistral; DeepSeek) -> the error's type.
-_FAILED = {"error": "server_error", "insufficient_system_resource": "overloaded_error"}
 _CLASSES: dict[str, type[Event]] = {
     "message": ev.ChatCompletionChunkEvent,
     "chat.completion.chunk": ev.ChatCompletionChunkEvent,
@@ -189,11 +187,14 @@ class ChatDialect:
             activity = max(activity, self._choice(state, choice, chunks, event.raw))
         event.chunks = tuple(chunks)
         failure = event.error or (event.x_groq.error if event.x_groq is not None else None)
-        failure = failure or next(filter(None, map(_failure, event.choices or ())), None)
+        failure = failure or next((c.error for c in event.choices or () if c.error), None)
         if failure:
             return Effect(activity, error=error_from_payload({"error": failure}))
         effect = self._effect(state, activity)
         if effect is CONTENT:
+        for choice in event.choices or ():
+            if choice.finish_reason and (error := broken_off(choice.finish_reason)) is not None:
+                return Effect(activity, error=error)
             _open_fast_path(state, event)
         return effect
 
@@ -203,14 +204,25 @@ class ChatDialect:
         if finished:
             state.finish = finish_with_calls(state.finish, self.calls(state))
         if finished and "finish" in self._profile.ends:
+            state.status = "completed"
             return Effect(activity, complete=True, linger=self._profile.linger)
         return (NOTHING, PROGRESS, CONTENT)[activity]
 
+        if state.status is not None and not finished:
+            state.status = None
+            return Effect(activity, reopens=True)
     def done(self, state: State) -> Effect:
-        """[DONE] completes the answer, with or without a finish_reason."""
-        if not state.items:
-            return NOTHING  # no choice has arrived: another API's stream, or an unknown failure
-        for item in state.items.values():
+        """[DONE] completes an answer for which there is evidence that it ended: a finish_reason,
+        wherever it was sent, or the usage that was asked for."""
+        items = state.items.values()
+        reasons = [item.extra.get("finish") for item in items]
+        used = state.usage.output_tokens
+        ended = any(reasons) or any("whole" in item.extra for item in items)
+        if not (ended or (used is not None and (used or _has_said(state)))):
+            return CUT if state.items else NOTHING  # without a choice: another API's stream
+        for item, reason in zip(items, reasons, strict=True):
+            if reason:
+                _finish(state, item, reason)
             _close(item)
         state.status = "completed"
         state.finish = finish_with_calls(state.finish, self.calls(state))
@@ -218,6 +230,13 @@ class ChatDialect:
 
     def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk], raw: bytes) -> Activity:
         index = choice.index or 0
+    def end_of_body(self, state: State) -> Effect:
+        """A finish_reason before any text completes an answer without text if nothing followed."""
+        items = state.items.values()
+        if len(items) < max(state.expected, 1) or not all("last" in item.extra for item in items):
+            return NOTHING
+        return self.done(state)
+
         item = state.item(index, None)
         item.type = "message"
         if state.primary is None:  # the first of several choices is the answer
@@ -227,11 +246,24 @@ class ChatDialect:
             delta = _not_streamed(item, choice.message)  # from servers that do not stream
         elif delta is None and choice.text:
             raise ValueError("it has a choice of the older completions API, not of the chat API")
+            item.extra["whole"] = True
         activity = Activity.NONE
         if delta is not None:
             activity = self._delta(state, item, delta, chunks, raw)
-        if choice.finish_reason:
-            _finish(state, item, choice.finish_reason)  # more may follow nevertheless
+        before = len(chunks)
+        if len(chunks) > before:
+            item.extra.pop("last", None)
+            if item.closed and any(chunk.type != "thinking" for chunk in chunks[before:]):
+                _reopen(state, item)
+        reason = finish_word(choice.finish_reason)
+        if reason is not None and broken_off(reason) is None:
+            item.extra["finish"] = reason
+            if len(chunks) == before:
+                item.extra["last"] = True
+            # Some gateways send it with the first, empty chunk, or with each thought.
+            said = state.items.values() if state.expected == 1 else (item,)
+            if any(map(_says_something, said)):
+                _finish(state, item, reason)
             activity = max(activity, Activity.PROGRESS)
         return activity
 
@@ -386,6 +418,8 @@ def _open_fast_path(state: State, event: ev.ChatCompletionChunkEvent) -> None:
     choice = event.choices[0] if event.choices else ev.Choice()
     item = state.items.get(choice.index or 0)
     part = item.content.get("text") if item is not None else None
+    if choice.usage is not None or (choice.delta is not None and choice.delta.usage is not None):
+        return  # from a service that has it in every chunk
     if item is not None and part is not None and item.index == state.primary and not item.closed:
         key = (event.id, event.model, event.service_tier, choice.index)
         state.open_fast_path(key, part, item.index)
@@ -398,14 +432,6 @@ def _not_streamed(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:
         ("tool_calls", "function_call") if item.extra.get("calls") else ()
     )
     return msgspec.structs.replace(message, **dict.fromkeys(streamed))
-
-
-def _failure(choice: ev.Choice) -> Any:
-    """The error of a choice that failed."""
-    reason = choice.finish_reason or ""
-    if choice.error or reason not in _FAILED:
-        return choice.error
-    return {"type": _FAILED[reason], "message": f"the choice ended with {reason!r}"}
 
 
 def _is_not_a_chunk(event: ev.ChatCompletionChunkEvent) -> bool:
@@ -525,7 +551,6 @@ def _finish(state: State, item: ItemState, reason: str) -> None:
     parts = _parts(state)
     if item.index == state.primary or item in parts:
         state.finish = _FINISH.get(reason, reason)
-        state.status = "completed"
         for part in parts:
             _close(part)
         _close(state.items[state.primary or 0])
@@ -535,6 +560,24 @@ def _finish(state: State, item: ItemState, reason: str) -> None:
 
 def _parts(state: State) -> list[ItemState]:
     """The choices that belong to the answer besides the first one, where one answer was asked for:
+def _reopen(state: State, item: ItemState) -> None:
+    """More has arrived after the finish: it proves nothing yet."""
+    if item.index == state.primary:
+        state.finish = None
+    item.status = None
+    item.closed = False
+    item.wire = None
+
+
+def _says_something(item: ItemState) -> bool:
+    """Whether text, a refusal or a call has arrived: what may come before a finish that counts."""
+    return "text" in item.content or "refusal" in item.content or bool(item.extra.get("calls"))
+
+
+def _has_said(state: State) -> bool:
+    return any(item.content or item.extra.get("calls") for item in state.items.values())
+
+
     some gateways put its calls or its finish in another choice. A choice with a text of its own, or
     with calls besides those of the first, is another answer."""
     first = state.items.get(state.primary or 0)

@@ -20,6 +20,7 @@ from ...events import messages as ev
 from ...events.base import AnyEvent, UnknownEvent, decode_json
 from ...result import Chunk, Usage, decode_arguments
 from ..classify import error_from_payload
+from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
 from ..state import ItemState, State, merge_usage
 from ..tool_calls import call_ids, finish_with_calls, item_calls
@@ -224,7 +225,9 @@ def _message_start(state: State, event: ev.MessageStartEvent) -> Effect:
     state.response_id = message.id or state.response_id
     state.model = message.model or state.model
     state.status = "in_progress"
-    _take_stop_reason(state, message.stop_reason)
+    error = broken_off(message.stop_reason)
+    if error is None:
+        _take_stop_reason(state, message.stop_reason)
     _take_usage(state, message.usage)
     chunks: list[Chunk] = []
     for index, block in enumerate(message.content or ()):
@@ -236,6 +239,8 @@ def _message_start(state: State, event: ev.MessageStartEvent) -> Effect:
         chunks += _close(state, item)
     event.chunks = tuple(chunks)
     return CONTENT if chunks else NOTHING
+    if error is not None:
+        return Effect(CONTENT.activity if chunks else NOTHING.activity, error=error)
 
 
 def _preset_block(raw: bytes, index: int) -> Any:
@@ -244,13 +249,15 @@ def _preset_block(raw: bytes, index: int) -> Any:
 
 def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
     if event.delta is not None:
-        _take_stop_reason(state, event.delta.stop_reason)
     _take_usage(state, event.usage)
+    if event.delta is not None and (error := broken_off(event.delta.stop_reason)) is not None:
+        return Effect(PROGRESS.activity, error=error)
+        _take_stop_reason(state, event.delta.stop_reason)
     return PROGRESS
 
 
 def _take_stop_reason(state: State, reason: str | None) -> None:
-    if reason is not None:
+    if (reason := finish_word(reason)) is not None:
         state.finish = _FINISH.get(reason, reason)
 
 
@@ -276,6 +283,8 @@ def _take_usage(state: State, reported: ev.MessageUsage | None) -> None:
 def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
     state.status = "completed"
     state.finish = finish_with_calls(state.finish, item_calls(state, _TOOL_TYPES))
+    if state.finish is None and not state.items and not state.usage.output_tokens:
+        return PROGRESS  # nothing came: not an answer
     return _COMPLETE
 
 

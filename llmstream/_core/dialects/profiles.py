@@ -33,6 +33,7 @@ class Profile(Struct, frozen=True, kw_only=True):
         auth: the header with the key: "bearer" (the dialect's own) or "api-key".
         path: the path that is added to a base_url without one.
         typed_turns: whether each turn in a Responses input needs `"type": "message"`.
+        tells_limit: whether a Responses answer that a limit has cut is always reported as cut.
     """
 
     name: str
@@ -48,19 +49,26 @@ class Profile(Struct, frozen=True, kw_only=True):
     auth: str = "bearer"
     path: str = ""
     typed_turns: bool = False
+    tells_limit: bool = False
 
 
 DEFAULT = Profile(name="default")
 
 _ROWS = (
     DEFAULT,
-    Profile(name="openai", hosts=("api.openai.com",), max_tokens="max_completion_tokens"),
+    Profile(
+        name="openai",
+        hosts=("api.openai.com",),
+        max_tokens="max_completion_tokens",
+        tells_limit=True,
+    ),
     Profile(
         name="azure",
         hosts=("openai.azure.com", "services.ai.azure.com", "cognitiveservices.azure.com"),
         max_tokens="max_completion_tokens",
         auth="api-key",
         path="/openai/v1",
+        tells_limit=True,
     ),
     Profile(
         name="openrouter",

@@ -21,12 +21,12 @@ from ...events import responses as ev
 from ...events.base import AnyEvent, UnknownEvent, decode_json
 from ...result import Chunk, LLMStreamError, Usage
 from ..classify import error_from_payload
+from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body, url_below
 from ..state import ItemState, State, merge_usage
 from ..tool_calls import arguments_to_send, call_ids, finish_with_calls, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
-from .tools import chosen_tool, function_tool
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
@@ -282,17 +282,29 @@ def _completed(state: State, event: Any) -> Effect:
         return _failed(state, event)
     event.chunks = tuple(_reconcile(state, response.output or [], event.raw))
     state.finish = _finish(state, event, response)
-    return Effect(CONTENT.activity if event.chunks else PROGRESS.activity, complete=True)
+    return Effect(activity, complete=True)
+
+
+def _reason(response: ev.Response) -> str | None:
+    """Why the response is incomplete."""
+    details = response.incomplete_details
+    reason = details.get("reason") if isinstance(details, dict) else None
+    return finish_word(str(reason))
 
 
 def _finish(state: State, event: Any, response: ev.Response) -> str:
     if isinstance(event, ev.ResponseIncompleteEvent) or response.status == "incomplete":
-        details = response.incomplete_details
-        reason = details.get("reason") if isinstance(details, dict) else None
-        word = _FINISH.get(str(reason), str(reason or "incomplete"))
+        reason = _reason(response) or "incomplete"
+        word = _FINISH.get(reason, reason)
+    activity = CONTENT.activity if event.chunks else PROGRESS.activity
+    if (error := broken_off(response.status) or broken_off(_reason(response))) is not None:
+        return Effect(activity, error=error)
         return finish_with_calls(word, item_calls(state, _TOOL_TYPES)) or word
-    called = any(item.type in _TOOL_TYPES for item in state.items.values())
-    return "tool_calls" if called else "stop"
+    if any(item.type in _TOOL_TYPES for item in state.items.values()):
+        return "tool_calls"
+    # Many servers say "completed" where a limit has cut the answer.
+    cut = state.limit is not None and state.usage.output_tokens == state.limit
+    return "length" if cut else "stop"
 
 
 def _reconcile(state: State, output: list[ev.Item], raw: bytes) -> Iterator[Chunk]:
@@ -538,7 +550,9 @@ class ResponsesDialect(TypedDialect):
                 extra = {**extra, "include": [*asked, _ENCRYPTED]}
         data = encode_body(body, extra)
         url = endpoint(self._profile, base_url, "/responses")
-        return HTTPRequest("POST", url, headers, data, stored=stored)
+        limit = extra.get("max_output_tokens", request.max_output_tokens)
+        limit = None if self._profile.tells_limit else limit
+        return HTTPRequest("POST", url, headers, data, stored=stored, limit=limit)
 
     def without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
