@@ -315,7 +315,8 @@ def test_no_wait_goes_past_the_deadline(
     client = client_for(
         server,
         timeouts=clocks(total=3 * T),
-        retry=RetryPolicy(max_attempts=1000, base=0.05, cap=0.05, jitter=0.0),
+        # The second wait would end after the deadline, and no request is under way when it comes.
+        retry=RetryPolicy(max_attempts=1000, base=2 * T, cap=2 * T, jitter=0.0),
     )
     begun = time.monotonic()
     error = failure(client.stream(PROMPT))
