@@ -27,6 +27,7 @@ __all__ = [
     "Usage",
     "decode_arguments",
     "total_usage",
+    "whole_prompt",
 ]
 
 
@@ -48,9 +49,13 @@ class Usage(Struct, frozen=True, gc=False):
     never summed over events and never counted from chunks. None where nothing was reported.
 
     `cached_tokens` (read from a cache) and `cache_write_tokens` are included in `input_tokens`; in
-    Messages they are counted in addition to it. `reasoning_tokens` are included in `output_tokens`;
-    some services (xAI) count them in addition to it. `total_tokens` is input plus output where only
-    these were reported.
+    Messages they are counted in addition to it. A 0 never replaces a positive count of one of these
+    three, because some gateways mean "not reported here". `reasoning_tokens` are included in
+    `output_tokens`; some services (xAI) count them in addition to it. `total_tokens` is the whole
+    prompt plus the output where only these were reported.
+
+    `cost` is what the call has cost in USD, where the service reports it (OpenRouter, LiteLLM,
+    Perplexity, xAI); `Result.cost()` has it too.
     """
 
     input_tokens: int | None = None
@@ -59,6 +64,15 @@ class Usage(Struct, frozen=True, gc=False):
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cache_write_tokens: int | None = None
+    cost: float | None = None
+
+
+def whole_prompt(usage: Usage, cached_beside: bool) -> int | None:
+    """The tokens of the whole prompt, None where they are not known. `cached_beside`: cached and
+    cache-writing tokens are counted in addition to `input_tokens`."""
+    if usage.input_tokens is None or not cached_beside:
+        return usage.input_tokens
+    return usage.input_tokens + (usage.cached_tokens or 0) + (usage.cache_write_tokens or 0)
 
 
 def total_usage(usages: Iterable[Usage]) -> Usage:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..result import Chunk, Usage
+from ..result import Chunk, Usage, whole_prompt
 from .overlap import OverlapTrimmer
 
-__all__ = ["ContentState", "FastPath", "ItemState", "State", "merge_usage"]
+__all__ = ["ContentState", "FastPath", "ItemState", "State", "first_count", "merge_usage"]
 
 
 class ContentState:
@@ -306,16 +306,35 @@ class State:
         return self.emit("text", text, self._overlap_index) if text else ()
 
 
-def merge_usage(old: Usage, reported: Usage) -> Usage:
-    """`old` updated by a further report: the last value per field that is not None."""
-    new = Usage(
-        *(b if b is not None else a for a, b in zip(_fields(old), _fields(reported), strict=True))
-    )
-    if reported.total_tokens is None and None not in (new.input_tokens, new.output_tokens):
-        total = (new.input_tokens or 0) + (new.output_tokens or 0)
-        new = msgspec.structs.replace(new, total_tokens=total)
+# A 0 does not replace a positive count of these.
+_PROMPT = frozenset({"input_tokens", "cached_tokens", "cache_write_tokens"})
+
+
+def merge_usage(old: Usage, reported: Usage, cached_beside: bool = False) -> Usage:
+    """`old` updated by a further report: the last value per field that is not None. A 0 never
+    replaces a positive count of the prompt: some gateways mean "not reported here" by it.
+    `cached_beside`: see `whole_prompt`."""
+    names = Usage.__struct_fields__
+    kept = False
+    values = []
+    for name, before, now in zip(names, _fields(old), _fields(reported), strict=True):
+        keep = now is None or (now == 0 and bool(before) and name in _PROMPT)
+        kept |= keep and now is not None and name == "input_tokens"
+        values.append(before if keep else now)
+    new = Usage(*values)  # type: ignore[arg-type]  # each value is one of its own field
+    prompt = whole_prompt(new, cached_beside)
+    unknown = reported.total_tokens is None or kept or cached_beside
+    if unknown and prompt is not None and new.output_tokens is not None:
+        new = msgspec.structs.replace(new, total_tokens=prompt + new.output_tokens)
     return new
 
 
-def _fields(usage: Usage) -> tuple[int | None, ...]:
+def first_count(*counts: int | None) -> int | None:
+    """The first count that is positive, else the first that is known: services name the same count
+    in several places, and leave 0 in some."""
+    known = [count for count in counts if count is not None]
+    return next((count for count in known if count > 0), known[0] if known else None)
+
+
+def _fields(usage: Usage) -> tuple[float | None, ...]:
     return msgspec.structs.astuple(usage)

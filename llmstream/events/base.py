@@ -11,7 +11,15 @@ from msgspec import Struct, field
 
 from ..result import Chunk
 
-__all__ = ["AnyEvent", "Continued", "Event", "Restarted", "UnknownEvent", "marker_event"]
+__all__ = [
+    "AnyEvent",
+    "Continued",
+    "Event",
+    "InvocationMetrics",
+    "Restarted",
+    "UnknownEvent",
+    "marker_event",
+]
 
 # The encoded names of fields that no service sends: in none of the three APIs does a field's name
 # begin with "$".
@@ -40,6 +48,17 @@ def _without_surrogates(value: Any) -> Any:
             _without_surrogates(key): _without_surrogates(inner) for key, inner in value.items()
         }
     return value
+
+
+class InvocationMetrics(Struct, kw_only=True, rename="camel"):
+    """What Amazon Bedrock adds to the last event of an answer, under a name of its own."""
+
+    input_token_count: int | None = None
+    output_token_count: int | None = None
+    cache_read_input_token_count: int | None = None
+    cache_write_input_token_count: int | None = None
+    invocation_latency: float | None = None
+    first_byte_latency: float | None = None
 
 
 class Event(Struct, kw_only=True, tag_field="type"):

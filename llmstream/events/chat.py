@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from .base import Event
+from .base import Event, InvocationMetrics
 
 __all__ = [
     "ChatCompletionChunkEvent",
@@ -22,6 +22,41 @@ __all__ = [
     "ChoiceDeltaFunction",
     "ChoiceDeltaToolCall",
 ]
+
+
+class ChatTokenDetails(Struct, kw_only=True):
+    """The parts of a token count."""
+
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+    text_tokens: int | None = None
+    accepted_prediction_tokens: int | None = None
+    rejected_prediction_tokens: int | None = None
+
+
+class ChatUsage(Struct, kw_only=True):
+    """Tokens used: in the last chunk, in every chunk, or in a chunk after the finish. Some services
+    have the parts beside the counts, or the names of the other APIs. `cost` is in USD: a number, or
+    an object with a total (Perplexity); an xAI tick is 1e-10 USD."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: ChatTokenDetails | None = None
+    completion_tokens_details: ChatTokenDetails | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cost: Any = None
+    cost_in_usd_ticks: Any = None
 
 
 class ChoiceDeltaFunction(Struct, kw_only=True):
@@ -55,6 +90,7 @@ class ChoiceDelta(Struct, kw_only=True):
     function_call: ChoiceDeltaFunction | None = None
     audio: Any = None
     annotations: Any = None
+    usage: ChatUsage | None = None
 
 
 class Choice(Struct, kw_only=True):
@@ -67,31 +103,9 @@ class Choice(Struct, kw_only=True):
     finish_reason: str | None = None
     error: Any = None
     text: str | None = None
+    usage: ChatUsage | None = None
     logprobs: Any = None
     content_filter_results: Any = None
-
-
-class ChatTokenDetails(Struct, kw_only=True):
-    """The parts of a token count."""
-
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
-    image_tokens: int | None = None
-    text_tokens: int | None = None
-    accepted_prediction_tokens: int | None = None
-    rejected_prediction_tokens: int | None = None
-
-
-class ChatUsage(Struct, kw_only=True):
-    """Tokens used: in the last chunk, in every chunk, or in a chunk after the finish."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: ChatTokenDetails | None = None
-    completion_tokens_details: ChatTokenDetails | None = None
 
 
 class GroqExtension(Struct, kw_only=True):
@@ -99,6 +113,7 @@ class GroqExtension(Struct, kw_only=True):
 
     id: str | None = None
     usage: ChatUsage | None = None
+    usage_breakdown: Any = None
     error: Any = None
 
 
@@ -118,6 +133,9 @@ class ChatCompletionChunkEvent(Event, tag=False):
     obfuscation: str | None = None
     provider: Any = None
     x_groq: GroqExtension | None = None
+    invocation_metrics: InvocationMetrics | None = field(
+        default=None, name="amazon-bedrock-invocationMetrics"
+    )
 
 
 class ChatErrorEvent(Event, tag=False):

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from .base import Event, bind_types
+from .base import Event, InvocationMetrics, bind_types
 
 __all__ = [
     "ContentBlock",
@@ -102,6 +102,12 @@ class MessageUsage(Struct, kw_only=True):
     inference_geo: str | None = None
     iterations: Any = None
     fallback_credit: Any = None
+    # from gateways
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: Any = None
 
 
 class Message(Struct, kw_only=True):
@@ -167,6 +173,10 @@ class MessageDeltaEvent(Event, tag="message_delta"):
 
 class MessageStopEvent(Event, tag="message_stop"):
     """The answer is complete. Terminal."""
+
+    invocation_metrics: InvocationMetrics | None = field(
+        default=None, name="amazon-bedrock-invocationMetrics"
+    )
 
 
 class PingEvent(Event, tag="ping"):

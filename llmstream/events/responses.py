@@ -179,6 +179,17 @@ class ResponseUsage(Struct, kw_only=True):
     output_tokens: int | None = None
     output_tokens_details: TokenDetails | None = None
     total_tokens: int | None = None
+    # from gateways
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cost: Any = None
+    cost_in_usd_ticks: Any = None
 
 
 class Response(Struct, kw_only=True):

@@ -102,7 +102,7 @@ class LogObserver:
             waited_ms=end.waited_ms,
             backoff_ms=end.backoff_ms,
             longest_gap_ms=end.longest_gap_ms,
-            tokens_in=usage.input_tokens,
+            tokens_in=end.tokens_in,
             tokens_out=usage.output_tokens,
             tokens_cached=usage.cached_tokens,
             tokens_reasoning=usage.reasoning_tokens,

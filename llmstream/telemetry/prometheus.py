@@ -346,7 +346,7 @@ class PrometheusObserver:
         with _lock:
             self._record_gaps(call)
             series = self._series(call)
-            series.tokens_in.inc(max(0, usage.input_tokens or 0))
+            series.tokens_in.inc(max(0, attempt.tokens_in or 0))
             series.tokens_out.inc(max(0, usage.output_tokens or 0))
             if attempt.outcome == "error":
                 self._count_error(attempt)

@@ -14,8 +14,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from .._core.dialects import APIS
 from ..errors import Cancelled, ServiceError
-from ..result import LLMStreamError, Usage
+from ..result import LLMStreamError, Usage, whole_prompt
 
 __all__ = [
     "AttemptRecord",
@@ -41,7 +42,8 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
       the time that the caller's own loop takes.
     - `throttled_ms` is the wait before the attempt that the service had asked of all callers with
       this host and key; `wait_ms` is the backoff planned after the attempt.
-    - `usage` is what the service reported, with None for what it did not.
+    - `usage` is what the service reported, with None for what it did not. `tokens_in` is the whole
+      prompt on every API, cached tokens included; None where it is not known.
     - `chunks` counts events with content; `bytes` counts headers and body as received.
     - `resent`: a reused connection had been closed by the server, and the request is sent again.
     """
@@ -69,6 +71,10 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     resent: bool = False
     phases: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def tokens_in(self) -> int | None:
+        return _tokens_in(self.api, self.usage)
+
 
 class RetryRecord(Struct, frozen=True, kw_only=True):
     """The attempt with the number `attempt` has failed, and another one follows after `wait_ms`
@@ -95,7 +101,8 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     - `first_token_ms` is the first content of all attempts.
     - `waited_ms` is the time spent waiting for the network, `backoff_ms` the time spent in waits
       between attempts.
-    - `usage` is the sum over the attempts: a lower bound where an attempt was cut.
+    - `usage` is the sum over the attempts: a lower bound where an attempt was cut. `tokens_in` is
+      the whole prompt on every API, cached tokens included; None where it is not known.
     - The other fields are as in AttemptRecord, over all attempts.
     """
 
@@ -130,6 +137,10 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     attempts: tuple[AttemptRecord, ...] = ()
     retries: tuple[RetryRecord, ...] = ()
 
+    @property
+    def tokens_in(self) -> int | None:
+        return _tokens_in(self.api, self.usage)
+
 
 class RequestContent(Struct, frozen=True):
     """What the caller asked, for `Observer.on_content` only: the prompt (a text, or a list of
@@ -152,6 +163,11 @@ def outcome(error: LLMStreamError | None) -> str:
 
 
 _CODE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+
+
+def _tokens_in(api: str, usage: Usage) -> int | None:
+    row = APIS.get(api)
+    return whole_prompt(usage, row is not None and row.cached_beside)
 
 
 def error_code(error: LLMStreamError | None) -> str | None:

@@ -593,7 +593,22 @@ def usage(**fields: Any) -> dict[str, Any]:
         (
             usage(input_tokens=12, cache_read_input_tokens=3, output_tokens=1),
             usage(output_tokens=34, output_tokens_details={"thinking_tokens": 30}),
-            Usage(12, 34, 46, 3, 30),
+            Usage(12, 34, 49, 3, 30),
+        ),
+        (
+            usage(
+                input_tokens=100,
+                cache_read_input_tokens=900,
+                cache_creation_input_tokens=50,
+                output_tokens=1,
+            ),
+            usage(
+                input_tokens=0,
+                cache_read_input_tokens=0,
+                cache_creation_input_tokens=0,
+                output_tokens=5,
+            ),
+            Usage(100, 5, 1055, 900, None, 50),
         ),
         (
             usage(input_tokens=12, output_tokens=1),

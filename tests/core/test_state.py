@@ -244,7 +244,10 @@ def test_a_call_without_a_call_id_has_the_items() -> None:
         ([Usage(1, 1), Usage(1, 5), Usage(1, 9)], Usage(1, 9, 10)),
         ([Usage(5, 5, 10, 3, 2), Usage()], Usage(5, 5, 10, 3, 2)),
         ([Usage(0, 0)], Usage(0, 0, 0)),
-        ([Usage(5, 5), Usage(0, 0)], Usage(0, 0, 0)),
+        ([Usage(5, 5), Usage(0, 0)], Usage(5, 0, 5)),
+        ([Usage(5, 5, 10, 3, 2, 1), Usage(0, 6, 6, 0, 0, 0)], Usage(5, 6, 11, 3, 0, 1)),
+        ([Usage(5, 5, 12, 3, 2), Usage(5, 6, 13, 0)], Usage(5, 6, 13, 3, 2)),
+        ([Usage(cost=0.5), Usage(1, 2)], Usage(1, 2, 3, cost=0.5)),
     ],
 )
 def test_usage_is_the_last_known_value_per_field(reports: list[Usage], expected: Usage) -> None:
@@ -267,6 +270,8 @@ def test_usage_never_grows_by_adding(reports: list[Usage]) -> None:
         usage = merge_usage(usage, report)
     for field in ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"):
         said = [getattr(r, field) for r in reports if getattr(r, field) is not None]
+        if field in ("input_tokens", "cached_tokens"):  # a 0 replaces no count of the prompt
+            said = [count for count in said if count] or said
         assert getattr(usage, field) == (said[-1] if said else None)
     parts = (usage.input_tokens, usage.output_tokens)
     assert usage.total_tokens == (None if None in parts else sum(p or 0 for p in parts))

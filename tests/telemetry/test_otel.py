@@ -77,7 +77,7 @@ def test_a_whole_answer(server: LLMServer, ask: Ask, telemetry: Telemetry, api: 
         "gen_ai.response.model": "served-model",
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.response.time_to_first_chunk": (end.first_token_ms or 0.0) / 1000.0,
-        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.input_tokens": end.tokens_in,
         "gen_ai.usage.output_tokens": 34,
         "gen_ai.usage.cache_read.input_tokens": 5,
         "server.address": "127.0.0.1",
@@ -95,6 +95,9 @@ def test_a_whole_answer(server: LLMServer, ask: Ask, telemetry: Telemetry, api: 
         "llmstream.waited_ms": end.waited_ms,
         "llmstream.backoff_ms": 0.0,
     }
+    assert end.tokens_in == {"messages": 12 + 5}.get(api, 12)  # there cached ones are beside it
+    if usage.cache_write_tokens is not None:
+        expected["gen_ai.usage.cache_creation.input_tokens"] = usage.cache_write_tokens
     if usage.reasoning_tokens is not None:
         expected["gen_ai.usage.reasoning.output_tokens"] = usage.reasoning_tokens
     if provider == "openai":
@@ -197,7 +200,7 @@ def assert_same_story(span: ReadableSpan, records: Records) -> None:
         assert said.get("http.response.status_code") == attempt.status
         assert said["llmstream.total_ms"] == attempt.total_ms
         assert said["llmstream.wait_ms"] == attempt.wait_ms
-        assert said.get("gen_ai.usage.input_tokens") == attempt.usage.input_tokens
+        assert said.get("gen_ai.usage.input_tokens") == attempt.tokens_in
         assert event.timestamp == begun + int((attempt.started_ms + attempt.total_ms) * 1e6)
     again = events(span, "llmstream.retry")
     for said, retry in zip(again, records.retries, strict=True):

@@ -11,8 +11,8 @@ import pytest
 from support import PROMPT
 from told import THREE, TRACE, make, timed
 
-from llmstream import Cancelled, DeadlineExceeded, RateLimitError
-from llmstream.telemetry.records import RequestContent, error_code
+from llmstream import Cancelled, DeadlineExceeded, RateLimitError, Usage
+from llmstream.telemetry.records import AttemptRecord, RequestContent, error_code
 from llmstream.testing import Reply
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -77,3 +77,14 @@ def test_content_is_not_in_a_repr() -> None:
         assert "the " not in shown
         assert "RequestContent(...)" in shown
     assert (content.prompt, content.instructions) == ("the prompt", "the instructions")
+
+
+@pytest.mark.parametrize(("api", "whole"), [("messages", 17), ("responses", 12), ("toy", 12)])
+def test_tokens_in_are_the_whole_prompt(api: str, whole: int) -> None:
+    """Where cached tokens are counted beside the others, they are added."""
+    usage = Usage(12, 34, None, 3, None, 2)
+    attempt = AttemptRecord(
+        trace_id="t", api=api, model="m", host="h", number=1, outcome="success", phase="done"
+    )
+    assert attempt.tokens_in is None
+    assert msgspec.structs.replace(attempt, usage=usage).tokens_in == whole

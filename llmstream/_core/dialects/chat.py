@@ -21,12 +21,14 @@ from ...result import Chunk, LLMStreamError, Usage
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..state import FastPath, ItemState, State, merge_usage
+from ..state import FastPath, ItemState, State, first_count, merge_usage
 from ..tool_calls import ToolCallState, arguments_to_send, call_ids, finish_with_calls, is_json
 from .base import CONTENT, CUT, NOTHING, PROGRESS, Activity, Effect, unknown
 from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
 from .refused import without_refused
+from .tools import asks_for_structure, chosen_tool, function_tool
+from .usage import metrics_usage, reported_cost
 
 __all__ = ["CHAT", "ChatDialect"]
 
@@ -190,11 +192,11 @@ class ChatDialect:
         failure = failure or next((c.error for c in event.choices or () if c.error), None)
         if failure:
             return Effect(activity, error=error_from_payload({"error": failure}))
-        effect = self._effect(state, activity)
-        if effect is CONTENT:
         for choice in event.choices or ():
             if choice.finish_reason and (error := broken_off(choice.finish_reason)) is not None:
                 return Effect(activity, error=error)
+        effect = self._effect(state, activity)
+        if effect is CONTENT:
             _open_fast_path(state, event)
         return effect
 
@@ -202,15 +204,15 @@ class ChatDialect:
         items = state.items.values()
         finished = len(items) >= state.expected and all(item.closed for item in items)
         if finished:
+            state.status = "completed"
             state.finish = finish_with_calls(state.finish, self.calls(state))
         if finished and "finish" in self._profile.ends:
-            state.status = "completed"
             return Effect(activity, complete=True, linger=self._profile.linger)
-        return (NOTHING, PROGRESS, CONTENT)[activity]
-
         if state.status is not None and not finished:
             state.status = None
             return Effect(activity, reopens=True)
+        return (NOTHING, PROGRESS, CONTENT)[activity]
+
     def done(self, state: State) -> Effect:
         """[DONE] completes an answer for which there is evidence that it ended: a finish_reason,
         wherever it was sent, or the usage that was asked for."""
@@ -228,8 +230,6 @@ class ChatDialect:
         state.finish = finish_with_calls(state.finish, self.calls(state))
         return Effect(complete="done" in self._profile.ends or state.finish is not None)
 
-    def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk], raw: bytes) -> Activity:
-        index = choice.index or 0
     def end_of_body(self, state: State) -> Effect:
         """A finish_reason before any text completes an answer without text if nothing followed."""
         items = state.items.values()
@@ -237,6 +237,8 @@ class ChatDialect:
             return NOTHING
         return self.done(state)
 
+    def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk], raw: bytes) -> Activity:
+        index = choice.index or 0
         item = state.item(index, None)
         item.type = "message"
         if state.primary is None:  # the first of several choices is the answer
@@ -244,13 +246,13 @@ class ChatDialect:
         delta = choice.delta
         if delta is None and choice.message is not None:
             delta = _not_streamed(item, choice.message)  # from servers that do not stream
+            item.extra["whole"] = True
         elif delta is None and choice.text:
             raise ValueError("it has a choice of the older completions API, not of the chat API")
-            item.extra["whole"] = True
         activity = Activity.NONE
+        before = len(chunks)
         if delta is not None:
             activity = self._delta(state, item, delta, chunks, raw)
-        before = len(chunks)
         if len(chunks) > before:
             item.extra.pop("last", None)
             if item.closed and any(chunk.type != "thinking" for chunk in chunks[before:]):
@@ -416,10 +418,10 @@ def _only_text(event: ev.ChatCompletionChunkEvent, fast: FastPath) -> str:
 
 def _open_fast_path(state: State, event: ev.ChatCompletionChunkEvent) -> None:
     choice = event.choices[0] if event.choices else ev.Choice()
-    item = state.items.get(choice.index or 0)
-    part = item.content.get("text") if item is not None else None
     if choice.usage is not None or (choice.delta is not None and choice.delta.usage is not None):
         return  # from a service that has it in every chunk
+    item = state.items.get(choice.index or 0)
+    part = item.content.get("text") if item is not None else None
     if item is not None and part is not None and item.index == state.primary and not item.closed:
         key = (event.id, event.model, event.service_tier, choice.index)
         state.open_fast_path(key, part, item.index)
@@ -558,8 +560,6 @@ def _finish(state: State, item: ItemState, reason: str) -> None:
     _close(item)
 
 
-def _parts(state: State) -> list[ItemState]:
-    """The choices that belong to the answer besides the first one, where one answer was asked for:
 def _reopen(state: State, item: ItemState) -> None:
     """More has arrived after the finish: it proves nothing yet."""
     if item.index == state.primary:
@@ -578,6 +578,8 @@ def _has_said(state: State) -> bool:
     return any(item.content or item.extra.get("calls") for item in state.items.values())
 
 
+def _parts(state: State) -> list[ItemState]:
+    """The choices that belong to the answer besides the first one, where one answer was asked for:
     some gateways put its calls or its finish in another choice. A choice with a text of its own, or
     with calls besides those of the first, is another answer."""
     first = state.items.get(state.primary or 0)
@@ -714,20 +716,43 @@ def _call_message(call: _PartialCall) -> dict[str, Any]:
 
 
 def _take_usage(state: State, event: ev.ChatCompletionChunkEvent) -> None:
-    reported = event.usage
-    if reported is None:
-        return
+    reported = event.usage or _odd_usage(event)
+    if reported is not None:
+        state.usage = merge_usage(state.usage, _usage(reported))
+    metrics = event.invocation_metrics
+    if metrics is not None:  # it fills what nothing else has reported
+        state.usage = merge_usage(metrics_usage(metrics), state.usage)
+
+
+def _odd_usage(event: ev.ChatCompletionChunkEvent) -> ev.ChatUsage | None:
+    """The usage in a choice or its delta (Kimi), or in Groq's own field. With a breakdown several
+    models have answered there, and the usage is that of one of them."""
+    for choice in event.choices or ():
+        found = choice.usage or (choice.delta.usage if choice.delta is not None else None)
+        if found is not None:
+            return found
+    groq = event.x_groq
+    return groq.usage if groq is not None and groq.usage_breakdown is None else None
+
+
+def _usage(reported: ev.ChatUsage) -> Usage:
     prompt = reported.prompt_tokens_details or ev.ChatTokenDetails()
     completion = reported.completion_tokens_details or ev.ChatTokenDetails()
-    usage = Usage(
-        reported.prompt_tokens,
-        reported.completion_tokens,
+    return Usage(
+        first_count(reported.prompt_tokens, reported.input_tokens),
+        first_count(reported.completion_tokens, reported.output_tokens),
         reported.total_tokens,
-        prompt.cached_tokens,
-        completion.reasoning_tokens,
-        prompt.cache_write_tokens,
+        first_count(
+            prompt.cached_tokens,
+            reported.cached_tokens,
+            reported.prompt_cache_hit_tokens,
+            reported.num_cached_tokens,
+            reported.cache_read_input_tokens,
+        ),
+        first_count(completion.reasoning_tokens, reported.reasoning_tokens),
+        first_count(prompt.cache_write_tokens, reported.cache_creation_input_tokens),
+        reported_cost(reported.cost, reported.cost_in_usd_ticks),
     )
-    state.usage = merge_usage(state.usage, usage)
 
 
 # ---- writing a request -------------------------------------------------------------------------

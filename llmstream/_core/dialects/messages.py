@@ -22,11 +22,12 @@ from ...result import Chunk, Usage, decode_arguments
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..state import ItemState, State, merge_usage
+from ..state import ItemState, State, first_count, merge_usage
 from ..tool_calls import call_ids, finish_with_calls, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
 from .tools import chosen_tool, function_tool
+from .usage import metrics_usage, reported_cost
 
 __all__ = ["MESSAGES", "MessagesDialect"]
 
@@ -238,9 +239,9 @@ def _message_start(state: State, event: ev.MessageStartEvent) -> Effect:
         chunks += _begin(state, item, block, partial(_preset_block, event.raw, index))
         chunks += _close(state, item)
     event.chunks = tuple(chunks)
-    return CONTENT if chunks else NOTHING
     if error is not None:
         return Effect(CONTENT.activity if chunks else NOTHING.activity, error=error)
+    return CONTENT if chunks else NOTHING
 
 
 def _preset_block(raw: bytes, index: int) -> Any:
@@ -248,10 +249,10 @@ def _preset_block(raw: bytes, index: int) -> Any:
 
 
 def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
-    if event.delta is not None:
     _take_usage(state, event.usage)
     if event.delta is not None and (error := broken_off(event.delta.stop_reason)) is not None:
         return Effect(PROGRESS.activity, error=error)
+    if event.delta is not None:
         _take_stop_reason(state, event.delta.stop_reason)
     return PROGRESS
 
@@ -265,14 +266,15 @@ def _take_usage(state: State, reported: ev.MessageUsage | None) -> None:
     if reported is not None:
         details = reported.output_tokens_details or ev.OutputTokensDetails()
         usage = Usage(
-            reported.input_tokens,
-            reported.output_tokens,
+            first_count(reported.input_tokens, reported.prompt_tokens),
+            first_count(reported.output_tokens, reported.completion_tokens),
             None,
-            reported.cache_read_input_tokens,
-            details.thinking_tokens,
+            first_count(reported.cache_read_input_tokens, reported.cached_tokens),
+            first_count(details.thinking_tokens, reported.reasoning_tokens),
             reported.cache_creation_input_tokens,
+            reported_cost(reported.cost),
         )
-        state.usage = merge_usage(state.usage, usage)
+        state.usage = merge_usage(state.usage, usage, cached_beside=True)
         # "fast" has a price of its own, whatever the tier, and is reported only once.
         if reported.speed == "fast":
             state.service_tier = "fast"
@@ -281,10 +283,14 @@ def _take_usage(state: State, reported: ev.MessageUsage | None) -> None:
 
 
 def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
-    state.status = "completed"
-    state.finish = finish_with_calls(state.finish, item_calls(state, _TOOL_TYPES))
     if state.finish is None and not state.items and not state.usage.output_tokens:
         return PROGRESS  # nothing came: not an answer
+    state.status = "completed"
+    state.finish = finish_with_calls(state.finish, item_calls(state, _TOOL_TYPES))
+    metrics = event.invocation_metrics
+    if metrics is not None:  # it fills what nothing else has reported
+        known = merge_usage(metrics_usage(metrics), state.usage, cached_beside=True)
+        state.usage = known
     return _COMPLETE
 
 

@@ -23,11 +23,13 @@ from ...result import Chunk, LLMStreamError, Usage
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body, url_below
-from ..state import ItemState, State, merge_usage
+from ..state import ItemState, State, first_count, merge_usage
 from ..tool_calls import arguments_to_send, call_ids, finish_with_calls, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
+from .tools import chosen_tool, function_tool
+from .usage import reported_cost
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
 
@@ -266,12 +268,19 @@ def _usage(reported: ev.ResponseUsage) -> Usage:
     details_in = reported.input_tokens_details or ev.TokenDetails()
     details_out = reported.output_tokens_details or ev.TokenDetails()
     return Usage(
-        reported.input_tokens,
-        reported.output_tokens,
+        first_count(reported.input_tokens, reported.prompt_tokens),
+        first_count(reported.output_tokens, reported.completion_tokens),
         reported.total_tokens,
-        details_in.cached_tokens,
-        details_out.reasoning_tokens,
-        details_in.cache_write_tokens,
+        first_count(
+            details_in.cached_tokens,
+            reported.cached_tokens,
+            reported.prompt_cache_hit_tokens,
+            reported.num_cached_tokens,
+            reported.cache_read_input_tokens,
+        ),
+        first_count(details_out.reasoning_tokens, reported.reasoning_tokens),
+        first_count(details_in.cache_write_tokens, reported.cache_creation_input_tokens),
+        reported_cost(reported.cost, reported.cost_in_usd_ticks),
     )
 
 
@@ -281,6 +290,9 @@ def _completed(state: State, event: Any) -> Effect:
     if response.status == "failed":  # in an answer that is one JSON body
         return _failed(state, event)
     event.chunks = tuple(_reconcile(state, response.output or [], event.raw))
+    activity = CONTENT.activity if event.chunks else PROGRESS.activity
+    if (error := broken_off(response.status) or broken_off(_reason(response))) is not None:
+        return Effect(activity, error=error)
     state.finish = _finish(state, event, response)
     return Effect(activity, complete=True)
 
@@ -296,9 +308,6 @@ def _finish(state: State, event: Any, response: ev.Response) -> str:
     if isinstance(event, ev.ResponseIncompleteEvent) or response.status == "incomplete":
         reason = _reason(response) or "incomplete"
         word = _FINISH.get(reason, reason)
-    activity = CONTENT.activity if event.chunks else PROGRESS.activity
-    if (error := broken_off(response.status) or broken_off(_reason(response))) is not None:
-        return Effect(activity, error=error)
         return finish_with_calls(word, item_calls(state, _TOOL_TYPES)) or word
     if any(item.type in _TOOL_TYPES for item in state.items.values()):
         return "tool_calls"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...result import Usage
 from ..records import AttemptRecord, CallRecord, RetryRecord
 from .conventions import OPERATION
 from .providers import openai_type, provider_of
@@ -58,11 +57,14 @@ def request_attributes(call: CallRecord) -> dict[str, Any]:
     )
 
 
-def _usage_attributes(usage: Usage) -> dict[str, int | None]:
+def _usage_attributes(record: AttemptRecord | CallRecord) -> dict[str, int | None]:
+    # The conventions count cached tokens, read or written, within the input tokens.
+    usage = record.usage
     return {
-        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.input_tokens": record.tokens_in,
         "gen_ai.usage.output_tokens": usage.output_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
     }
 
@@ -78,7 +80,7 @@ def end_attributes(end: CallRecord, unfinished: str | None) -> dict[str, Any]:
             "gen_ai.response.model": end.response_model,
             "gen_ai.response.finish_reasons": None if finish is None else (finish,),
             "gen_ai.response.time_to_first_chunk": None if first is None else first / 1000.0,
-            **_usage_attributes(end.usage),
+            **_usage_attributes(end),
             "error.type": end.error_type if end.outcome == "error" else None,
             "http.response.status_code": end.status,
             "llmstream.outcome": end.outcome,
@@ -118,7 +120,7 @@ def attempt_attributes(attempt: AttemptRecord) -> dict[str, Any]:
             "llmstream.resent": attempt.resent,
             "llmstream.chunks": attempt.chunks,
             "llmstream.bytes": attempt.bytes,
-            **_usage_attributes(attempt.usage),
+            **_usage_attributes(attempt),
         }
     )
 

@@ -60,7 +60,8 @@ class Instruments:
         for names, record in zip(self._names.tokens, self._tokens, strict=True):
             common = {**shared, **failed} if names.error else shared
             for field, own in names.counts:
-                count = getattr(end.usage, field)
+                whole = field == "input_tokens"
+                count = end.tokens_in if whole else getattr(end.usage, field)
                 if count is not None or names.zero:
                     record(count or 0, {**common, **own}, context)
 

@@ -106,7 +106,7 @@ def _summary(call: CallRecord) -> str:
         ("waits between attempts", ms_cell(call.backoff_ms)),
         ("longest gap", ms_cell(call.longest_gap_ms)),
         ("attempts", count_cell(len(call.attempts))),
-        ("tokens in", count_cell(usage.input_tokens)),
+        ("tokens in", count_cell(call.tokens_in)),
         ("of them cached", count_cell(usage.cached_tokens)),
         ("tokens out", count_cell(usage.output_tokens)),
         ("of them reasoning", count_cell(usage.reasoning_tokens)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ...result import Usage
+from ..records import AttemptRecord
 from .history import MOST_ATTEMPTS, AttemptHistory, CallHistory, Span
 from .text import NONE, count_cell, ending, escaped, ms_cell
 
@@ -75,15 +75,15 @@ def _attempt_cells(attempt: AttemptHistory) -> list[str]:
         ms_cell(record.longest_gap_ms),
         count_cell(record.chunks),
         count_cell(record.bytes),
-        _tokens(record.usage),
+        _tokens(record),
         _phase_times(attempt.spans),
     ]
 
 
-def _tokens(usage: Usage) -> str:
-    if usage.input_tokens is None and usage.output_tokens is None:
+def _tokens(record: AttemptRecord) -> str:
+    if record.tokens_in is None and record.usage.output_tokens is None:
         return NONE
-    return f"{count_cell(usage.input_tokens)} / {count_cell(usage.output_tokens)}"
+    return f"{count_cell(record.tokens_in)} / {count_cell(record.usage.output_tokens)}"
 
 
 def _phase_times(spans: Sequence[Span]) -> str:

@@ -1,0 +1,184 @@
+"""Usage as services really report it: in odd places, under odd names, with zeros."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmstream import Usage
+from llmstream._core.dialects import APIS
+from llmstream._core.session import Session
+from llmstream.result import total_usage, whole_prompt
+
+
+def data(payload: Any) -> bytes:
+    return f"data: {json.dumps(payload)}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def usage_of(api: str, *parts: bytes) -> Usage:
+    session = Session(APIS[api].load())
+    session.receive(b"".join(parts))
+    session.receive_eof()
+    assert session.error is None
+    return session.state.usage
+
+
+# ---- Chat Completions --------------------------------------------------------------------------
+
+TEXT = data({"id": "c", "choices": [{"index": 0, "delta": {"content": "Hi"}}]})
+COUNTS = {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46}
+
+
+def chat(choice: Any = None, **fields: Any) -> Usage:
+    """Of an answer whose last chunk has these fields."""
+    last = {"index": 0, "delta": {}, "finish_reason": "stop", **(choice or {})}
+    return usage_of("chat", TEXT, data({"id": "c", "choices": [last], **fields}), DONE)
+
+
+PLACES: dict[str, Any] = {
+    "in the chunk": {"usage": COUNTS},
+    "in the choice": {"choice": {"usage": COUNTS}},
+    "in the delta": {"choice": {"delta": {"usage": COUNTS}}},
+    "in Groq's field": {"x_groq": {"id": "r", "usage": COUNTS}},
+    "under the other APIs' names": {"usage": {"input_tokens": 12, "output_tokens": 34}},
+    "in Bedrock's field": {
+        "amazon-bedrock-invocationMetrics": {"inputTokenCount": 12, "outputTokenCount": 34}
+    },
+}
+
+
+@pytest.mark.parametrize("fields", PLACES.values(), ids=PLACES)
+def test_the_places(fields: dict[str, Any]) -> None:
+    assert chat(**fields) == Usage(12, 34, 46)
+
+
+def test_the_usage_of_one_model_of_several_is_not_that_of_the_answer() -> None:
+    """Groq's compound systems: their own field has a breakdown, and no sum."""
+    field = {"usage": COUNTS, "usage_breakdown": {"models": [{}, {}]}}
+    assert chat(x_groq=field) == Usage()
+
+
+def test_bedrocks_field_fills_only_what_is_unknown() -> None:
+    metrics = {"inputTokenCount": 1, "outputTokenCount": 2, "cacheReadInputTokenCount": 3}
+    field = {"amazon-bedrock-invocationMetrics": metrics}
+    assert chat(usage=COUNTS, **field) == Usage(12, 34, 46, 3)
+
+
+def test_usage_in_every_chunk_of_a_choice() -> None:
+    """The last one counts."""
+    parts = [
+        data({"choices": [{"index": 0, "delta": {"content": "x"}, "usage": {**COUNTS, **more}}]})
+        for more in ({"completion_tokens": 1}, {"completion_tokens": 2}, {"completion_tokens": 34})
+    ]
+    end = data({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    assert usage_of("chat", *parts, end, DONE) == Usage(12, 34, 46)
+
+
+CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")
+
+
+@pytest.mark.parametrize("name", [*CACHED, "cache_read_input_tokens"])
+def test_cached_tokens_beside_the_counts(name: str) -> None:
+    assert chat(usage={**COUNTS, name: 5}).cached_tokens == 5
+    details = {"prompt_tokens_details": {"cached_tokens": 0}}
+    assert chat(usage={**COUNTS, **details, name: 5}).cached_tokens == 5
+    assert chat(usage={**COUNTS, **details, name: 0}).cached_tokens == 0
+
+
+def test_other_counts_beside_the_details() -> None:
+    usage = chat(usage={**COUNTS, "reasoning_tokens": 7, "cache_creation_input_tokens": 8})
+    assert (usage.reasoning_tokens, usage.cache_write_tokens) == (7, 8)
+
+
+# ---- Responses ---------------------------------------------------------------------------------
+
+
+def responses(**usage: Any) -> Usage:
+    response = {"id": "r", "status": "completed", "output": [], "usage": usage}
+    return usage_of("responses", data({"type": "response.completed", "response": response}))
+
+
+def test_the_names_of_a_gateway_in_responses() -> None:
+    assert responses(**COUNTS) == Usage(12, 34, 46)
+    assert responses(input_tokens=12, output_tokens=34, reasoning_tokens=7) == Usage(
+        12, 34, 46, None, 7
+    )
+    for name in CACHED:
+        assert responses(input_tokens=12, output_tokens=34, **{name: 5}).cached_tokens == 5
+
+
+# ---- Messages ----------------------------------------------------------------------------------
+
+
+def messages(first: Any, last: Any, **stop: Any) -> Usage:
+    events = [
+        {"type": "message_start", "message": {"id": "m", "content": [], "usage": first}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": last},
+        {"type": "message_stop", **stop},
+    ]
+    return usage_of("messages", *map(data, events))
+
+
+def test_bedrocks_field_in_messages() -> None:
+    """It fills only what nothing else has reported; cached tokens are beside the others."""
+    metrics = {
+        "inputTokenCount": 12,
+        "outputTokenCount": 34,
+        "cacheReadInputTokenCount": 5,
+        "cacheWriteInputTokenCount": 6,
+    }
+    field = {"amazon-bedrock-invocationMetrics": metrics}
+    assert messages({}, {}, **field) == Usage(12, 34, 57, 5, None, 6)
+    known = {"input_tokens": 1, "output_tokens": 2}
+    assert messages(known, known, **field) == Usage(1, 2, 14, 5, None, 6)
+
+
+def test_the_names_of_a_gateway_in_messages() -> None:
+    usage = messages({"prompt_tokens": 12}, {"completion_tokens": 34, "reasoning_tokens": 7})
+    assert usage == Usage(12, 34, 46, None, 7)
+
+
+# ---- a cost that the service reports -----------------------------------------------------------
+
+COSTS = [
+    ({"cost": 0.00123}, 0.00123),
+    ({"cost": "0.00123"}, 0.00123),
+    ({"cost": 0}, 0.0),
+    ({"cost": {"input_tokens_cost": 0.001, "total_cost": 0.006}}, 0.006),
+    ({"cost_in_usd_ticks": 12_300_000}, 0.00123),
+    ({"cost": None}, None),
+    ({"cost": "free"}, None),
+    ({"cost": True}, None),
+    ({"cost": -1}, None),
+    ({"cost": {}}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("fields", "cost"), COSTS)
+def test_a_cost_that_the_service_reports(fields: dict[str, Any], cost: float | None) -> None:
+    assert chat(usage={**COUNTS, **fields}).cost == cost
+    assert responses(input_tokens=1, output_tokens=1, **fields).cost == cost
+    if "cost_in_usd_ticks" not in fields:
+        assert messages({}, {"output_tokens": 1, **fields}).cost == cost
+
+
+# ---- sums --------------------------------------------------------------------------------------
+
+
+def test_the_whole_prompt() -> None:
+    usage = Usage(100, 5, None, 900, None, 50)
+    assert whole_prompt(usage, cached_beside=False) == 100
+    assert whole_prompt(usage, cached_beside=True) == 1050
+    assert whole_prompt(Usage(), cached_beside=True) is None
+    assert whole_prompt(Usage(cached_tokens=5), cached_beside=True) is None
+
+
+def test_the_sum_of_costs() -> None:
+    assert total_usage([Usage(cost=0.5), Usage(), Usage(cost=0.25)]).cost == 0.75
+    assert total_usage([Usage(), Usage(1)]).cost is None
