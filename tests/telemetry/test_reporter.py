@@ -437,7 +437,7 @@ def test_backoff_and_throttling_add_up() -> None:
                 other.append(failure(client.stream(PROMPT, retry=ONCE), Stream.result))
 
     told = InBackoff()
-    client._dispatcher = Dispatcher([told])
+    client._factory._dispatcher = Dispatcher([told])
     transport.script(Reply.error(500), Reply.error(429, headers={"retry-after": "8"}), THREE)
     client.stream(PROMPT, trace_id="mine").result()
     assert isinstance(other[0], RateLimitError)

@@ -387,7 +387,7 @@ def test_a_call_without_an_attempt_is_drawn() -> None:
         observers=[trace],
     )
     held = RateLimitError("wait", retry_after=9.0)
-    client._endpoint.budget.throttle(held, client._clock.monotonic())
+    client._endpoint.budget.throttle(held, client._factory._clock.monotonic())
     with pytest.raises(LLMStreamError):
         client.stream(PROMPT, timeouts=Timeouts(total=1)).result()
     page = Page(trace.html())

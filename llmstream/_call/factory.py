@@ -1,0 +1,145 @@
+"""Where the parts of a call are put together, for one client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from .._core.dialects import APIS
+from .._core.dialects.profiles import profile_for
+from .._core.recovery import POLICIES
+from .._core.request import Request
+from .._core.retry import RetryPolicy
+from .._core.session import Session
+from .._core.timers import Timeouts, Timers
+from .._runtime.clock import Clock
+from .._runtime.scope import CancelScope, Scheduler
+from .._runtime.watchdog import shared_watchdog
+from .._settings.client import ClientSettings
+from .._transport.base import Transport
+from ..result import Cost, Result, Service
+from ..telemetry.observer import Dispatcher
+from ..telemetry.reporter import Reporter, start_reporter
+from .budget import Budget, shared_budget
+from .call import Call
+from .context import CallContext
+from .endpoint import Endpoint
+from .exchange import Exchange
+from .retrying import Retrying
+
+__all__ = ["CallFactory"]
+
+
+class CallFactory:
+    """Makes the calls of one client. Immutable; thread-safe.
+
+    `before` is called when a call starts, and may refuse it by raising. `private`: what is learned
+    of the service holds for this client only, because its network or its clock is a double.
+    """
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        transport: Transport,
+        clock: Clock,
+        dispatcher: Dispatcher,
+        before: Callable[[], None],
+        *,
+        private: bool,
+    ) -> None:
+        self.endpoint = _endpoint(settings, transport, clock, private=private)
+        self._clock = clock
+        self._dispatcher = dispatcher
+        self._before = before
+        self._max_event_bytes = settings.max_event_bytes
+        self._new_session = partial(
+            Session,
+            self.endpoint.dialect,
+            settings.max_event_bytes,
+            max_identical_chunks=settings.max_identical_chunks,
+        )
+
+    def make(
+        self,
+        request: Request,
+        timeouts: Timeouts,
+        policy: RetryPolicy,
+        on_disconnect: str,
+        trace_id: str,
+        headers: Mapping[str, str],
+    ) -> Call:
+        """A call that has not started. Raises ConfigurationError for what cannot be sent."""
+        endpoint, clock = self.endpoint, self._clock
+        dialect = endpoint.dialect
+        first = endpoint.request(request)
+        recovery = POLICIES[on_disconnect](request, first, dialect, endpoint.api, endpoint.base_url)
+        scope = CancelScope(Timers(timeouts, clock.monotonic()), clock, endpoint.scheduler())
+        ctx = CallContext(
+            self._new_session(1), scope, timeouts, clock, dialect, endpoint.service, trace_id
+        )
+        exchange = Exchange(ctx, endpoint.transport, self._new_session, self._max_event_bytes)
+        retrying = Retrying(
+            ctx, endpoint, exchange, policy, recovery, request, first, headers, self._before
+        )
+        return Call(ctx, retrying, partial(self._begin_report, request, trace_id))
+
+    def _begin_report(self, request: Request, trace_id: str, begun: float) -> Reporter | None:
+        endpoint = self.endpoint
+        return start_reporter(
+            self._dispatcher,
+            request,
+            begun=begun,
+            trace_id=trace_id,
+            api=endpoint.service.api,
+            host=endpoint.service.host,
+            port=endpoint.port,
+            started=self._clock.time(),
+        )
+
+
+def _endpoint(
+    settings: ClientSettings, transport: Transport, clock: Clock, *, private: bool
+) -> Endpoint:
+    found = settings.service()
+    api = APIS[settings.api]
+    dialect = api.load()
+    base_url = (found.base_url or dialect.default_base_url).rstrip("/")
+    address = urlsplit(base_url)
+    profile = profile_for(settings.profile, base_url)
+    key = found.api_key
+    place = address.netloc.rpartition("@")[2]
+    service: Service = _Service(settings.api, address.hostname or "")
+    return Endpoint(
+        api=api,
+        dialect=dialect.with_profile(profile),
+        profile=profile,
+        service=service,
+        base_url=base_url,
+        key=key,
+        headers=settings.headers,
+        transport=transport,
+        budget=Budget() if private else shared_budget(place, key.identity if key else ""),
+        clock=clock,
+        scheduler=partial(_scheduler, clock),
+    )
+
+
+class _Service(Struct, frozen=True):
+    """Who answers; see result.Service."""
+
+    api: str
+    host: str
+
+    def cost(self, result: Result, at: float | None = None) -> Cost | None:
+        from ..telemetry.cost import cost_of
+
+        return cost_of(self.api, self.host, result, at)
+
+
+def _scheduler(clock: Clock) -> Scheduler:
+    # A clock double ticks the scopes itself when its time moves.
+    found: Scheduler | None = getattr(clock, "scheduler", None)
+    return found or shared_watchdog()
