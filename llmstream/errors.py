@@ -203,7 +203,8 @@ class StreamTruncated(LLMStreamError):
 
 
 class NotAStreamError(ProtocolError):
-    """The status is a success, but the body is not an event stream: for example a proxy's page."""
+    """The status is a success, but the body is not an event stream: for example a proxy's page or
+    its plain text, binary data, or nothing (204)."""
 
 
 class EventTooLarge(ProtocolError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Callable, Generator
 
 from .._core.classify import error_from_status, request_id_of
@@ -23,6 +25,10 @@ _LINGER = 2.0  # seconds that the body of an error, or of a page, may take
 _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
 _POLL_FIRST, _POLL_LONGEST = 0.5, 5.0  # seconds between two polls
+_EMPTY = (204, 205)  # a status that says that there is no body
+_FIELDS = (b"data", b"event", b"id", b"retry", b"error")  # the last one: llama.cpp, GPUStack
+_FIELD = re.compile(rb":|(?:data|event|id|retry|error)[:\r\n]")
+_ANY_FIELD = re.compile(rb"[A-Za-z_-]{1,40}[:\r\n]")  # an unknown field, which is ignored
 _DRAIN_SECONDS = 0.05  # for the end of the body after the end of the answer
 _NONE, _CONTENT = Activity.NONE, Activity.CONTENT
 
@@ -147,14 +153,15 @@ class Exchange:
 
     def _body(self, response: Response, session: Session) -> EventBatches:
         first = _first_bytes(response, session.on_sign_of_life)
-        foreign = _foreign(response.headers.get("content-type", ""), first)
+        foreign = _foreign(response, first)
         if foreign == "JSON":
             pieces, first = [first], b""  # a traceback may show locals
             body = _read_all(response, self._max_bytes, pieces)
             yield self._noted(session, session.receive_json(body))
             return
         if foreign:
-            session.refuse(first + self._read_some(response, _SNIFF - len(first)), foreign)
+            first += self._read_some(response, _SNIFF - len(first))
+            session.refuse(first, _described(response, foreign), response.status)
             return
         data = first
         while True:
@@ -292,8 +299,8 @@ def _read_all(response: Response, limit: int, pieces: list[bytes]) -> bytes:
 
 
 def _first_bytes(response: Response, on_blank: Callable[[], None]) -> bytes:
-    """The beginning of a body, up to something that can be seen: some servers send white space to
-    keep a connection alive before they know what they will answer."""
+    """The beginning of a body, up to something that shows what it is: some servers send white space
+    to keep a connection alive before they know what they will answer."""
     first = response.read()
     while not first.strip(_BLANK) and len(first) < _SNIFF and (more := response.read()):
         on_blank()
@@ -301,14 +308,48 @@ def _first_bytes(response: Response, on_blank: Callable[[], None]) -> bytes:
     return first
 
 
-def _foreign(content_type: str, first: bytes) -> str:
+def _is_part_of_a_name(start: bytes) -> bool:
+    return bool(start) and any(name.startswith(start) for name in _FIELDS)
+
+
+def _foreign(response: Response, first: bytes) -> str:
     """What a success status brought instead of an event stream ("" where it is one).
 
     By the first byte, since labels are often wrong: no line of an event stream begins so.
+    while _is_part_of_a_name(first.lstrip(_BLANK)) and (more := response.read()):
+        first += more
     """
-    start = first.lstrip(_BLANK)[:1]
-    if start in (b"{", b"["):
+    content_type = response.headers.get("content-type", "").lower()
+    start = first.lstrip(_BLANK)
+    if not start:
+        return "no content" if response.status in _EMPTY else ""
+    if start[:1] in (b"{", b"["):
         return "JSON"
-    if start == b"<" or content_type.lower().startswith("text/html"):
+    field = _FIELD.match(start)
+    if field is not None or _is_part_of_a_name(start):
+        return ""  # or its beginning, which was cut
+    if start[:1] == b"<" or content_type.startswith("text/html"):
         return "an HTML page"
-    return ""
+    if _is_binary(first):
+        return "binary data"
+    if content_type.startswith("text/event-stream") and _ANY_FIELD.match(start):
+        return ""
+    return "text"
+
+
+def _is_binary(data: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return True
+    return any(character < " " and not character.isspace() for character in text)
+
+
+def _described(response: Response, what: str) -> str:
+    """What was received, with the labels that it was sent under."""
+    labels = [
+        f"{name} {value!r}"
+        for name in ("content-type", "content-encoding")
+        if (value := response.headers.get(name))
+    ]
+    return f"{what} ({', '.join(labels)})" if labels else what

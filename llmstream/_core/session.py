@@ -310,13 +310,16 @@ class Session:
         self.receive_eof()
         return list(events)
 
-    def refuse(self, body: bytes, what: str) -> list[AnyEvent]:
+    def refuse(self, body: bytes, what: str, status: int = 200) -> list[AnyEvent]:
         """Fail, because the body is `what`, not a stream. `body` is its beginning."""
-        start = body.decode("utf-8", "replace")[:_MAX_QUOTE]
+        text = body.decode("utf-8", "replace")
+        binary = "\ufffd" in text or "\0" in text
+        start = repr(body[:_MAX_QUOTE] if binary else text[:_MAX_QUOTE])
+        shown = f"The body begins: {start}" if body else "The body is empty"
         self._fail(
             NotAStreamError(
-                f"the server answered 200 with {what} instead of an event stream (is base_url "
-                f"correct, is there a proxy?). The body begins: {start!r}"
+                f"the server answered {status} with {what} instead of an event stream (is base_url "
+                f"correct, is there a proxy?). {shown}"
             )
         )
         return []

@@ -831,7 +831,7 @@ HOSTILE: dict[str, tuple[Reply, type[LLMStreamError] | str]] = {
     "gzip": (gzipped(WHOLE), TEXT),
     "gzip, truncated": (gzipped(WHOLE, cut=120), LLMStreamError),
     "an unknown encoding": (Reply(WHOLE, headers={"content-encoding": "zzz"}), TEXT),
-    "204": (Reply(status=204, framing="length"), StreamTruncated),
+    "204": (Reply(status=204, framing="length"), NotAStreamError),
     "301": (
         Reply(status=301, headers={"location": "http://127.0.0.1:1/"}, framing="length"),
         InvalidRequestError,
@@ -862,7 +862,7 @@ HOSTILE: dict[str, tuple[Reply, type[LLMStreamError] | str]] = {
     "an empty body": (Reply(), StreamTruncated),
     "an empty body without end": (Reply([Silence()]), FirstTokenTimeout),
     "only comments": (Reply(b": hello\n\n: again\n\n"), StreamTruncated),
-    "plain text": (Reply(b"hello"), StreamTruncated),
+    "plain text": (Reply(b"hello"), NotAStreamError),
     "an event that never ends": (Reply([b"data: " + b"x" * 70_000, Cut()]), StreamInterrupted),
     "half the terminal event": (Reply([*BLOCKS[:-1], BLOCKS[-1][:-2]]), StreamTruncated),
     "the terminal event first": (Reply([BLOCKS[-1]]), TEXT),

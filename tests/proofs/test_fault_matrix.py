@@ -6,6 +6,7 @@ what happens. No cell may be a hang, a success of a cut answer, or a foreign exc
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -76,6 +77,22 @@ def fails(count: int, **error: str) -> Callable[[str], Reply]:
     return lambda api: Reply(Answer(text, error=error))
 
 
+def ends(word: str) -> Callable[[str], Reply]:
+    """The answer, with `word` for why it ended."""
+    reasons = {"messages": b'"end_turn"', "chat": b'"stop"'}
+    incomplete = {"status": "incomplete", "incomplete_details": {"reason": word}, "output": []}
+    event = {"type": "response.incomplete", "response": incomplete}
+
+    def reply(api: str) -> Reply:
+        blocks = ANSWER.blocks(api)
+        if api in reasons:
+            said = json.dumps(word).encode()
+            return Reply([block.replace(reasons[api], said) for block in blocks])
+        return Reply([*blocks[:-1], b"data: " + json.dumps(event).encode() + b"\n\n"])
+
+    return reply
+
+
 def garbled(api: str) -> Reply:
     return Reply([*words(api, 2), b'data: {"type": "respo\n\n', Silence()])
 
@@ -133,6 +150,16 @@ FAULTS = (
         1,
         2,
     ),
+    *(
+        Fault(f"the whole answer, which ends with {word!r}", ends(word), error, 1, 4)
+        for word, error in (
+            ("abort", "ServerError"),
+            ("Network Error", "ServerError"),
+            ("cancelled", "ServerError"),
+            ("MALFORMED_FUNCTION_CALL", "ServerError"),
+            ("insufficient_system_resource", "OverloadedError"),
+        )
+    ),
     Fault("a clean end before the first word", at_first(), "StreamTruncated", 3),
     Fault("two words, then a garbled event", garbled, "ProtocolError", 1, 2),
     Fault("two words, then what is no HTTP chunk", after(2, BAD_CHUNK), "ProtocolError", 1, 2),
@@ -162,6 +189,25 @@ FAULTS = (
         "NotAStreamError",
         1,
     ),
+    Fault(
+        "200 with plain text",
+        body(b"upstream connect error", content_type="text/plain"),
+        "NotAStreamError",
+        1,
+    ),
+    Fault(
+        "200 with a binary event stream",
+        body(b"\0\0\0\x9b\0\0\0K\xaa\xbb", content_type="application/vnd.amazon.eventstream"),
+        "NotAStreamError",
+        1,
+    ),
+    Fault(
+        "200 in an encoding that nobody can decode",
+        body(b"\x0b\x02\x80hello\x03", headers={"content-encoding": "br"}),
+        "NotAStreamError",
+        1,
+    ),
+    Fault("204", body(b"", status=204, framing="length"), "NotAStreamError", 1),
     Fault("400", says(400), "InvalidRequestError", 1),
     Fault("401", says(401), "AuthenticationError", 1),
     Fault("403", says(403), "PermissionDeniedError", 1),
