@@ -24,11 +24,11 @@ _ERROR_BODY = 65536  # bytes of an error's body that are read
 _LINGER = 2.0  # seconds that the body of an error, or of a page, may take
 _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
-_POLL_FIRST, _POLL_LONGEST = 0.5, 5.0  # seconds between two polls
 _EMPTY = (204, 205)  # a status that says that there is no body
 _FIELDS = (b"data", b"event", b"id", b"retry", b"error")  # the last one: llama.cpp, GPUStack
 _FIELD = re.compile(rb":|(?:data|event|id|retry|error)[:\r\n]")
 _ANY_FIELD = re.compile(rb"[A-Za-z_-]{1,40}[:\r\n]")  # an unknown field, which is ignored
+_POLL_FIRST, _POLL_LONGEST = 0.5, 5.0  # seconds between two polls
 _DRAIN_SECONDS = 0.05  # for the end of the body after the end of the answer
 _NONE, _CONTENT = Activity.NONE, Activity.CONTENT
 
@@ -88,13 +88,13 @@ class Exchange:
         else:
             session = self._new_session(attempt.request.choices)
             session.state.stored = attempt.request.stored
+            session.state.limit = attempt.request.limit
             if attempt.mode is Mode.CONTINUE:
                 session.continue_from(shown)
                 ctx.continued = True
             if attempt.mode is Mode.CONTINUE or not shown.has_content:
                 ctx.session = session
             # else what was shown stays readable until the service has accepted the new request
-            session.state.limit = attempt.request.limit
         ctx.latest = session
         session.state.seed = ctx.trace_id
         session.on_sign_of_life = ctx.scope.timers.sign_of_life
@@ -305,6 +305,8 @@ def _first_bytes(response: Response, on_blank: Callable[[], None]) -> bytes:
     while not first.strip(_BLANK) and len(first) < _SNIFF and (more := response.read()):
         on_blank()
         first += more
+    while _is_part_of_a_name(first.lstrip(_BLANK)) and (more := response.read()):
+        first += more
     return first
 
 
@@ -315,9 +317,8 @@ def _is_part_of_a_name(start: bytes) -> bool:
 def _foreign(response: Response, first: bytes) -> str:
     """What a success status brought instead of an event stream ("" where it is one).
 
-    By the first byte, since labels are often wrong: no line of an event stream begins so.
-    while _is_part_of_a_name(first.lstrip(_BLANK)) and (more := response.read()):
-        first += more
+    By the first bytes, since labels are often wrong: an event stream begins with a comment or the
+    name of a field.
     """
     content_type = response.headers.get("content-type", "").lower()
     start = first.lstrip(_BLANK)
