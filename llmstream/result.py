@@ -186,14 +186,16 @@ class Timings(Struct, frozen=True):
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """What a call cost according to a price list.
+    """What a call cost: as the service reported it, or according to a price list.
 
     Args:
         amount: the sum, in `currency`, over all attempts with a reported usage.
-        input, output: the parts of it for tokens. A fee per request is only in `amount`.
-        provider, model: their names in the price list.
-        as_of: the day whose price was used.
-        source: the price list and its version.
+        input, output: the parts of it for tokens. A fee per request is only in `amount`. None where
+            the service reported the amount: it does not divide it.
+        provider, model: their names in the price list; where the service reported the amount, its
+            host, and the model as it reports it.
+        as_of: the day whose price was used, or the day of the call.
+        source: the price list and its version, or "reported by" and the host of the service.
         since: the day from which the list has that price, or None where the list has no such day.
         url: the vendor's page that the list names.
         lower_bound: whether the call may have cost more, because an attempt that may be billed was
@@ -201,8 +203,8 @@ class Cost(Struct, frozen=True, kw_only=True):
     """
 
     amount: Decimal
-    input: Decimal
-    output: Decimal
+    input: Decimal | None
+    output: Decimal | None
     provider: str
     model: str
     as_of: date
@@ -278,11 +280,14 @@ class Result(Struct, frozen=True):
         return f"Result({', '.join(shown)})"
 
     def cost(self, at: float | None = None) -> Cost | None:
-        """The cost of all attempts with a reported usage, by the list prices of genai-prices at the
-        Unix time `at` (default: now). An error's `.partial` has it too.
+        """The cost of all attempts with a reported usage. An error's `.partial` has it too.
+
+        Where the service reports it (OpenRouter, LiteLLM, Perplexity, xAI), that is the cost. Else
+        it is computed by the list prices of genai-prices at the Unix time `at` (default: now).
 
         Returns None where the price is not known, never a guess: see `llmstream.telemetry.cost`.
-        Fetches nothing. Raises ConfigurationError without the extra `cost`.
+        Fetches nothing. Raises ConfigurationError without the extra `cost`, unless the service
+        reports the cost.
         """
         return self.service.cost(self, at) if self.service is not None else None
 

@@ -40,7 +40,8 @@ class ChatTokenDetails(Struct, kw_only=True):
 class ChatUsage(Struct, kw_only=True):
     """Tokens used: in the last chunk, in every chunk, or in a chunk after the finish. Some services
     have the parts beside the counts, or the names of the other APIs. `cost` is in USD: a number, or
-    an object with a total (Perplexity); an xAI tick is 1e-10 USD."""
+    an object with a total (Perplexity); an xAI tick is 1e-10 USD. Where `is_byok` is true, the
+    provider's own bill, in `cost_details`, comes in addition (OpenRouter)."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -56,6 +57,8 @@ class ChatUsage(Struct, kw_only=True):
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cost: Any = None
+    cost_details: Any = None
+    is_byok: Any = None
     cost_in_usd_ticks: Any = None
 
 

@@ -1,7 +1,11 @@
-"""The cost of a call by the price list of genai-prices (extra `cost`), and a limit to the cost.
+"""The cost of a call, as the service reports it or by the price list of genai-prices (extra
+`cost`), and a limit to the cost.
 
     result.cost()                         # Cost(amount=Decimal('0.001065'), ...) or None
     Client(max_cost=5)                    # refuses further calls once 5 USD are known to be spent
+
+A cost that the service reports beside the usage (OpenRouter, LiteLLM, Perplexity, xAI) comes first,
+and needs no list. An attempt without one is priced by the list where that is installed.
 
 The list is part of that package; nothing is fetched. The cost is by list price: the service's bill
 also has discounts, taxes, regional fees, and what is not counted in tokens (searches, tools,
@@ -53,8 +57,10 @@ def cost_of(api: str, host: str, result: Result, at: float | None = None) -> Cos
 
     Raises ConfigurationError without the extra `cost`. Thread-safe.
     """
-    prices = _price_list()
     when = datetime.fromtimestamp(SYSTEM_CLOCK.time() if at is None else at, timezone.utc)
+    if any(_reported(attempt) is not None for attempt in result.attempts):
+        return _reported_cost(api, host, result, when)
+    prices = _price_list()
     known = []
     lower_bound = False
     for attempt in result.attempts:
@@ -81,15 +87,58 @@ def cost_of(api: str, host: str, result: Result, at: float | None = None) -> Cos
     )
 
 
-def _price_list() -> Any:
+def _reported(attempt: Attempt) -> Decimal | None:
+    cost = attempt.usage.cost if attempt.usage is not None else None
+    return None if cost is None else Decimal(str(cost))
+
+
+def _reported_cost(api: str, host: str, result: Result, when: datetime) -> Cost:
+    """The cost that the service reported. An attempt for which it reported none counts by the price
+    list, where that is installed and has a price."""
+    prices = _installed()
+    amount = Decimal(0)
+    lower_bound = False
+    for attempt in result.attempts:
+        reported = _reported(attempt)
+        if reported is not None:
+            amount += reported
+            lower_bound |= attempt.error is not None
+            continue
+        price = _price(prices, api, host, result.model, attempt, when) if prices else None
+        if price is None:
+            lower_bound |= _may_be_billed(attempt)
+        else:
+            amount += price.total_price
+            lower_bound |= not _is_whole(price, attempt)
+    return Cost(
+        amount=amount,
+        input=None,
+        output=None,
+        provider=host,
+        model=result.model or "",
+        as_of=when.date(),
+        source=f"reported by {host}",
+        lower_bound=lower_bound,
+    )
+
+
+def _installed() -> Any:
+    """The price list, or None without the extra `cost`."""
     try:
         import genai_prices
-    except ImportError as exc:
+    except ImportError:
+        return None
+    return genai_prices
+
+
+def _price_list() -> Any:
+    prices = _installed()
+    if prices is None:
         raise ConfigurationError(
             "the cost of a call needs a price list. Install it with: "
             'pip install "llmstream-sync[cost]"'
-        ) from exc
-    return genai_prices
+        )
+    return prices
 
 
 def _source(prices: Any, price: Any) -> str:

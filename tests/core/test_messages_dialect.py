@@ -25,6 +25,7 @@ from llmstream import (
     Usage,
 )
 from llmstream._core.dialects import APIS
+from llmstream._core.request import Request
 from llmstream._core.session import Session
 from llmstream._core.tool_calls import partition_calls
 from llmstream.events import (
@@ -986,3 +987,83 @@ def _value(field: str) -> Any:
     """Something that a field of this name may hold."""
     known: dict[str, Any] = {"input": {"x": 1}, "content": [{"type": "x"}], "citations": [{}]}
     return known.get(field, True if field == "is_error" else f"some {field}")
+
+
+# ---- thinking ----------------------------------------------------------------------------------
+
+
+def thinking_of(model: str, thinking: Any, limit: int | None = None) -> dict[str, Any]:
+    request = Request(prompt="Hi", model=model, thinking=thinking, max_output_tokens=limit)
+    body: dict[str, Any] = json.loads(MESSAGES.request(request, "http://test").body)
+    return body
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "claude-haiku-4-5",
+        "claude-haiku-4-5-20251001",
+        "claude-opus-4-20250514",
+        "claude-opus-4-1",
+        "claude-opus-4-5",
+        "claude-sonnet-4-5@20250929",
+        "claude-3-7-sonnet-latest",
+        "us.anthropic.claude-haiku-4-5-20251001-v1:0",
+        "anthropic/claude-sonnet-4.5",
+        "Claude-Sonnet-4",
+    ],
+)
+def test_older_models_think_within_a_budget(model: str) -> None:
+    """They refuse adaptive thinking, and an effort; max_tokens is above the budget."""
+    for thinking, budget in ((True, 4096), ("low", 2048), ("high", 8192), ("max", 16384)):
+        body = thinking_of(model, thinking)
+        assert body["thinking"] == {"type": "enabled", "budget_tokens": budget}
+        assert body["max_tokens"] == 4096 + budget
+        assert "output_config" not in body
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "claude-opus-4-6",
+        "claude-opus-4-8",
+        "claude-sonnet-4-6",
+        "claude-sonnet-4-6-20260218",
+        "claude-haiku-5",
+        "claude-opus-5-1",
+        "claude-opus-4-10",
+        "anthropic.claude-opus-4-6-v1:0",
+        "anthropic/claude-opus-4.7",
+        "claude-newest",
+    ],
+)
+def test_newer_models_show_their_thoughts(model: str) -> None:
+    """They dose thinking themselves, and show none of it unless they are asked to."""
+    adaptive = {"type": "adaptive", "display": "summarized"}
+    assert thinking_of(model, True)["thinking"] == adaptive
+    body = thinking_of(model, "low")
+    assert (body["thinking"], body["output_config"]) == (adaptive, {"effort": "low"})
+
+
+def test_the_default_model_takes_it() -> None:
+    assert MESSAGES.default_model is not None
+    assert thinking_of(MESSAGES.default_model, True)["thinking"]["type"] == "enabled"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "limit", "budget", "most"),
+    [
+        (True, 20_000, 4096, 20_000),
+        (True, 4000, 2000, 4000),
+        (True, 1500, 1024, 1500),
+        (True, 1024, 1024, 2048),
+        (True, 100, 1024, 1124),
+        (2048, 9000, 2048, 9000),
+        (2048, 2048, 2048, 4096),
+        ({"type": "enabled", "budget_tokens": 2048}, 1000, 2048, 3048),
+    ],
+)
+def test_the_limit_is_above_the_budget(thinking: Any, limit: int, budget: int, most: int) -> None:
+    """The API refuses any other: a limit that leaves no room is for the answer alone."""
+    body = thinking_of("claude-haiku-4-5", thinking, limit)
+    assert (body["thinking"]["budget_tokens"], body["max_tokens"]) == (budget, most)

@@ -168,6 +168,14 @@ def test_a_cost_that_the_service_reports(fields: dict[str, Any], cost: float | N
         assert messages({}, {"output_tokens": 1, **fields}).cost == cost
 
 
+def test_the_bill_of_ones_own_key_is_added() -> None:
+    """OpenRouter reports its fee and what the provider bills."""
+    details = {"upstream_inference_cost": 0.5}
+    assert chat(usage={**COUNTS, "cost": 0.25, "cost_details": details}).cost == 0.25
+    byok = {"cost": 0.25, "cost_details": details, "is_byok": True}
+    assert chat(usage={**COUNTS, **byok}).cost == 0.75
+
+
 # ---- sums --------------------------------------------------------------------------------------
 
 

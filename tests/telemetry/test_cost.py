@@ -392,6 +392,73 @@ def test_without_the_extra_it_is_named() -> None:
             ask()
 
 
+# ---- a cost that the service reports -------------------------------------------------------------
+
+REPORTED = Usage(63, 255, 318, cost=0.00123)
+
+
+def test_a_reported_cost_comes_first() -> None:
+    """Also for a model and a gateway that no list has; `source` says who reported it."""
+    for api, host, model in (
+        ("chat", "openrouter.ai", "x-ai/some-new-model"),
+        ("messages", "127.0.0.1", None),
+        ("responses", "api.openai.com", MINI),
+    ):
+        cost = cost_of(api, host, result_of(REPORTED, model=model), AT)
+        assert cost is not None
+        assert (cost.amount, cost.input, cost.output) == (Decimal("0.00123"), None, None)
+        assert (cost.provider, cost.model, cost.currency) == (host, model or "", "USD")
+        assert (cost.source, cost.as_of) == (f"reported by {host}", NOW.date())
+        assert cost.lower_bound is False
+        assert pickle.loads(pickle.dumps(cost)) == cost
+
+
+def test_what_is_reported_to_be_free_is_free() -> None:
+    cost = cost_of("chat", "h", result_of(Usage(1, 1, 2, cost=0.0)), AT)
+    assert cost is not None
+    assert cost.amount == 0
+
+
+@pytest.mark.usefixtures("no_extra")
+def test_a_reported_cost_needs_no_list() -> None:
+    cost = cost_of("chat", "openrouter.ai", result_of(REPORTED), AT)
+    assert cost is not None
+    assert cost.amount == Decimal("0.00123")
+
+
+def test_attempts_with_and_without_a_reported_cost() -> None:
+    """All that is known is added; an attempt that may be billed makes it a lower bound."""
+
+    def cost_with(other: Attempt, host: str = "openrouter.ai") -> Cost:
+        last = Attempt(number=2, started_ms=0.0, phase="done", status=200, usage=REPORTED)
+        cost = cost_of("chat", host, Result(model=MINI, attempts=(other, last)), AT)
+        assert cost is not None
+        return cost
+
+    error = StreamInterrupted("cut")
+    cut = Attempt(number=1, started_ms=0.0, phase="body", status=200, error=error)
+    assert (cost_with(cut).amount, cost_with(cut).lower_bound) == (Decimal("0.00123"), True)
+    refused = msgspec.structs.replace(cut, status=503, phase="headers")
+    assert cost_with(refused).lower_bound is False
+    twice = cost_with(msgspec.structs.replace(cut, usage=REPORTED))
+    assert (twice.amount, twice.lower_bound) == (Decimal("0.00246"), True)
+    priced = msgspec.structs.replace(cut, usage=Usage(1000, 100, 1100, 200, 10, 0))
+    assert cost_with(priced, "api.openai.com").amount > Decimal("0.00123")
+
+
+def test_a_call_to_a_gateway_that_reports_its_cost() -> None:
+    """From the stream to the limit of the client."""
+    usage = {"prompt_tokens": 63, "completion_tokens": 255, "total_tokens": 318, "cost": 0.00123}
+    choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+    chunk = json.dumps({"id": "c", "model": "new", "choices": [choice], "usage": usage})
+    reply = Reply([f"data: {chunk}\n\ndata: [DONE]\n\n".encode()])
+    client = client_of(reply, api="chat", base_url="http://gateway.test/v1", max_cost=5)
+    cost = asked(client).cost()
+    assert cost is not None
+    assert cost.amount == client.cost == Decimal("0.00123")
+    assert cost.source == "reported by gateway.test"
+
+
 # ---- a limit -------------------------------------------------------------------------------------
 
 COST = Decimal("0.001065")  # of said(): 800 at 0.75, 200 at 0.075, 100 at 4.50 USD a million

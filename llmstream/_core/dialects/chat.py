@@ -751,7 +751,11 @@ def _usage(reported: ev.ChatUsage) -> Usage:
         ),
         first_count(completion.reasoning_tokens, reported.reasoning_tokens),
         first_count(prompt.cache_write_tokens, reported.cache_creation_input_tokens),
-        reported_cost(reported.cost, reported.cost_in_usd_ticks),
+        reported_cost(
+            reported.cost,
+            reported.cost_in_usd_ticks,
+            reported.cost_details if reported.is_byok is True else None,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ has stopped, an `overloaded_error` as the first and only event.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -357,11 +358,11 @@ class MessagesDialect(TypedDialect):
         if request.background:
             raise ConfigurationError("the Messages API has no background responses")
         system, messages = _split_system(request)
-        thinking, effort, budget = _thinking(request.thinking)
+        thinking, effort, budget = _thinking(request)
         stop = request.stop
         body = {
             "model": request.model,
-            "max_tokens": request.max_output_tokens or DEFAULT_MAX_TOKENS + budget,
+            "max_tokens": _max_tokens(request.max_output_tokens, budget),
             "messages": messages,
             "system": system,
             "stream": True,
@@ -442,26 +443,68 @@ def _split_system(request: Request) -> tuple[Any, list[Any]]:
     return blocks, messages
 
 
-def _thinking(thinking: Any) -> tuple[Any, Any, int]:
-    """`thinking=` as (the option `thinking`, the option `output_config`, the budget in tokens):
-    True means adaptive, a number is the budget, a text the effort, a dict the option itself."""
+# Thinking that the model doses itself shows no text unless it is asked for.
+_ADAPTIVE = {"type": "adaptive", "display": "summarized"}
+_ADAPTIVE_SINCE = (4, 6)  # older models refuse it, and efforts, and want a budget
+_LEAST_BUDGET = 1024
+_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 4096, "high": 8192, "xhigh": 16384}
+_FAMILIES = "opus|sonnet|haiku|instant"
+_VERSION = re.compile(
+    rf"claude-(?:(?:{_FAMILIES})-(\d{{1,2}})(?:[-.](\d{{1,2}}))?(?!\d)"
+    rf"|(\d)(?:[-.](\d))?-(?:{_FAMILIES}))"
+)
+
+
+def _thinking(request: Request) -> tuple[Any, Any, int]:
+    """`thinking=` as (the option `thinking`, the option `output_config`, the budget in tokens).
+    True and an effort mean adaptive thinking, or the budget for it where the model is older; a
+    number is the budget, a dict the option itself."""
+    thinking = request.thinking
     if thinking is None or thinking is False:
         return None, None, 0
-    if thinking is True:
-        return {"type": "adaptive"}, None, 0
+    if thinking is True or isinstance(thinking, str):
+        effort = None if thinking is True else {"effort": thinking}
+        model = request.model.lower()
+        if "claude" not in model:  # another vendor's: how it shows thoughts is not known
+            return {"type": "adaptive"}, effort, 0
+        version = _version(model)
+        if version is None or version >= _ADAPTIVE_SINCE:
+            return _ADAPTIVE, effort, 0
+        budget = _BUDGETS.get("medium" if thinking is True else thinking, _BUDGETS["xhigh"])
+        limit = request.max_output_tokens
+        if limit is not None and limit > _LEAST_BUDGET:  # at least half of it for the answer
+            budget = min(budget, max(_LEAST_BUDGET, limit // 2))
+        elif limit is not None:
+            budget = _LEAST_BUDGET
+        return {"type": "enabled", "budget_tokens": budget}, None, budget
     if isinstance(thinking, int):
-        if thinking < 1024:
+        if thinking < _LEAST_BUDGET:
             raise ConfigurationError(f"thinking={thinking}: the budget is at least 1024 tokens")
         return {"type": "enabled", "budget_tokens": thinking}, None, thinking
-    if isinstance(thinking, str):
-        return {"type": "adaptive"}, {"effort": thinking}, 0
     if isinstance(thinking, dict):
-        budget = thinking.get("budget_tokens")
-        return thinking, None, budget if isinstance(budget, int) else 0
+        given = thinking.get("budget_tokens")
+        return thinking, None, given if isinstance(given, int) else 0
     raise ConfigurationError(
         f"thinking={thinking!r}: the Messages API takes True, a budget in tokens, an effort such "
         "as 'low' or 'high', or a dict for its 'thinking' option"
     )
+
+
+def _version(model: str) -> tuple[int, int] | None:
+    """The version in a model's name, in the spelling of any cloud; None for a name without one,
+    such as that of the latest model."""
+    found = _VERSION.search(model)
+    if found is None:
+        return None
+    major, minor = found[1] or found[3], found[2] or found[4]
+    return int(major), int(minor or 0)
+
+
+def _max_tokens(limit: int | None, budget: int) -> int:
+    """The option `max_tokens`, which the budget for thinking is part of, and has to be below."""
+    if limit is None:
+        return DEFAULT_MAX_TOKENS + budget
+    return limit if limit > budget else limit + budget
 
 
 def _tool(tool: Any) -> Any:

@@ -26,14 +26,17 @@ def metrics_usage(metrics: InvocationMetrics) -> Usage:
     )
 
 
-def reported_cost(cost: Any, ticks: Any = None) -> float | None:
-    """The cost in USD that a service reports; None where it reports none that is a cost."""
+def reported_cost(cost: Any, ticks: Any = None, own_key: Any = None) -> float | None:
+    """The cost in USD that a service reports; None where it reports none that is a cost. `own_key`
+    has what the provider bills in addition, because the caller's own key for it was used."""
     if isinstance(cost, dict):
         cost = next((cost[name] for name in _TOTALS if name in cost), None)
     if cost is None and ticks is not None:
         ticks = _number(ticks)
         return None if ticks is None else ticks / _TICKS_PER_USD
-    return _number(cost)
+    number = _number(cost)
+    upstream = own_key.get("upstream_inference_cost") if isinstance(own_key, dict) else None
+    return number if number is None else number + (_number(upstream) or 0.0)
 
 
 def _number(value: Any) -> float | None:
