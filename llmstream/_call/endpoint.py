@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,17 +11,25 @@ import msgspec
 from .._core.classify import KNOWN_WORDS
 from .._core.dialects import Api
 from .._core.dialects.base import Dialect
-from .._core.dialects.profiles import Profile
+from .._core.dialects.profiles import DEFAULT, Profile
 from .._core.redact import prompt_texts, redact_quotes
 from .._core.request import HTTPRequest, Request
 from .._core.timers import Timeouts, Timers
 from .._runtime.clock import Clock
 from .._runtime.ids import random_id
 from .._runtime.scope import CancelScope, Scheduler, Stopped
+from .._settings.key_source import KeySource
 from .._settings.secret import Secret
 from .._transport.base import Transport
 from .._version import __version__
-from ..errors import ConfigurationError, LLMStreamError, ProtocolError, ServiceError
+from ..errors import (
+    AuthenticationError,
+    ConfigurationError,
+    LLMStreamError,
+    PermissionDeniedError,
+    ProtocolError,
+    ServiceError,
+)
 from ..result import Service
 from .budget import Budget
 
@@ -29,6 +37,10 @@ __all__ = ["Endpoint"]
 
 _TRACE_ID = re.compile("[0-9a-f]{32}")
 _LEAST_SECRET = 8  # characters of a header's value that is looked for in a service's words
+# The headers in which services take a key.
+_KEY_HEADERS = frozenset(
+    {"authorization", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key"}
+)
 _FAREWELL = 5.0  # seconds, at most, to tell a service that a response is not wanted any more
 
 
@@ -44,7 +56,7 @@ class Endpoint:
         profile: Profile,
         service: Service,
         base_url: str,
-        key: Secret | None,
+        key: Secret | KeySource | None,
         headers: Mapping[str, str],
         transport: Transport,
         budget: Budget,
@@ -74,14 +86,20 @@ class Endpoint:
                 "check the types of prompt, tools and options"
             ) from exc
 
+    def secret(self) -> Secret | None:
+        """The key for the next request; a function that returns it is asked anew. Raises
+        ConfigurationError."""
+        return self._key.fetch() if isinstance(self._key, KeySource) else self._key
+
     def dress(
         self,
         request: HTTPRequest,
+        secret: Secret | None,
         trace_id: str,
         headers: Mapping[str, str],
         propagated: Mapping[str, str],
     ) -> HTTPRequest:
-        """`request` with credentials and all headers: the call's own `headers` win over the
+        """`request` with the key `secret` and all headers: the call's own `headers` win over the
         client's, those over the API's, and those over what is `propagated`."""
         merged = {
             "user-agent": f"llmstream/{__version__}",
@@ -90,20 +108,58 @@ class Endpoint:
             **_traceparent(trace_id),
             **propagated,
             **request.headers,
-            **self._auth(),
+            **self._auth(secret),
             **self._headers,
             **headers,
         }
         return msgspec.structs.replace(request, headers=merged)
 
-    def _auth(self) -> dict[str, str]:
-        if not self._key:
+    def _auth(self, secret: Secret | None) -> dict[str, str]:
+        if secret is None:
             return {}
-        key = self._key.reveal()
-        return {"api-key": key} if self.profile.auth == "api-key" else self.dialect.auth(key)
+        key = secret.reveal()
+        name = self.profile.auth
+        if secret.bearer or name == "bearer":
+            return {"authorization": f"Bearer {key}"}
+        return {name: key} if name != "own" else self.dialect.auth(key)
 
-    def redact(self, error: LLMStreamError, request: Request, headers: Mapping[str, str]) -> None:
-        """Blot out what a service quotes in its error: the key, headers, the prompt."""
+    def say_what_was_sent(
+        self, error: LLMStreamError, secret: Secret | None, headers: Mapping[str, str]
+    ) -> None:
+        """Add to the error what to do about it: where the profile knows the service's words; and
+        where a key was refused, also what was sent. `secret` is the key of the request, `headers`
+        are the call's own."""
+        for words, advice in self.profile.advice:
+            if words in error.message:
+                error.add(advice)
+        refused = isinstance(error, AuthenticationError) or (
+            isinstance(error, PermissionDeniedError) and secret is None
+        )
+        if not refused or _KEY_HEADERS & {name.lower() for name in (*self._headers, *headers)}:
+            return
+        if secret is None:
+            error.add(
+                "no key was sent, because base_url is given without one (a vendor's key is never "
+                "sent to another server): pass api_key=, or set LLMSTREAM_API_KEY for "
+                "Client.from_env(), stream() and the command"
+            )
+        elif self.profile == DEFAULT and self.base_url != self.dialect.default_base_url:
+            (name,) = self._auth(secret)
+            error.add(
+                f"the key was sent in the header {name!r}: if the service wants another one, "
+                "profile='azure' sends 'api-key', 'aws-gateway' 'x-api-key', and 'vllm' "
+                "'authorization'"
+            )
+
+    def redact(
+        self,
+        error: LLMStreamError,
+        request: Request,
+        headers: Mapping[str, str],
+        secrets: Iterable[Secret],
+    ) -> None:
+        """Blot out what a service quotes in its error: the keys that it was sent (`secrets`),
+        headers, the prompt."""
         if not isinstance(error, (ServiceError, ProtocolError)):
             return  # all its words are our own
         extra = [(request.extra_body or {}).get(name) for name in self.api.prompt_fields]
@@ -116,8 +172,8 @@ class Endpoint:
         values += [token for token in tokens if len(token) >= _LEAST_SECRET]
 
         def redact(text: str) -> str:
-            if self._key:
-                text = self._key.redact(text)
+            for secret in secrets:
+                text = secret.redact(text)
             for value in values:
                 text = text.replace(value, "***")
             return redact_quotes(text, quoted)

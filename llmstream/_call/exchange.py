@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Generator
+from functools import partial
 
 from .._core.classify import error_from_status, request_id_of
 from .._core.dialects.base import Activity
@@ -66,13 +67,18 @@ class Exchange:
         self._max_bytes = max_bytes
         self._reported = 0  # contents of the session, before this batch
 
-    def events(self, attempt: NextAttempt, request: HTTPRequest) -> EventBatches:
+    def events(
+        self,
+        attempt: NextAttempt,
+        request: HTTPRequest,
+        dress: Callable[[HTTPRequest], HTTPRequest],
+    ) -> EventBatches:
         """Send `request` (the attempt's, with credentials) once and yield what arrives, batch by
-        batch; an empty batch (or the marker) when the service has accepted it. Raises Stopped and
-        what ended the attempt."""
+        batch; an empty batch (or the marker) when the service has accepted it. `dress` gives a
+        request that is sent again new credentials. Raises Stopped and what ended the attempt."""
         self._begin(attempt)
         if attempt.mode is Mode.POLL:
-            yield from self._poll(request)
+            yield from self._poll(request, partial(dress, attempt.request))
         else:
             yield from self._stream(attempt, request)
         error = self._ctx.latest.error
@@ -208,7 +214,7 @@ class Exchange:
 
     # -- a stored answer
 
-    def _poll(self, request: HTTPRequest) -> EventBatches:
+    def _poll(self, request: HTTPRequest, renew: Callable[[], HTTPRequest]) -> EventBatches:
         """Ask for the answer until it is whole. While it does not change, the idle clock runs
         (before the first content the first-token clock)."""
         ctx, scope = self._ctx, self._ctx.scope
@@ -241,6 +247,7 @@ class Exchange:
             body, events = b"", []
             scope.sleep(wait, Phase.POLL)
             wait = min(wait * 1.5, _POLL_LONGEST)
+            request = renew()
 
     # -- what arrived
 

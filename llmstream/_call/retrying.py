@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -13,13 +14,15 @@ from .._core.recovery import Mode, NextAttempt, Recovery
 from .._core.request import HTTPRequest, Request
 from .._core.retry import RetryPolicy, is_for_whole_key
 from .._runtime.scope import Stopped
-from ..errors import ConnectionFailed, LLMStreamError, RateLimitError
+from .._settings.secret import Secret
+from ..errors import ConfigurationError, ConnectionFailed, LLMStreamError, RateLimitError
 from .context import CallContext
 from .endpoint import Endpoint
 from .exchange import EventBatches, Exchange
 
 __all__ = ["Retrying"]
 
+_SECRETS = 8  # keys of a call that are kept, the latest ones
 _GREATEST_FACTOR = 3  # times max_attempts: requests of a call, however often it made progress
 
 
@@ -50,23 +53,24 @@ class Retrying:
         self._request = request
         self._first = first
         self._headers = headers
+        self._secrets: list[Secret] = []  # the keys that were sent: a service may quote them
         self._before = before
         named = (request.extra_body or {}).get("model")  # it replaces the call's own
         self._model = named if isinstance(named, str) else request.model
         self._retries = 0  # attempts that have failed, the free ones not counted
         self._failures = 0  # those in a row that brought no content
         self._resent = False
+        self._asked = {hash(first.body)}  # in these words; hashes, since a body may be large
         self.readable_as_text = recovery.readable_as_text
 
     def batches(self) -> EventBatches:
         """The events of the call, attempt by attempt. Raises Stopped and the library's errors."""
-        self._asked = {hash(first.body)}  # in these words; hashes, since a body may be large
         self._before()
         attempt = NextAttempt(self._first)
         while True:
             self._wait_while_throttled()
             try:
-                yield from self._exchange.events(attempt, self._dress(attempt.request))
+                yield from self._exchange.events(attempt, self._dress(attempt.request), self._dress)
                 self._endpoint.budget.refill(retried=self._retries > 0)
                 return
             except LLMStreamError as exc:
@@ -78,7 +82,10 @@ class Retrying:
     def _dress(self, request: HTTPRequest) -> HTTPRequest:
         ctx = self._ctx
         propagated = ctx.reporter.headers() if ctx.reporter is not None else {}
-        return self._endpoint.dress(request, ctx.trace_id, self._headers, propagated)
+        secret = self._endpoint.secret()
+        if secret is not None and secret not in self._secrets:
+            self._secrets = [*self._secrets[1 - _SECRETS :], secret]
+        return self._endpoint.dress(request, secret, ctx.trace_id, self._headers, propagated)
 
     def _after_failure(self, attempt: NextAttempt, error: LLMStreamError) -> NextAttempt:
         """The next attempt, once it is time for it. Raises `error` where there is none."""
@@ -88,7 +95,9 @@ class Retrying:
             error.message, self._model
         )
         simpler = self._without_refused_option(attempt.request, error)
-        endpoint.redact(error, self._request, self._headers)
+        endpoint.redact(error, self._request, self._headers, self._secrets)
+        sent = self._secrets[-1] if self._secrets else None
+        endpoint.say_what_was_sent(error, sent, self._headers)
         if error.request_id is not None:
             ctx.request_id = error.request_id  # as it is now
         self._learn(error, for_all_models)
@@ -136,15 +145,6 @@ class Retrying:
             ctx.report_attempt(ctx.end_attempt(error))
         return fallback
 
-    def _delay(self, error: LLMStreamError) -> float | None:
-        if self._retries >= _GREATEST_FACTOR * self._policy.max_attempts:
-            return None
-        ctx = self._ctx
-        remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
-        return self._policy.next_delay(error, self._failures, random.random(), remaining)
-
-    def _give_up(self, error: LLMStreamError, delay: float, had_content: bool) -> None:
-        """The attempt has failed, and another one follows. What it brought stays readable."""
     def _without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
     ) -> HTTPRequest | None:
@@ -160,6 +160,15 @@ class Retrying:
         self._first = without(self._first, error) or self._first
         return simpler
 
+    def _delay(self, error: LLMStreamError) -> float | None:
+        if self._retries >= _GREATEST_FACTOR * self._policy.max_attempts:
+            return None
+        ctx = self._ctx
+        remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
+        return self._policy.next_delay(error, self._failures, random.random(), remaining)
+
+    def _give_up(self, error: LLMStreamError, delay: float, had_content: bool) -> None:
+        """The attempt has failed, and another one follows. What it brought stays readable."""
         ctx = self._ctx
         ctx.report_attempt(ctx.end_attempt(error, delay))
         if ctx.reporter is not None:
@@ -220,4 +229,5 @@ class Retrying:
             return
         stored = self._endpoint.dialect.stored(self._first, known)
         if stored is not None:
-            self._endpoint.send_and_forget(self._dress(stored.cancel()))
+            with contextlib.suppress(ConfigurationError):  # of a key that cannot be had
+                self._endpoint.send_and_forget(self._dress(stored.cancel()))

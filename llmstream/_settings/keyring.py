@@ -38,11 +38,18 @@ def get(name: str) -> Secret | None:
 
 def store(name: str, key: str) -> None:
     """Store `key` under `name`, in place of an earlier key. Raises ConfigurationError for a key or
-    name that cannot be used, and like `get`."""
+    name that cannot be used, if the keyring does not keep it, and like `get`."""
     _checked(name)
     if not key.strip() or any(c.isspace() or not c.isprintable() for c in key.strip()):
         raise ConfigurationError("the key is empty or has white space inside")
     _with_timeout(lambda ring: ring.set_password(_SERVICE, _entry(name), key.strip()))
+    kept = get(name)
+    if kept is None or kept.reveal() != key.strip():
+        # Some backends take everything and keep nothing, like keyring.backends.null.
+        raise ConfigurationError(
+            f"the keyring ({_backend()}) took the key and did not keep it: choose another backend "
+            "(`keyring --list-backends`), or set the key in the environment"
+        )
     _write_names({*names(), name})
 
 
@@ -51,6 +58,8 @@ def remove(name: str) -> None:
     if get(name) is None:
         raise ConfigurationError(f"there is no key named {name!r}: see `llmstream keys list`")
     _with_timeout(lambda ring: ring.delete_password(_SERVICE, _entry(name)))
+    if get(name) is not None:
+        raise ConfigurationError(f"the keyring ({_backend()}) still has the key: remove it there")
     _write_names({*names()} - {name})
 
 
@@ -75,6 +84,11 @@ def find(name: str) -> Secret | None:
 
 def _entry(name: str) -> str:
     return f"key:{name}"
+
+
+def _backend() -> str:
+    kind = type(_with_timeout(lambda ring: ring.get_keyring()))
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _checked(name: str) -> None:

@@ -11,15 +11,22 @@ _BEGINNING = 8  # characters of a key that are looked for ("sk-proj-" and the li
 
 class Secret:
     """A key. Only `reveal()` returns it: its text, repr and format are "***". It cannot be pickled;
-    pickle and copy raise TypeError."""
+    pickle and copy raise TypeError. `bearer`: it is sent as `Authorization: Bearer`, whatever
+    header the API has for keys."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_value", "bearer")
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, *, bearer: bool = False) -> None:
         self._value = value
+        self.bearer = bearer
 
     def reveal(self) -> str:
         """The key itself, for the header that it is sent in."""
+        return self._value
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other keys. As secret as the key."""
         return self._value
 
     def redact(self, text: str) -> str:
@@ -44,7 +51,11 @@ class Secret:
         return format(repr(self), spec)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
+        return (
+            isinstance(other, Secret)
+            and other._value == self._value
+            and other.bearer == self.bearer
+        )
 
     def __hash__(self) -> int:
         return hash(self._value)

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["ASK", "SOURCES"]
 
 _VARIABLES = ", or ".join(
-    dict.fromkeys(f"{api.key_variable} and {api.url_variable}" for api in APIS.values())
+    dict.fromkeys(
+        f"{' or '.join(filter(None, (api.key_variable, api.bearer_variable)))} "
+        f"and {api.url_variable}"
+        for api in APIS.values()
+    )
 )
 # Where the prompt and the service come from.
 SOURCES = (
@@ -75,6 +79,7 @@ def _add_arguments(parser: Parser) -> None:
     )
     add("--local", action="store_true", help="a small real model in this process; needs no key")
     add("--model-file", metavar="FILE.gguf", help="with --local: another model")
+    add("--context", type=int, metavar="N", help="with --local: tokens of prompt and answer (2048)")
     add("--version", action="version", version=f"llmstream {__version__}")
 
 
@@ -163,9 +168,10 @@ def _client(options: argparse.Namespace, observers: Sequence[TimelineObserver]) 
     if options.local:
         if options.base_url:
             raise ConfigurationError("--local and --base-url exclude each other")
-        return Client.local(options.model_file, **given)
-    if options.model_file:
-        raise ConfigurationError("--model-file goes with --local")
+        return Client.local(options.model_file, context=options.context, **given)
+    for option in ("model_file", "context"):
+        if getattr(options, option) is not None:
+            raise ConfigurationError(f"--{option.replace('_', '-')} goes with --local")
     return Client.from_env(**given)
 
 

@@ -23,10 +23,13 @@ READY = 30.0  # seconds; the constructor returns with the model loaded, an answe
 # Tokens computed in one go while a prompt is read. Half of llama.cpp's 512 costs nothing here
 # (270 tokens/s each, 2 cores) and halves the time after which a cancel or a close takes effect.
 BATCH = 256
+CONTEXT = 2048  # tokens, where the caller names no number
+_MOST = 2**24  # llama.cpp takes 32-bit integers, and the product of context and parallel
 HTTP_THREADS = 16  # besides one for each request that is answered
 
 _lock = threading.RLock()  # held while a shared server is started, so that one thread starts it
-_shared: dict[Path, LocalServer] = {}  # guarded by _lock: this process's servers by model file
+# Guarded by _lock: this process's servers by model file and context.
+_shared: dict[tuple[Path, int], LocalServer] = {}
 renew_in_child(sys.modules[__name__], _lock=threading.RLock, _shared=dict)
 
 
@@ -65,13 +68,13 @@ class LocalServer:
         self,
         model_file: str | os.PathLike[str] | None = None,
         *,
-        context: int = 2048,
+        context: int = CONTEXT,
         threads: int | None = None,
         parallel: int = 2,
     ) -> None:
         for name, number in (("context", context), ("threads", threads), ("parallel", parallel)):
-            if number is not None and number < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {number}.")
+            if number is not None and (type(number) is not int or not 0 < number <= _MOST):
+                raise ConfigurationError(f"{name}={number!r}: pass a whole number of at least 1.")
         xllamacpp = import_extra("xllamacpp")  # first: else 98 MB might be fetched in vain
         path = fetch_model() if model_file is None else checked_file(Path(model_file))
         self.model: str = MODEL_NAME if model_file is None else path.stem
@@ -122,18 +125,23 @@ class LocalServer:
         return f"<LocalServer {self.model} {'closed' if self.closed else self.url}>"
 
 
-def shared_server(model_file: str | os.PathLike[str] | None = None) -> LocalServer:
-    """This process's server for the default model, or for `model_file`: started once, then shared.
+def shared_server(
+    model_file: str | os.PathLike[str] | None = None, *, context: int | None = None
+) -> LocalServer:
+    """This process's server for the default model, or for `model_file`: started once, then shared
+    by those who ask for the same `context`, in tokens (default 2048).
 
     It ends with the process. After its `close()`, and in a forked child, the next call starts
     another. Raises what LocalServer raises. Thread-safe.
     """
     import_extra("xllamacpp")
     with _lock:
-        key = fetch_model() if model_file is None else Path(model_file).resolve()
+        tokens = CONTEXT if context is None else context
+        path = fetch_model() if model_file is None else Path(model_file).resolve()
+        key = path, tokens
         server = _shared.get(key)
         if server is None or server.closed:
-            server = _shared[key] = LocalServer(model_file)
+            server = _shared[key] = LocalServer(model_file, context=tokens)
         return server
 
 

@@ -266,6 +266,24 @@ def test_polling_waits_for_the_end() -> None:
     assert clock.slept[-5:] == pytest.approx([0.5, 0.75, 1.125, 1.6875, 2.53125])
 
 
+def test_every_poll_has_a_new_key() -> None:
+    """A function that returns the key is asked for each: a token may expire meanwhile."""
+    blocks = WHOLE.blocks()
+    keys = itertools.count(1)
+    client, transport, _ = make(
+        "responses",
+        Reply([*blocks[:9], Cut()]),
+        Reply.error(404, message="too old"),
+        *[unfinished()] * 3,
+        kept,
+        on_disconnect="resume",
+        api_key=lambda: f"token-{next(keys)}",
+    )
+    assert client.stream("Why?", background=True).result().text == TEXT
+    sent = [request.headers["authorization"] for request in transport.requests]
+    assert sent == [f"Bearer token-{n}" for n in range(1, 7)]
+
+
 def test_polling_is_bounded_by_the_idle_clock() -> None:
     """A response that never goes on ends in an IdleTimeout, with what had come."""
     blocks = WHOLE.blocks()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import keyring
 import pytest
 from keyring.backend import KeyringBackend
+from keyring.backends.null import Keyring as NullKeyring
 from keyring.errors import KeyringLocked, NoKeyringError, PasswordDeleteError
 
 from llmstream import Client, ConfigurationError, LLMStreamError, cli
@@ -58,6 +59,7 @@ class MemoryKeyring(KeyringBackend):
 def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryKeyring]:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
     for name in ("LLMSTREAM_API", "LLMSTREAM_BASE_URL", "LLMSTREAM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     # The command's signal handlers are for a process of its own.
@@ -83,6 +85,54 @@ def test_set_list_remove(
     assert cli.main(["keys", "list"]) == 0
     assert capsys.readouterr().out == ""
     assert MARKED not in ring.entries.values()
+
+
+class Forgetful(MemoryKeyring):
+    """Takes everything; keeps nothing, or something else, or what is removed."""
+
+    def __init__(self, kept: str | None) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        if self.kept is not None:
+            super().set_password(service, username, self.kept)
+
+    def delete_password(self, service: str, username: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kept", [None, "", "sk-mark"])
+def test_a_keyring_that_does_not_keep_the_key_is_reported(
+    ring: MemoryKeyring,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kept: str | None,
+) -> None:
+    """Nothing, or only a part of it: the command fails, names the backend, and shows no key."""
+    keyring.set_keyring(Forgetful(kept))
+    monkeypatch.setattr("sys.stdin", io.StringIO(MARKED + "\n"))
+    assert cli.main(["keys", "set", "openai"]) == 2
+    out, err = capsys.readouterr()
+    assert "did not keep it" in err
+    assert "Forgetful" in err
+    assert "sk-mark" not in out + err
+
+
+def test_the_null_keyring_is_reported(ring: MemoryKeyring) -> None:
+    """The one of containers and CI."""
+    keyring.set_keyring(NullKeyring())
+    with pytest.raises(ConfigurationError, match=r"keyring\.backends\.null\.Keyring"):
+        keys.store("openai", MARKED)
+
+
+def test_a_keyring_that_keeps_what_is_removed_is_reported(ring: MemoryKeyring) -> None:
+    """A key that is still there is not removed."""
+    backend = Forgetful(MARKED)
+    keyring.set_keyring(backend)
+    keys.store("openai", MARKED)
+    with pytest.raises(ConfigurationError, match="still has the key"):
+        keys.remove("openai")
 
 
 def test_removing_what_is_not_there_is_told(

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 from local_tools import FakePip, ask, events, linux, refuses, run
 
-from llmstream.errors import ConfigurationError
+from llmstream import Client
+from llmstream.errors import ConfigurationError, InvalidRequestError
 from llmstream.local import LocalServer, shared_server
+from llmstream.testing import LLMServer, Reply
 
 
 def test_importing_the_module_imports_nothing_heavy() -> None:
@@ -207,3 +210,71 @@ def test_nothing_is_printed(model: Path, tmp_path: Path) -> None:
     """
     done = run(script, tmp_path / "noise.gguf")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class Counted:
+    """Stands for LocalServer: remembers how it was started."""
+
+    def __init__(self, model_file: object, *, context: int) -> None:
+        self.arguments = model_file, context
+        self.closed = False
+        self.model = "m"
+
+    def base_url_of(self, api: str) -> str:
+        return "http://127.0.0.1:1/v1"
+
+
+def test_a_shared_server_is_for_a_file_and_a_context(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another context is another server; none given is the default's."""
+    shared: dict[object, Any] = {}
+    monkeypatch.setitem(sys.modules, "xllamacpp", object())  # type: ignore[arg-type]
+    monkeypatch.setattr("llmstream.local.server.LocalServer", Counted)
+    monkeypatch.setattr("llmstream.local.server._shared", shared)
+    one, two = tmp_path / "one.gguf", tmp_path / "two.gguf"
+    default = shared_server(one)
+    assert shared_server(one, context=2048) is default
+    large = shared_server(one, context=8192)
+    assert shared_server(one, context=8192) is large
+    shared_server(two, context=8192)
+    Client.local(one, context=512)
+    started = [server.arguments for server in shared.values()]
+    assert started == [(one, 2048), (one, 8192), (two, 8192), (one, 512)]
+
+
+@pytest.mark.parametrize("context", [0, -1, True, 1.5, "4096", 10**9])
+def test_a_context_that_cannot_be_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, context: Any
+) -> None:
+    """Before anything is loaded."""
+    monkeypatch.setitem(sys.modules, "xllamacpp", object())  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="context="):
+        Client.local(tmp_path / "x.gguf", context=context)
+
+
+@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+def test_the_error_of_too_small_a_context_names_the_option(llm_server: LLMServer, api: str) -> None:
+    """llama.cpp's own words, for every API."""
+    words = "the request exceeds the available context size (2048 tokens), try increasing it"
+    llm_server.script(Reply.error(400, message=words, type="exceed_context_size_error", api=api))
+    base = llm_server.url if api == "messages" else llm_server.base_url
+    client = Client(api, base_url=base, model="m", profile="llama.cpp")
+    with client, pytest.raises(InvalidRequestError) as caught:
+        client.stream("Hi").result()
+    for option in ("Client.local(context=N)", "--local --context N", "--ctx-size N"):
+        assert option in str(caught.value)
+
+
+def test_the_real_context_is_the_one_that_was_asked_for(model: Path) -> None:
+    """Too long for the small one, which says what to do; not for the large one."""
+    prompt = "one two three " * 200
+    options: dict[str, Any] = {"model": "m", "profile": "llama.cpp"}
+    with LocalServer(model, context=256, parallel=1) as server:
+        client = Client("chat", base_url=server.base_url, **options)
+        with client, pytest.raises(InvalidRequestError, match=r"Client\.local\(context=N\)"):
+            client.stream(prompt, max_output_tokens=4).result()
+    with LocalServer(model, context=2048, parallel=1) as server:
+        client = Client("chat", base_url=server.base_url, **options)
+        with client:
+            assert client.stream(prompt, max_output_tokens=4).result().usage.input_tokens

@@ -20,6 +20,8 @@ class Api(Struct, frozen=True, kw_only=True):
     Args:
         load: imports and returns the dialect.
         key_variable, url_variable: the vendor's own environment variables.
+        bearer_variable: the vendor's variable for a token that is sent as `Authorization: Bearer`.
+            It counts where `key_variable` is not set. None where the vendor has none.
         keyring: the name under which the key is stored on the keyring.
         vendor: who defines the API, as genai-prices and OpenTelemetry name it.
         base_path: what the API's base_url has after the address of a server that serves all APIs.
@@ -37,6 +39,7 @@ class Api(Struct, frozen=True, kw_only=True):
     vendor: str
     prompt_fields: tuple[str, ...]
     limit_fields: tuple[str, ...]
+    bearer_variable: str | None = None
     base_path: str = "/v1"
     cached_beside: bool = False
     openai_type: str | None = None
@@ -76,6 +79,7 @@ APIS: dict[str, Api] = {
         load=_messages,
         key_variable="ANTHROPIC_API_KEY",
         url_variable="ANTHROPIC_BASE_URL",
+        bearer_variable="ANTHROPIC_AUTH_TOKEN",
         keyring="anthropic",
         vendor="anthropic",
         prompt_fields=("messages", "system"),

@@ -30,10 +30,12 @@ class Profile(Struct, frozen=True, kw_only=True):
         returns: the fields with reasoning that an assistant's turn has when it is sent back.
         reasoning: the fields that may contain reasoning. The first one that is not empty counts.
         max_tokens, thinking: the names of these options; "" if the service has none.
-        auth: the header with the key: "bearer" (the dialect's own) or "api-key".
+        auth: the header with the key: "own" (the dialect's), "bearer" (Authorization: Bearer),
+            "api-key" or "x-api-key".
         path: the path that is added to a base_url without one.
         typed_turns: whether each turn in a Responses input needs `"type": "message"`.
         tells_limit: whether a Responses answer that a limit has cut is always reported as cut.
+        advice: words of the service's errors, and what a caller can do about such an error.
     """
 
     name: str
@@ -46,13 +48,18 @@ class Profile(Struct, frozen=True, kw_only=True):
     returns: tuple[str, ...] = ()
     max_tokens: str = "max_tokens"
     thinking: str = "reasoning_effort"
-    auth: str = "bearer"
+    auth: str = "own"
     path: str = ""
     typed_turns: bool = False
     tells_limit: bool = False
+    advice: tuple[tuple[str, str], ...] = ()
 
 
 DEFAULT = Profile(name="default")
+_LARGER_CONTEXT = (
+    "a larger one is Client.local(context=N), LocalServer(context=N), `llmstream --local "
+    "--context N` or `llama-server --ctx-size N`"
+)
 
 _ROWS = (
     DEFAULT,
@@ -64,22 +71,37 @@ _ROWS = (
     ),
     Profile(
         name="azure",
-        hosts=("openai.azure.com", "services.ai.azure.com", "cognitiveservices.azure.com"),
+        # The public cloud, those of governments and of China, and API Management.
+        hosts=(
+            *("openai.azure.com", "services.ai.azure.com", "cognitiveservices.azure.com"),
+            *("openai.azure.us", "services.ai.azure.us", "cognitiveservices.azure.us"),
+            *("openai.azure.cn", "cognitiveservices.azure.cn"),
+            *("azure-api.net", "azure-api.us", "azure-api.cn"),
+        ),
         max_tokens="max_completion_tokens",
         auth="api-key",
         path="/openai/v1",
         tells_limit=True,
     ),
+    # Not by its host: a gateway without keys of its own passes the Authorization header on.
+    # What is behind it is unknown, and with that the option for thinking.
+    Profile(name="aws-gateway", auth="x-api-key", thinking=""),
     Profile(
         name="openrouter",
         hosts=("openrouter.ai",),
+        auth="bearer",
         reasoning=("reasoning", "reasoning_content", "reasoning_details"),
         returns=("reasoning_details",),
         thinking="reasoning",
     ),
     Profile(name="ollama", thinking="reasoning_effort", reasoning=("reasoning", *_REASONING)),
-    Profile(name="vllm", thinking="chat_template_kwargs"),
-    Profile(name="llama.cpp", thinking="chat_template_kwargs", typed_turns=True),
+    Profile(name="vllm", thinking="chat_template_kwargs", auth="bearer"),
+    Profile(
+        name="llama.cpp",
+        thinking="chat_template_kwargs",
+        typed_turns=True,
+        advice=(("exceeds the available context size", _LARGER_CONTEXT),),
+    ),
     # These two do not always send [DONE], nor an index with every call. Mistral always sends usage.
     Profile(name="mistral", hosts=("api.mistral.ai",), calls="id", usage=False, thinking=""),
     Profile(name="gemini", hosts=("generativelanguage.googleapis.com",), calls="id", linger=1.0),
