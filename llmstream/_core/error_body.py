@@ -307,7 +307,7 @@ _STATUS_FORMS = re.compile(
     r"status(?:[ _]code)?[ :=]{1,2}(?P<axios>[45]\d\d)\b)",  # axios, Go, cohere
     re.IGNORECASE,
 )
-_IN_BRACKETS = re.compile(rf"\((?P<phrase>{_PHRASE})\)", re.IGNORECASE)
+_IN_BRACKETS = re.compile(rf"[(\[](?P<phrase>{_PHRASE})[)\]]", re.IGNORECASE)
 _BRACKETS_WITHIN = 250  # characters of a text in which a status in brackets is an upstream's
 # "litellm.RateLimitError: ", "openai.BadRequestError: ", "OpenAIException - "
 _EXCEPTION = re.compile(r"(?:[a-z_]+\.)*(?P<name>[A-Z]\w*(?:Error|Exception|Timeout))(?::| -)\s+")

@@ -653,3 +653,196 @@ def test_a_quota_of_a_day_is_not_waited_out(per: str, cls: type[ServiceError]) -
         assert found.retry_after == 34.4
     assert type(error_from_payload({"error": error})) is cls
     assert type(by_status(503, {"error": error})) is OverloadedError
+
+
+# --- what gateways and frameworks wrap ----------------------------------------------------------
+
+INVALID = {"message": "no such thing", "type": "invalid_request_error", "code": "unknown_x"}
+VALIDATION = {"type": "missing", "loc": ["body", "messages", 0, "tool_call_id"], "msg": "required"}
+# body -> (words that the message has, code, param)
+WRAPPED: dict[str, tuple[Any, str, str | None, str | None]] = {
+    "detail with an error": ({"detail": {"error": INVALID}}, "no such thing", "unknown_x", None),
+    "detail is the error": ({"detail": INVALID}, "no such thing", "unknown_x", None),
+    "detail of a detail": ({"detail": {"detail": "no such thing"}}, "no such thing", None, None),
+    "detail in a text": ({"detail": "no such thing"}, "no such thing", None, None),
+    "an error in an error": ({"error": {"error": INVALID}}, "no such thing", "unknown_x", None),
+    "errors": ({"errors": [INVALID]}, "no such thing", "unknown_x", None),
+    "errors beside success": (
+        {"success": False, "errors": [{"code": 7003, "message": "no such thing"}]},
+        "no such thing",
+        "7003",
+        None,
+    ),
+    "texts": ({"message": ["a is wrong", "b is wrong"]}, "a is wrong; b is wrong", None, None),
+    "AWS": ({"Message": "no such thing"}, "no such thing", None, None),
+    "RFC 9457": ({"title": "no such thing", "status": 400}, "no such thing", None, None),
+    "loc": (
+        {"detail": [VALIDATION]},
+        "body.messages.0.tool_call_id: required",
+        None,
+        "body.messages.0.tool_call_id",
+    ),
+    "a list of them": (
+        [VALIDATION],
+        "body.messages.0.tool_call_id: required",
+        None,
+        "body.messages.0.tool_call_id",
+    ),
+    "message.detail": (
+        {"object": "error", "message": {"detail": [VALIDATION]}, "type": "invalid_request_error"},
+        "body.messages.0.tool_call_id: required",
+        None,
+        "body.messages.0.tool_call_id",
+    ),
+    "as Python prints it": (
+        {"message": str([{**VALIDATION, "loc": ("body", "n"), "input": "secret"}]), "code": 400},
+        "body.n: required",
+        "400",
+        "body.n",
+    ),
+    "in the words": (
+        {"error": {"message": "messages.0.content: Field required"}},
+        "messages.0.content: Field required",
+        None,
+        "messages.0.content",
+    ),
+    "pydantic's own": (
+        {"message": "1 error\nn\n  no int [type=int, input_value='secret', input_type=str]"},
+        "no int [type=int, input_type=str]",
+        None,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("how", ["json", "an event", "an event without a name"])
+def test_an_error_is_found_where_it_is_wrapped(name: str, how: str) -> None:
+    """Also where the body of the error is an event stream; and what a validator shows of the
+    request stays out."""
+    payload, words, code, param = WRAPPED[name]
+    data = json.dumps(payload).encode()
+    start = b"event: error\r\n" if how == "an event" else b""
+    body = data if how == "json" else start + b"data: " + data + b"\r\n\r\ndata: [DONE]\r\n\r\n"
+    error = by_status(422, body)
+    assert type(error) is InvalidRequestError
+    assert words in error.message
+    assert (error.code, error.param) == (code, param)
+    assert "secret" not in error.message
+
+
+def test_an_event_of_plain_text() -> None:
+    error = by_status(500, b"event: error\ndata: Internal Server Error\n\n")
+    assert error.message == "HTTP 500: Internal Server Error"
+
+
+# words of a gateway -> the class of what the upstream said
+UPSTREAM: list[tuple[str, type[ServiceError]]] = [
+    ("Error code: 400 - {'error': {'message': 'bad', 'code': 'x'}}", InvalidRequestError),
+    ("Error code: 429 - {'error': {'message': \"it's full\"}}", RateLimitError),
+    ("Error code: 429 - {'error': {'code': 'insufficient_quota'}}", QuotaExceededError),
+    ("Error code: 401", AuthenticationError),
+    ("400: bad", InvalidRequestError),
+    ("429: too many", RateLimitError),
+    ('400 {"type":"error","error":{"message":"bad"}}', InvalidRequestError),
+    ("429 RESOURCE_EXHAUSTED. {'error': {'code': 429, 'message': 'full'}}", RateLimitError),
+    ("503 UNAVAILABLE. {'error': {'message': 'busy'}}", OverloadedError),
+    ("429 Too Many Requests", RateLimitError),
+    ("400 Client Error: Bad Request for url: https://x.example", InvalidRequestError),
+    ("Client error '404 Not Found' for url 'https://x.example'", InvalidRequestError),
+    ("HTTP status client error (400 Bad Request) for url (https://x.example)", InvalidRequestError),
+    ("The provider has failed (400 Bad Request)", InvalidRequestError),
+    ("[SDK Error]: fetching from x: [429 Too Many Requests] full", RateLimitError),
+    ("HTTP 429: full", RateLimitError),
+    ("HTTP/1.1 529 overloaded", OverloadedError),
+    ("status_code: 429, body: full", RateLimitError),
+    ("error, status code: 401, message: no", AuthenticationError),
+    ("Request failed with status code 403", PermissionDeniedError),
+    ("litellm.RateLimitError: full", RateLimitError),
+    ("litellm.BadRequestError: OpenAIException - bad", InvalidRequestError),
+    ("litellm.ContextWindowExceededError: BadRequestError: long", InvalidRequestError),
+    ("litellm.APIConnectionError: XException - Error code: 429 - full", RateLimitError),
+    ("litellm.ServiceUnavailableError: busy", OverloadedError),
+    ("openai.AuthenticationError: no", AuthenticationError),
+    ("An error occurred (ThrottlingException) when calling the X operation: no", RateLimitError),
+    ("An error occurred (ValidationException) when calling the X: no", InvalidRequestError),
+    ('{"error": {"type": "overloaded_error", "message": "busy"}}', OverloadedError),
+]
+
+
+@pytest.mark.parametrize(("words", "cls"), UPSTREAM, ids=[words[:40] for words, _ in UPSTREAM])
+@pytest.mark.parametrize("status", [400, 500, 502])
+def test_what_an_upstream_said_decides(words: str, cls: type[ServiceError], status: int) -> None:
+    """In the known forms, wherever the gateway puts the text; the status stays the gateway's."""
+    for payload in (
+        {"error": {"message": words, "code": str(status)}},
+        {"error": words},
+        {"detail": words},
+        {"message": words},
+        f"{words}\n".encode() if words[0] != "{" else json.dumps(words).encode(),
+    ):
+        error = by_status(status, payload)
+        assert type(error) is cls
+        assert (error.status, error.retryable) == (status, cls.retryable)
+    assert type(error_from_payload({"error": {"message": words}})) is cls
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "We have served 429 requests and 400 errors",
+        "The limit of 400 tokens is exceeded",
+        "400 tokens are too many",
+        "4000: bad",
+        "40: bad",
+        "Code 429 is documented elsewhere",
+        "x" * 300 + " (429 Too Many Requests)",
+        "The number (429 or so) is high",
+        "See RateLimitError: it is documented",
+        "id 5f400: bad",
+        "",
+    ],
+)
+def test_a_number_in_prose_is_no_verdict(words: str) -> None:
+    for status in (400, 401, 500):
+        assert type(by_status(status, {"error": {"message": words}})) is STATUSES[status]
+    page = f"<html><h1>400 Bad Request</h1>{words}</html>".encode()
+    assert type(by_status(500, page)) is ServerError
+
+
+# OpenRouter's metadata -> class with a 502 and with a 400, words
+RAW = {"error": {"type": "overloaded_error", "message": "busy"}}
+PROVIDERS: list[tuple[Any, type[ServiceError], type[ServiceError], str]] = [
+    (RAW, OverloadedError, OverloadedError, "busy"),
+    (json.dumps(RAW), OverloadedError, OverloadedError, "busy"),
+    (json.dumps({"error": INVALID}), InvalidRequestError, InvalidRequestError, "no such thing"),
+    (json.dumps([{"error": {"code": 429, "message": "full"}}]), RateLimitError, RateLimitError, ""),
+    ('data: {"error": {"code": 429}}\n\n', RateLimitError, RateLimitError, ""),
+    ("Error code: 400 - bad", InvalidRequestError, InvalidRequestError, "bad"),
+    ({"code": "insufficient_quota"}, QuotaExceededError, QuotaExceededError, ""),
+    ("m is temporarily rate-limited upstream", ServerError, InvalidRequestError, "rate-limited"),
+    ("", ServerError, InvalidRequestError, ""),
+    (None, ServerError, InvalidRequestError, ""),
+    (5, ServerError, InvalidRequestError, ""),
+]
+
+
+@pytest.mark.parametrize(("raw", "at_502", "at_400", "words"), PROVIDERS)
+def test_a_provider_behind_a_router(
+    raw: Any, at_502: type[ServiceError], at_400: type[ServiceError], words: str
+) -> None:
+    """Which one failed and why; its words decide the class."""
+    said = {
+        "message": "Provider returned error",
+        "metadata": {"provider_name": "Vendor", "raw": raw, "flagged_input": "secret"},
+    }
+    for status, cls in ((502, at_502), (400, at_400)):
+        for error in (
+            by_status(status, {"error": {**said, "code": status}, "user_id": "u"}),
+            error_from_payload({"error": {**said, "code": status}}),
+        ):
+            assert type(error) is cls
+            assert "Provider returned error (provider Vendor)" in error.message
+            assert words in error.message
+            assert "secret" not in error.message
+            assert error.code == str(status)
