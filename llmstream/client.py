@@ -35,9 +35,9 @@ from ._settings.client import ClientSettings
 from ._settings.environment import (
     ServiceSettings,
     find_in_environment,
+    for_address,
     from_environment,
     keyring_settings,
-    own_key,
     vendor_settings,
 )
 from ._settings.key_source import ApiKey
@@ -240,15 +240,15 @@ class Client:
         OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN) and
         ANTHROPIC_BASE_URL, else a key on the operating system's keyring.
 
-        `overrides` are arguments of Client and win. With a `base_url` among them only LLMSTREAM_API,
-        LLMSTREAM_API_KEY and LLMSTREAM_MODEL count: a vendor's key is never sent to another server.
-        Raises ConfigurationError with the ways out where nothing is set.
+        `overrides` are arguments of Client and win. With a `base_url` among them a vendor's
+        variables do not count, and LLMSTREAM_API_KEY does unless LLMSTREAM_BASE_URL names another
+        server. Raises ConfigurationError with the ways out where nothing is set.
         """
-        if overrides.get("base_url"):
-            overrides["api"] = (
-                overrides.get("api") or os.environ.get("LLMSTREAM_API") or DEFAULT_API
-            )
-            overrides["api_key"] = overrides.get("api_key") or own_key()
+        base_url = overrides.get("base_url")
+        if base_url:
+            found = for_address(base_url)
+            overrides["api"] = overrides.get("api") or found.api
+            overrides["api_key"] = overrides.get("api_key") or found.api_key
             return cls(**overrides)
         api = overrides.pop("api", None)
         environ = {**os.environ, "LLMSTREAM_API": api} if isinstance(api, str) else None

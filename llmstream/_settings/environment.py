@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -18,6 +19,7 @@ __all__ = [
     "WAYS_OUT",
     "ServiceSettings",
     "find_in_environment",
+    "for_address",
     "from_environment",
     "keyring_settings",
     "own_key",
@@ -87,6 +89,17 @@ def own_key(environ: Mapping[str, str] | None = None) -> Secret | None:
 def _address(variable: str, environ: Mapping[str, str]) -> str | None:
     """The base URL in a variable, or None. Raises ConfigurationError, which names the variable."""
     return checked_address(environ.get(variable) or None, variable)
+
+
+def for_address(base_url: str, environ: Mapping[str, str] | None = None) -> ServiceSettings:
+    """The service at an address that the caller gives, with LLMSTREAM_API and LLMSTREAM_API_KEY. A
+    vendor's key is never sent there, nor one that LLMSTREAM_BASE_URL shows to be meant for another
+    server."""
+    environ = os.environ if environ is None else environ
+    named = environ.get("LLMSTREAM_BASE_URL")
+    meant = not named or urlsplit(named)[:2] == urlsplit(base_url)[:2]
+    api = environ.get("LLMSTREAM_API") or DEFAULT_API
+    return ServiceSettings(api, base_url, own_key(environ) if meant else None)
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> ServiceSettings:
