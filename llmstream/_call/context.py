@@ -171,6 +171,9 @@ class CallContext:
         """Complete the error that ends the call: whose it is, what was tried, what arrived."""
         self._identify(error)
         error.attempts = self.meter.attempts[0]
+        made = len(error.attempts)
+        if made > 1:
+            error.add(f"after {made} attempts")
         error.partial = self.result()
 
     def stop_error(self) -> LLMStreamError:

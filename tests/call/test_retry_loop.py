@@ -312,6 +312,48 @@ def test_the_last_failure_is_raised(server: LLMServer, client_for: Callable[...,
     assert len(server.requests) == 4
 
 
+def test_the_message_counts_the_attempts(
+    server: LLMServer, client_for: Callable[..., Client]
+) -> None:
+    """Once, whatever ends the call, and however often the error is raised; one attempt is not
+    counted."""
+    cut = Reply([BLOCKS[0], Cut()])
+    for replies, policy, made in (
+        ([Reply.error(500)] * 4, AT_ONCE, 4),
+        ([cut] * 4, AT_ONCE, 4),
+        ([Reply.error(503), Reply.error(401)], AT_ONCE, 2),
+        ([Reply.error(500)], ONCE, 1),
+        ([Reply.error(400)], AT_ONCE, 1),
+    ):
+        server.script(*replies)
+        stream = client_for(server, retry=policy).stream(PROMPT)
+        error = failure(stream)
+        with pytest.raises(type(error)) as again:
+            stream.result()
+        assert str(again.value) == str(error)
+        assert len(error.attempts) == made
+        assert str(error).count("attempts") == (made > 1)
+        assert str(error).endswith(f"; after {made} attempts") is (made > 1)
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_cancel_in_a_wait_counts_the_attempts(client_for: Callable[..., Client]) -> None:
+    """Of a call that ended between two of them, those that were made; also a deadline's."""
+    with LLMServer() as server:
+        server.default = Reply.error(503)
+        patient = RetryPolicy(base=60.0, cap=60.0, max_attempts=9)
+        stream = client_for(server, retry=patient).stream(PROMPT)
+        threading.Timer(SHORT, stream.cancel, ["enough"]).start()
+        assert "attempts" not in str(failure(stream))
+        quick = RetryPolicy(base=0.01, cap=0.01, max_attempts=9)
+        stream = client_for(server, retry=quick).stream(PROMPT)
+        server.script(Reply.error(503), Reply.error(503), Reply(before=[Silence()]))
+        threading.Timer(3 * SHORT, stream.cancel, ["enough"]).start()
+        error = failure(stream)
+        assert isinstance(error, Cancelled)
+        assert str(error).endswith("after 3 attempts")
+
+
 def test_each_attempt_has_its_own_identity(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
