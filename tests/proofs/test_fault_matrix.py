@@ -6,10 +6,12 @@ what happens. No cell may be a hang, a success of a cut answer, or a foreign exc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,7 +248,7 @@ def play(fault: Fault, api: str) -> Cell:
         return ask(api, server.base_url_for(api), fault.clock)
 
 
-def ask(api: str, base_url: str, clock: str) -> Cell:
+def ask(api: str, base_url: str, clock: str, **settings: Any) -> Cell:
     limits = {"first_token": 20.0, "idle": 20.0, "silence": 20.0, "total": 30.0}
     limits |= {clock: SHORT} if clock else {}
     with Client(
@@ -256,6 +258,7 @@ def ask(api: str, base_url: str, clock: str) -> Cell:
         model="m",
         timeouts=Timeouts(**limits),
         retry=RETRY,
+        **settings,
     ) as client:
         stream = client.stream("Why is the sky blue?")
         try:
@@ -277,6 +280,85 @@ def refused() -> Iterator[Cell]:
         yield ask(api, f"http://127.0.0.1:{port}/v1", "")
 
 
+# ---- proxies -------------------------------------------------------------------------------------
+
+
+class ProxyFault(NamedTuple):
+    """`scheme` is the proxy's; `answer` what it answers to a CONNECT or to a SOCKS greeting (None:
+    nothing, for ever)."""
+
+    does: str
+    scheme: str
+    answer: bytes | None
+    error: str
+    attempts: int
+    clock: str = ""
+
+
+PROXY_FAULTS = (
+    *[
+        ProxyFault(
+            f"a proxy refuses the tunnel with {status}",
+            "http",
+            f"HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n".encode(),
+            "ConnectionFailed",
+            attempts,
+        )
+        for status, attempts in ((407, 1), (403, 1), (502, 3))
+    ],
+    # the method is agreed upon (5, 0), then the request is refused: 2 by a rule, 5 by the service
+    ProxyFault(
+        "a SOCKS proxy does not allow the host",
+        "socks5h",
+        b"\x05\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00",
+        "ConnectionFailed",
+        1,
+    ),
+    ProxyFault(
+        "a SOCKS proxy does not reach the host",
+        "socks5h",
+        b"\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00",
+        "ConnectionFailed",
+        3,
+    ),
+    ProxyFault("a proxy is silent", "http", None, "ConnectTimeout", 3, "connect"),
+    ProxyFault("a SOCKS proxy is silent", "socks5h", None, "ConnectTimeout", 3, "connect"),
+)
+
+
+def play_proxy(fault: ProxyFault, api: str) -> Cell:
+    """What a caller gets whose proxy always fails so."""
+
+    def serve() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with sock, contextlib.suppress(OSError):  # the client may leave by a reset
+                sock.settimeout(20.0)
+                asked = sock.recv(65536)
+                if fault.answer is not None:
+                    sock.sendall(fault.answer)
+                while asked and sock.recv(65536):  # until the client leaves
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, name="proxy")
+        thread.start()
+        address = f"{fault.scheme}://127.0.0.1:{listener.getsockname()[1]}"
+        base_url = "https://llm.invalid/v1"
+        try:
+            return ask(api, base_url, fault.clock, proxies={"all": address})
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(20.0)
+
+
+def expected_of_proxy(fault: ProxyFault) -> Cell:
+    return Cell(fault.error, fault.attempts, "")
+
+
 def expected(fault: Fault) -> Cell:
     return Cell(fault.error, fault.attempts, "".join(_deltas()[: fault.tokens]))
 
@@ -293,9 +375,16 @@ def test_nobody_listens() -> None:
     assert list(refused()) == [Cell("ConnectionFailed", 3, "")] * 3
 
 
-def table(row: Callable[[Fault], list[Cell]]) -> str:
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("fault", PROXY_FAULTS, ids=[fault.does for fault in PROXY_FAULTS])
+def test_a_fault_of_a_proxy(fault: ProxyFault, api: str) -> None:
+    assert play_proxy(fault, api) == expected_of_proxy(fault)
+
+
+def table(row: Callable[[Fault], list[Cell]], proxy_row: Callable[[ProxyFault], list[Cell]]) -> str:
     lines = ["| what the service does | responses | messages | chat |", "|---|---|---|---|"]
     lines += [_line("nobody listens", list(refused()))]
+    lines += [_line(fault.does, proxy_row(fault)) for fault in PROXY_FAULTS]
     lines += [_line(fault.does, row(fault)) for fault in FAULTS]
     return "\n".join(lines) + "\n"
 
@@ -313,13 +402,19 @@ def _shown(cell: Cell) -> str:
 def test_the_readme_has_this_table() -> None:
     """Run `python tests/proofs/test_fault_matrix.py` where this fails because a row is new."""
     written = README.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
-    assert written == table(lambda fault: [expected(fault)] * len(APIS))
+    assert written == table(
+        lambda fault: [expected(fault)] * len(APIS),
+        lambda fault: [expected_of_proxy(fault)] * len(APIS),
+    )
 
 
 def write() -> None:
     before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     assert begin, "README.md has no place for the table"
-    matrix = table(lambda fault: [play(fault, api) for api in APIS])
+    matrix = table(
+        lambda fault: [play(fault, api) for api in APIS],
+        lambda fault: [play_proxy(fault, api) for api in APIS],
+    )
     README.write_text(before + BEGIN + matrix + END + rest.partition(END)[2], encoding="utf-8")
 
 

@@ -105,9 +105,8 @@ def recording(path: Path, mode: str = "none") -> Any:
 
 def test_vcr(any_server: LLMServer, client_for: Callable[..., Client], tmp_path: Path) -> None:
     """It records a call and plays it back, without a connection; what it has not recorded is the
-    caller's mistake; before and after it the network is the network."""
+    caller's mistake; after it the network is the network."""
     client = client_for(any_server, retry=AT_ONCE)
-    assert client.stream(PROMPT).result().text == "Hello, world!"
     tape = tmp_path / "tape.yaml"
     with recording(tape, "once"):
         assert client.stream(PROMPT).result().text == "Hello, world!"
@@ -117,9 +116,9 @@ def test_vcr(any_server: LLMServer, client_for: Callable[..., Client], tmp_path:
         error = failure(client.stream(PROMPT))
     assert type(error) is ConfigurationError
     assert "VCR.py" in str(error)
-    assert len(any_server.requests) == asked == 2
+    assert len(any_server.requests) == asked == 1
     assert client.stream(PROMPT).result().text == "Hello, world!"
-    assert len(any_server.requests) == 3
+    assert len(any_server.requests) == 2
 
 
 def test_a_recording_can_be_cancelled(

@@ -162,16 +162,39 @@ def test_headers_that_cannot_be_parsed_are_not_logged(
 # ---- certificates --------------------------------------------------------------------------------
 
 
+USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+    *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+
+
 class Authority:
-    """A CA, and a server's certificate of it. `strict` is whether they follow RFC 5280."""
+    """A CA, and a server's certificate of it. `proper` is whether they follow RFC 5280."""
 
     def __init__(
-        self, folder: Path, *, critical: bool = True, names: bool = False, days: int = 1
+        self,
+        folder: Path,
+        *,
+        proper: bool = True,
+        critical: bool = True,
+        names: bool = False,
+        days: int = 1,
     ) -> None:
         self.keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
         self.days = days
         ca_key, key = self.keys
+        public = ca_key.public_key()
+        self.identifiers: list[Any] = []
+        usage = dict.fromkeys(USAGES, False) | {"key_cert_sign": True, "crl_sign": True}
+        if proper:
+            self.identifiers = [
+                (x509.SubjectKeyIdentifier.from_public_key(public), False),
+                (x509.KeyUsage(**usage), True),
+            ]
         ca = self._made("Company CA", ca_key, (x509.BasicConstraints(True, None), critical))
+        if proper:
+            issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(public)
+            self.identifiers = [(issuer, False)]
         self.ca_file = folder / "ca.pem"
         self.ca_file.write_bytes(ca)
         address = x509.DNSName("elsewhere.test" if names else "localhost")
@@ -197,6 +220,8 @@ class Authority:
             .not_valid_after(end)
             .add_extension(*extension)
         )
+        for identifier in self.identifiers:
+            builder = builder.add_extension(*identifier)
         made = builder.sign(self.keys[0], hashes.SHA256())
         return made.public_bytes(serialization.Encoding.PEM)
 
@@ -248,7 +273,7 @@ def test_a_certificate_that_breaks_a_strict_rule(
 ) -> None:
     """It is trusted: another CA file does not help. The message says what does, and which file
     was used."""
-    authority = Authority(tmp_path, critical=critical)
+    authority = Authority(tmp_path, proper=not critical, critical=critical)
     settings = {}
     if source == "verify=":
         settings["verify"] = str(authority.ca_file)
