@@ -236,7 +236,7 @@ def client_for(nothing_left: None) -> Iterator[Callable[..., Client]]:
             known["base_url"] = service.base_url
         if getattr(service, "ca_file", None):
             known["verify"] = service.ca_file
-        client = Client("responses", **{**known, **settings})
+        client = Client(**{"api": "responses", **known, **settings})
         made.append(client)
         return client
 

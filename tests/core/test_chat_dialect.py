@@ -1197,3 +1197,11 @@ def test_a_service_without_resources_is_overloaded(word: str) -> None:
     """DeepSeek's word."""
     session, _ = read(HELLO, said(finish=word))
     assert type(session.error) is OverloadedError
+
+
+def test_an_error_after_a_finish_without_text() -> None:
+    """The finish completes nothing, but its word is shown beside the error."""
+    thought = chunk(choices=[{"index": 0, "delta": {"reasoning": "Hm."}}])
+    session, result = read(thought, said(finish="length"), chunk(error={"code": 400}, choices=[]))
+    assert session.error is not None
+    assert result.finish == "length"

@@ -325,3 +325,16 @@ def test_a_record_factory_that_sets_our_names(log: pytest.LogCaptureFixture) -> 
     assert kinds == ["call retried", "call ended"]
     assert [r.trace_id for r in log.records] == ["t-1"] * len(log.records)  # type: ignore[attr-defined]
     assert log.records[-1].bytes == told.end.bytes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("api", "whole"), [("responses", 12), ("messages", 12 + 5), ("chat", 12)])
+def test_tokens_in_are_the_whole_prompt(
+    log: pytest.LogCaptureFixture, api: str, whole: int
+) -> None:
+    """Messages counts cached tokens beside the input; the log counts them within."""
+    log.set_level(logging.INFO, logger="llmstream")
+    client, _, told = make(timed(api, THREE), api=api)
+    client.stream(PROMPT).result()
+    (record,) = log.records
+    assert told.end.tokens_in == told.end.attempts[0].tokens_in == whole
+    assert extra_of(record)["tokens_in"] == whole

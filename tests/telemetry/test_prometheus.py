@@ -673,3 +673,19 @@ def test_many_observations_without_the_inside_of_a_histogram(
     gap.observe_all([1.0, 2.0])
     monkeypatch.undo()
     assert seen == [1.0, 2.0]
+
+
+def test_tokens_in_are_the_whole_prompt(
+    server: LLMServer,
+    client_for: Callable[..., Client],
+    observer: PrometheusObserver,
+    scrape: Callable[[], Page],
+) -> None:
+    """Messages counts cached tokens beside the input; the sum has them."""
+    base_url = server.base_url.removesuffix("/v1")
+    client = client_for(
+        server, api="messages", base_url=base_url, model=MODEL, observers=[observer]
+    )
+    server.script(Answer("one", usage=(12, 34, 5)))
+    client.stream(PROMPT).result()
+    assert scrape().all("llm_stream_tokens_in") == {("messages", MODEL): 17}

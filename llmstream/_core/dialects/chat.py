@@ -191,6 +191,7 @@ class ChatDialect:
         failure = event.error or (event.x_groq.error if event.x_groq is not None else None)
         failure = failure or next((c.error for c in event.choices or () if c.error), None)
         if failure:
+            _show_last_finish(state)
             return Effect(activity, error=error_from_payload({"error": failure}))
         for choice in event.choices or ():
             if choice.finish_reason and (error := broken_off(choice.finish_reason)) is not None:
@@ -567,6 +568,14 @@ def _reopen(state: State, item: ItemState) -> None:
     item.status = None
     item.closed = False
     item.wire = None
+
+
+def _show_last_finish(state: State) -> None:
+    """An error follows a finish that has proved nothing so far: the word is shown beside it."""
+    first = state.items.get(state.primary or 0)
+    if state.finish is None and first is not None and "last" in first.extra:
+        reason = first.extra["finish"]
+        state.finish = _FINISH.get(reason, reason)
 
 
 def _says_something(item: ItemState) -> bool:
