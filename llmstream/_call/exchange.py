@@ -174,8 +174,7 @@ class Exchange:
             if data:
                 events = self._noted(session, session.receive(data))
             else:
-                session.receive_eof()
-                events = []
+                events = self._noted(session, session.receive_eof())
             if events:
                 yield events
             if session.ended:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from ..result import Chunk, LLMStreamError, ProtocolError
 from .classify import error_from_payload
 from .dialects.base import CONTENT, CUT, SIGN_OF_LIFE, Activity, Dialect, Effect
 from .framing import Framer
+from .halves import HalfCharacter, Halves, mended
 from .liveness import is_sign_of_life
 from .sse import parse
 from .state import State
@@ -70,6 +72,7 @@ class Session:
     __slots__ = (
         "_dialect",
         "_framer",
+        "_halves",
         "_last_known",
         "_max_event_bytes",
         "_max_identical",
@@ -97,6 +100,7 @@ class Session:
         self._dialect = dialect
         self._max_event_bytes = max_event_bytes
         self._framer = Framer(max_event_bytes)
+        self._halves: Halves | None = None  # where the server cuts characters
         self._max_identical = max_identical_chunks
         self._repeated: Chunk | None = None  # the last chunk
         self._repeats = 0  # how often it was received in a row
@@ -147,12 +151,33 @@ class Session:
         """The events that `data` completes, in order; empty once the stream has ended."""
         events: list[AnyEvent] = []
         blocks = b"" if self.ended else self._framer.feed(data)
+        parsed = parse(blocks, self.on_sign_of_life)
+        if self._halves is not None and self._halves.waiting:
+            self._read_halves(parsed, events)
+        else:
+            self._read(parsed, events)
+        if not events and not self._framer.pending and data and not data.strip(_BLANK):
+            self.on_sign_of_life()  # empty lines between two events
+        if self._framer.overflow and self.complete:
+            self.stage = Stage.WHOLE  # what is too large arrived after the end of the answer
+        elif self._framer.overflow:
+            self._fail(
+                EventTooLarge(
+                    "an event is larger than max_event_bytes and has not ended: raise the limit if "
+                    "events of this size are expected"
+                )
+            )
+        return events
+
+    def _read(self, parsed: Iterable[tuple[str, bytes]], events: list[AnyEvent]) -> None:
+        """Read what was parsed, and add its events to `events`."""
+        parsed = iter(parsed)
         decode, apply, state = self._dialect.decode, self._dialect.apply, self.state
         # All in one loop: one more function call per event would add a tenth to its cost.
-        for name, payload in parse(blocks, self.on_sign_of_life):
+        for name, payload in parsed:
             if len(payload) <= len(_DONE) and not self._is_event(payload, events):
                 if self.ended:
-                    return events
+                    return
                 continue
             try:
                 event = decode(name, payload if name != "error" else _as_json(payload))
@@ -162,12 +187,15 @@ class Session:
                         continue
                     self.cursor = number
                 effect = apply(state, event)
+            except HalfCharacter:
+                self._read_halves(chain([(name, payload)], parsed), events)
+                return
             except (ValueError, RecursionError) as exc:
                 if is_sign_of_life(name, payload):  # as good as a comment: not an event
                     self.on_sign_of_life()
                     continue
                 self._fail_garbled(exc)
-                return events
+                return
             self.events += 1
             events.append(event)
             if effect is CONTENT:  # the usual case; it ends nothing
@@ -181,19 +209,17 @@ class Session:
             if self._max_identical is not None:
                 self._count_repeats(event.chunks, self._max_identical)
             if self.stage is not _OPEN and self.stage >= _WHOLE:
-                return events
-        if not events and not self._framer.pending and data and not data.strip(_BLANK):
-            self.on_sign_of_life()  # empty lines between two events
-        if self._framer.overflow and self.complete:
-            self.stage = Stage.WHOLE  # what is too large arrived after the end of the answer
-        elif self._framer.overflow:
-            self._fail(
-                EventTooLarge(
-                    "an event is larger than max_event_bytes and has not ended: raise the limit if "
-                    "events of this size are expected"
-                )
-            )
-        return events
+                return
+
+    def _read_halves(self, parsed: Iterable[tuple[str, bytes]], events: list[AnyEvent]) -> None:
+        """The same for a stream that has cut a character into halves."""
+        halves = self._halves = self._halves or Halves()
+        for name, payload in parsed:
+            ended = payload == _DONE
+            whole = [*halves.release(), payload] if ended else halves.mend(payload)
+            for one in whole:
+                if not self.ended:
+                    self._read([(name, one)], events)
 
     def _is_event(self, data: bytes, events: list[AnyEvent]) -> bool:
         """Whether `data` is an event, that is, neither empty nor the end marker. Both take effect
@@ -262,8 +288,16 @@ class Session:
         self.error = self.error or error
         self.stage = Stage.FAILED
 
-    def receive_eof(self) -> None:
-        """The body has ended as HTTP requires. An event that has not ended is discarded."""
+    def receive_eof(self) -> list[AnyEvent]:
+        """The body has ended as HTTP requires. An event that has not ended is discarded. Returns
+        the events that were held back."""
+        events: list[AnyEvent] = []
+        if self._halves is not None and not self.ended:
+            self._read([("message", one) for one in self._halves.release()], events)
+        self._end()
+        return events
+
+    def _end(self) -> None:
         if self.stage is _OPEN:
             self._take_effect(self._dialect.end_of_body(self.state))
         if self.complete:
@@ -296,7 +330,10 @@ class Session:
                 self._fail(StreamTruncated("the service is still working on the answer"))
                 self.stage = Stage.UNFINISHED
                 return []
-            events = self._dialect.events_from_json(payload, body)
+            try:
+                events = self._dialect.events_from_json(payload, body)
+            except HalfCharacter:
+                events = self._dialect.events_from_json(payload, mended(body))
             if not events:
                 return self.refuse(body, "JSON that is neither a completion nor an error")
             for event in events:
@@ -307,15 +344,13 @@ class Session:
         events[-1].chunks += self.state.flush()
         self.events += len(events)
         self.linger = 0.0
-        self.receive_eof()
+        self._end()
         return list(events)
 
     def refuse(self, body: bytes, what: str, status: int = 200) -> list[AnyEvent]:
         """Fail, because the body is `what`, not a stream. `body` is its beginning."""
-        text = body.decode("utf-8", "replace")
-        binary = "\ufffd" in text or "\0" in text
-        start = repr(body[:_MAX_QUOTE] if binary else text[:_MAX_QUOTE])
-        shown = f"The body begins: {start}" if body else "The body is empty"
+        start = body.decode("utf-8", "replace")[:_MAX_QUOTE]
+        shown = f"The body begins: {start!r}" if body else "The body is empty"
         self._fail(
             NotAStreamError(
                 f"the server answered {status} with {what} instead of an event stream (is base_url "

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from ...events.base import AnyEvent, Event, UnknownEvent, decode_json
+from ..halves import HalfCharacter, has_half
 
 __all__ = ["lenient"]
 
@@ -24,8 +25,10 @@ def lenient(
 
     A field that does not fit is left out (it remains in `raw`), unless it is `essential`: text of
     the answer must not get lost unnoticed. In that case, and for what is not JSON, this raises
-    ValueError.
+    ValueError. For half a character it raises HalfCharacter.
     """
+    if has_half(data):
+        raise HalfCharacter("an event has half a character")
     payload = decode_json(data)
     if not isinstance(payload, dict):
         if name == "error":

@@ -1,0 +1,173 @@
+"""A character that a server has cut into two deltas is that character again; a half that never gets
+its other one is one U+FFFD at its place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmstream._core.dialects import APIS
+from llmstream._core.session import Session
+from llmstream._core.tool_calls import is_json, partition_calls
+from llmstream.errors import StreamTruncated
+from llmstream.testing import Answer
+
+HIGH, LOW = b"\\ud83d", b"\\ude00"
+each_api = pytest.mark.parametrize("api", APIS)
+
+
+def played(api: str, blocks: list[bytes], *, joined: bool = False) -> tuple[Session, list[Any]]:
+    dialect = APIS[api].load()
+    session = Session(dialect)
+    events: list[Any] = []
+    for block in [b"".join(blocks)] if joined else blocks:
+        events += session.receive(block)
+    events += session.receive_eof()
+    return session, events
+
+
+def cut(api: str, answer: Answer) -> list[bytes]:
+    """The answer's events, with halves for the words HIGH and LOW."""
+    blocks = answer.blocks(api)
+    return [block.replace(b"HIGH", HIGH).replace(b"LOW", LOW) for block in blocks]
+
+
+def texts(events: list[Any], kind: str) -> str:
+    return "".join(c.text for event in events for c in event.chunks if c.type == kind)
+
+
+@each_api
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (["aHIGH", "LOWb"], "a😀b"),
+        (["HIGH", "LOW"], "😀"),
+        (["a", "HIGH", "LOW", "b", "c"], "a😀bc"),
+        (["aHIGH", "LOWHIGH", "LOWb"], "a😀😀b"),
+    ],
+)
+def test_halves_of_text_are_joined(
+    api: str, joined: bool, pieces: list[str], expected: str
+) -> None:
+    """In text, however the events arrive; no chunk has half a character."""
+    session, events = played(api, cut(api, Answer(pieces)), joined=joined)
+    assert session.error is None
+    assert session.state.text == texts(events, "text") == expected
+    assert all(chunk.text.encode() for event in events for chunk in event.chunks)
+
+
+def chat(finish: str | None = None, index: int = 0, **delta: Any) -> bytes:
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
+    return b"data: " + json.dumps({"id": "c", "choices": [choice]}).encode() + b"\n\n"
+
+
+def said(kind: str, **fields: Any) -> bytes:
+    return b"data: " + json.dumps({"type": kind, **fields}).encode() + b"\n\n"
+
+
+def piece(index: int, arguments: str, **fields: Any) -> dict[str, Any]:
+    return {"index": index, "function": {"arguments": arguments, "name": "f"}, **fields}
+
+
+BLOCK = {"index": 0, "content_block": {"type": "thinking", "thinking": ""}}
+ITEM = {"output_index": 0, "item_id": "i"}
+PART = {**ITEM, "content_index": 0}
+OTHER_KINDS = {
+    "chat thinking": ("chat", "thinking", lambda t: chat(reasoning_content=t)),
+    "chat refusal": ("chat", "refusal", lambda t: chat(refusal=t)),
+    "chat arguments": ("chat", "tool_call", lambda t: chat(tool_calls=[piece(0, t, id="1")])),
+    "messages thinking": (
+        "messages",
+        "thinking",
+        lambda t: said(
+            "content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": t}
+        ),
+    ),
+    "responses thinking": (
+        "responses",
+        "thinking",
+        lambda t: said("response.reasoning_text.delta", **PART, delta=t),
+    ),
+    "responses summary": (
+        "responses",
+        "thinking",
+        lambda t: said("response.reasoning_summary_text.delta", **ITEM, summary_index=0, delta=t),
+    ),
+    "responses refusal": (
+        "responses",
+        "refusal",
+        lambda t: said("response.refusal.delta", **PART, delta=t),
+    ),
+    "responses arguments": (
+        "responses",
+        "tool_call",
+        lambda t: said("response.function_call_arguments.delta", **ITEM, delta=t),
+    ),
+}
+
+
+@pytest.mark.parametrize(("api", "kind", "delta"), OTHER_KINDS.values(), ids=OTHER_KINDS.keys())
+def test_halves_of_all_other_texts_are_joined(api: str, kind: str, delta: Any) -> None:
+    """Thinking, refusals and arguments; and a half without another one is one U+FFFD, before other
+    text and at the end of the stream."""
+    start = [said("content_block_start", **BLOCK)] if api == "messages" else []
+    _, events = played(api, [*start, delta("a\ud83d"), delta("\ude00b")])
+    assert texts(events, kind) == "a😀b"
+    _, events = played(api, [*start, delta("a\ud83d"), delta("b")])
+    assert texts(events, kind) == "a\ufffdb"
+    _, events = played(api, [*start, delta("a\ud83d")])
+    assert texts(events, kind) == "a\ufffd"
+    _, events = played(api, [*start, delta("a"), delta("\ude00b")])
+    assert texts(events, kind) == "a\ufffdb"
+
+
+def test_parts_do_not_mix() -> None:
+    """Each call, and each choice, has halves of its own."""
+    blocks = [
+        chat(tool_calls=[piece(0, '{"a":"\ud83d', id="1"), piece(1, '{"b":"\ud83d', id="2")]),
+        chat(tool_calls=[piece(1, '\ude01"}')]),
+        chat(tool_calls=[piece(0, '\ude00"}')]),
+        chat("tool_calls"),
+    ]
+    session, _ = played("chat", blocks)
+    calls, broken = partition_calls(APIS["chat"].load().calls(session.state), False, is_json)
+    assert [call.parsed() for call in calls] == [{"a": "😀"}, {"b": "😁"}]
+    assert broken == ()
+
+
+@each_api
+def test_a_half_at_the_end_of_its_part_is_not_lost(api: str) -> None:
+    """Nor are there two: the end of the part, or of the answer, brings U+FFFD."""
+    session, events = played(api, cut(api, Answer(["a", "bHIGH"])))
+    assert session.error is None
+    assert session.state.text == texts(events, "text") == "ab\ufffd"
+
+
+@each_api
+def test_a_half_at_a_cut_is_not_lost(api: str) -> None:
+    """The partial text has it."""
+    blocks = cut(api, Answer(["a", "bHIGH", "LOW"]))
+    end = next(n for n, block in enumerate(blocks) if HIGH in block) + 1
+    session, events = played(api, blocks[:end])
+    assert isinstance(session.error, StreamTruncated)
+    assert session.state.text == texts(events, "text") == "ab\ufffd"
+
+
+def test_halves_in_the_finish_and_before_done() -> None:
+    """The other half may arrive with the finish, and half of one too."""
+    session, _ = played("chat", [chat(content="\ud83d"), chat("stop", content="\ude00")])
+    assert session.state.text == "😀"
+    session, _ = played("chat", [chat("stop", content="a\ud83d"), b"data: [DONE]\n\n"])
+    assert session.state.text == "a\ufffd"
+
+
+def test_a_json_answer_with_half_a_character() -> None:
+    """It has no next delta."""
+    message = {"role": "assistant", "content": "a\ud83d"}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    session = Session(APIS["chat"].load())
+    session.receive_json(json.dumps(body).encode())
+    assert (session.error, session.state.text) == (None, "a\ufffd")
