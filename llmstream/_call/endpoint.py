@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -12,7 +12,7 @@ from .._core.classify import KNOWN_WORDS
 from .._core.dialects import Api
 from .._core.dialects.base import Dialect
 from .._core.dialects.profiles import DEFAULT, Profile
-from .._core.redact import prompt_texts, redact_quotes
+from .._core.redact import names_in, prompt_texts, redact_quotes
 from .._core.request import HTTPRequest, Request
 from .._core.timers import Timeouts, Timers
 from .._runtime.clock import Clock
@@ -41,6 +41,8 @@ _LEAST_SECRET = 8  # characters of a header's value that is looked for in a serv
 _KEY_HEADERS = frozenset(
     {"authorization", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key"}
 )
+# The fields of an address's query that errors may name.
+_OPEN_FIELDS = frozenset({"api-version", "api_version", "version", "alt"})
 _FAREWELL = 5.0  # seconds, at most, to tell a service that a response is not wanted any more
 
 
@@ -165,18 +167,18 @@ class Endpoint:
         extra = [(request.extra_body or {}).get(name) for name in self.api.prompt_fields]
         prompts = (request.prompt, request.instructions, extra)
         quoted = tuple(text for prompt in prompts for text in prompt_texts(prompt))
-        values = [
-            v for v in (*self._headers.values(), *headers.values()) if len(v) >= _LEAST_SECRET
-        ]
-        tokens = [v.partition(" ")[2] for v in values]  # "Bearer ..."
-        values += [token for token in tokens if len(token) >= _LEAST_SECRET]
+        names = [request.model, *names_in([request.tools, request.tool_choice])]
+        names += [str((request.extra_body or {}).get("model") or "")]
+        values = [*self._headers.values(), *headers.values(), *_secrets_of(self.base_url)]
+        values += [v.partition(" ")[2] for v in values]  # "Bearer ..."
+        values = [v for v in values if len(v) >= _LEAST_SECRET]
 
         def redact(text: str) -> str:
             for secret in secrets:
                 text = secret.redact(text)
             for value in values:
                 text = text.replace(value, "***")
-            return redact_quotes(text, quoted)
+            return redact_quotes(text, quoted, names)
 
         error.args = (redact(error.message), *error.args[1:])
         for name in ("code", "type", "param", "request_id"):
@@ -196,6 +198,17 @@ class Endpoint:
             pass  # it was worth a try
         finally:
             scope.finish()
+
+
+def _secrets_of(base_url: str) -> list[str]:
+    """What may be secret in an address: user, password, and the values of its query."""
+    address = urlsplit(base_url)
+    found = [address.username or "", address.password or ""]
+    for field in address.query.split("&"):
+        name, _, value = field.partition("=")
+        if name.lower() not in _OPEN_FIELDS:
+            found.append(value)
+    return found + [unquote(value) for value in found]
 
 
 def _port(base_url: str) -> int:

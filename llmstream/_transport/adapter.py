@@ -72,6 +72,16 @@ class _Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = POOLS if is_http else SOCKS_POOLS
         return manager
 
+    def request_url(self, request: Any, proxies: Any) -> str:
+        """What urllib3 is given, and writes to its log: without the query, which may contain a key.
+        The connection appends it."""
+        url: str = super().request_url(request, proxies)
+        if mocks.is_recorded():
+            return url  # the recording is compared with all of it
+        bare, mark, query = url.partition("?")
+        current.query = mark + query
+        return bare
+
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         # By the scheme of what is connected to: a proxy may have TLS though the service has none.
         HTTPAdapter.cert_verify(self, conn, f"{conn.scheme}://", verify, cert)  # type: ignore[no-untyped-call]
@@ -108,7 +118,8 @@ class RequestsTransport:
         error: LLMStreamError | None = None
         cause: OSError | None = None
         # An observer that is notified of a phase, or a signal handler, may make a call of its own.
-        outer = getattr(current, "scope", None), getattr(current, "response", None)
+        names = ("scope", "response", "query")
+        outer = [getattr(current, name, None) for name in names]
         route = Route("the server")
         try:
             route = route_of(request.url, self._verify, self._proxies, self._trust_env)
@@ -128,7 +139,7 @@ class RequestsTransport:
             if error is None:
                 raise exc.with_traceback(None)  # noqa: B904
         finally:
-            current.scope, current.response = outer
+            current.scope, current.response, current.query = outer
         # Outside the handler, so that the foreign exception, which refers to the request and its
         # key, is not chained.
         raise error.with_traceback(None) from cause
@@ -147,6 +158,7 @@ class RequestsTransport:
             check_installed(proxy)
         current.scope = scope
         current.response = None
+        current.query = ""
         sent = mocks.send(
             self._for_this_process(),
             prepared,

@@ -34,7 +34,8 @@ _DRAIN = 65536  # bytes that are read after the end of an answer to keep its con
 # ---- what http.client reads from ---------------------------------------------------------------
 
 # `current.scope` is the scope of the call that this thread is making, `current.response` its
-# response: urllib3 has no way to pass them down.
+# response, `current.query` the query of its URL with the question mark: urllib3 has no way to pass
+# the first two down, and would log the third.
 current = Local()
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..errors import ConfigurationError
 
-__all__ = ["recorded", "send", "unanswered"]
+__all__ = ["is_recorded", "recorded", "send", "unanswered"]
 
 _OWN = "requests.sessions"
 _INSTEAD = "or use a server or a FakeTransport of llmstream.testing"
@@ -63,9 +64,17 @@ def unanswered(exc: BaseException) -> ConfigurationError | None:
 def recorded(default: Any, ours: Any) -> Any:
     """The connection class of a pool: ours, or VCR.py's with ours beneath while it has replaced
     urllib3's `default`."""
-    if hasattr(default, "cassette") and hasattr(default, "_baseclass"):
-        return _with_base(default, ours)
-    return ours
+    return _with_base(default, ours) if _is_recorder(default) else ours
+
+
+def is_recorded() -> bool:
+    """Whether VCR.py has replaced urllib3's connections at the moment."""
+    pools = (HTTPConnectionPool, HTTPSConnectionPool)
+    return any(_is_recorder(pool.ConnectionCls) for pool in pools)
+
+
+def _is_recorder(connection: Any) -> bool:
+    return hasattr(connection, "cassette") and hasattr(connection, "_baseclass")
 
 
 @lru_cache(maxsize=8)  # VCR.py compares classes, so each one has to stay the same

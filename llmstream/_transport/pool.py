@@ -61,7 +61,7 @@ class _ScopedConnection(HTTPConnection):
         if isinstance(self.sock, socket.socket):
             current.scope.attach(SocketHandle(self.sock))
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
+    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         scope: CancelScope = current.scope
         if self.sock is None:
             self.connect()
@@ -74,7 +74,7 @@ class _ScopedConnection(HTTPConnection):
         pieces: list[Any] = []
         self._pieces = pieces
         try:
-            super().request(*args, **kwargs)
+            super().request(method, url + current.query, *args, **kwargs)
         finally:
             self._pieces = None
         for data in _joined(pieces):

@@ -40,7 +40,7 @@ from told import Told
 
 from llmstream import Client, InvalidRequestError, LLMStreamError, RetryPolicy, Stream
 from llmstream._core import redact
-from llmstream._core.redact import prompt_texts, redact_quotes
+from llmstream._core.redact import names_in, prompt_texts, redact_quotes
 from llmstream.telemetry.otel import OpenTelemetryObserver
 from llmstream.telemetry.prometheus import PrometheusObserver
 from llmstream.telemetry.timeline import TimelineObserver
@@ -537,6 +537,113 @@ def test_what_is_no_quote_stays() -> None:
         assert redact_quotes(said, quoted) == said
     assert redact_quotes("you said: Hello there", ["Hello there"]) == "you said: ***"
     assert redact_quotes("", [LONG]) == ""
+
+
+UNSUPPORTED = "Unsupported value: 'temperature' does not support 0.5 with this model."
+# what a service says, and a prompt that has the same words by chance
+BY_CHANCE = {
+    "a word": ("HTTP 404: The model `m` does not exist", "does not exist"),
+    "short": ("HTTP 429: Rate limit reached", "Rate limit"),
+    "one word": ("HTTP 400: Unsupported parameter: 'temperature'", "temperature"),
+    "a field": ("HTTP 422: body.messages.0.tool_call_id: Field required", "tool_call_id"),
+    "the sentence": (f"HTTP 400: {UNSUPPORTED}", UNSUPPORTED),
+    "about it": (f"HTTP 400: {UNSUPPORTED}", f"What does it mean: {UNSUPPORTED} I ask you"),
+    "a part": ("HTTP 400: Invalid value for the parameter", "An Invalid value for the best"),
+    "the model": ("HTTP 404: no model named gpt-mini-5", "gpt-mini-5"),
+    "a model in a sentence": (
+        "HTTP 404: The model gpt-mini-5 does not exist",
+        "Why do I read 'The model gpt-mini-5 does not exist'?",
+    ),
+    "a tool": ("HTTP 400: no such tool: get_weather", "Please use get_weather"),
+    "a number": ("HTTP 400: at most 4096 tokens are allowed", "at most 4096 tokens are allowed"),
+}
+
+
+@pytest.mark.parametrize("name", BY_CHANCE)
+def test_a_reason_stays_whatever_the_prompt_says(name: str) -> None:
+    """Standing phrases, the request's own names, short numbers."""
+    said, prompt = BY_CHANCE[name]
+    assert redact_quotes(said, [prompt], ["gpt-mini-5", "get_weather"]) == said
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "Hello there",
+        "customer_4711",
+        "3141592653",
+        "get_password of Bob",
+        "Anna Smith",
+        "12345 67890",
+    ],
+)
+def test_a_quote_goes_whatever_stands_around_it(secret: str) -> None:
+    """Also one that is as short as a name, and one among standing words."""
+    for said in (f"Invalid value: {secret}", f"the message '{secret}' is not allowed"):
+        shown = redact_quotes(said, [secret, "gpt-mini-5"], ["gpt-mini-5", "get_weather"])
+        assert secret not in shown
+        assert "***" in shown
+    prompt = f"The value of the field is {secret} and not another one"
+    shown = redact_quotes(f"Invalid input: {prompt}", [prompt])
+    assert shown == "Invalid input: ***"
+
+
+def test_the_names_of_tools() -> None:
+    """In each API's form; the names in a schema are none."""
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    tools = [
+        {"type": "function", "function": {"name": "one", "parameters": schema}},
+        {"type": "function", "name": "two", "parameters": schema},
+        {"name": "three", "input_schema": schema},
+        None,
+    ]
+    assert list(names_in([tools, {"type": "tool", "name": "four"}, "auto"])) == [
+        *("one", "two", "three", "four")
+    ]
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_the_name_of_the_model_stays(server: LLMServer, api: str) -> None:
+    """Though the prompt is about it."""
+    server.default = refused(api, 404, message="The model 'gpt-mini-5' is retired")
+    with Client(api, base_url=server.base_url_for(api), **SETTINGS) as client:
+        error = failure(client.stream("gpt-mini-5", model="gpt-mini-5"), Stream.result)
+        other = failure(client.stream("is the gpt-mini-5 of Bob", model="x"), Stream.result)
+    assert "The model 'gpt-mini-5' is retired" in str(error)
+    assert "gpt-mini-5' is retired" in str(other)  # no 12 characters in common
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+@pytest.mark.parametrize("api", APIS)
+def test_a_key_in_the_address_is_nowhere(
+    server: LLMServer, api: str, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The query of base_url, and its user and password: sent, and in no log (urllib3's neither),
+    error or repr; also where the service quotes the URL."""
+    caplog.set_level(level)
+    user, password, key = "marked-user", "marked%2Fpassword", "marked-query-key"
+    url = server.base_url_for(api).replace("://", f"://{user}:{password}@")
+    quoting = f"no route POST /x?key={key} for {user} with {password} or marked/password"
+    server.script(
+        Answer("Hi"),
+        *[refused(api, status, message=quoting) for status in (404, 301, 403, 500)],
+        Reply(b"<p>" + quoting.encode(), content_type="text/html"),
+    )
+    shown = []
+    with Client(
+        api, base_url=f"{url}?key={key}&api-version=2026-01-01", model="m", retry=RetryPolicy(1)
+    ) as client:
+        assert client.stream("Why?").result().text == "Hi"
+        for _ in range(5):
+            error = failure(client.stream("Why?"), Stream.result)
+            shown += [str(error), repr(error), repr(error.__cause__), repr(vars(error))]
+        shown.append(repr(client))
+    assert all(request.query["key"] == key for request in server.requests)
+    assert all(request.headers["authorization"].startswith("Basic ") for request in server.requests)
+    text = "\n".join([*shown, caplog.text])
+    assert (level > logging.DEBUG) or "urllib3.connectionpool" in text
+    for mark in (user, password, "marked/password", key):
+        assert mark not in text
 
 
 def test_the_texts_of_a_prompt() -> None:
