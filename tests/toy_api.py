@@ -80,6 +80,9 @@ class Toy:
     def done(self, state: State) -> Effect:
         return NOTHING
 
+    def end_of_body(self, state: State) -> Effect:
+        return NOTHING
+
     def calls(self, state: State) -> Iterator[ToolCallState]:
         return item_calls(state, {"call": "json"})
 

@@ -231,7 +231,13 @@ class Session:
             return True
         effect = self._dialect.done(self.state)
         if effect is CUT and self.stage is _OPEN:
-            self._fail_truncated()
+            self._fail(
+                StreamTruncated(
+                    f"the stream ended with [DONE] after {self.events} events, but neither a "
+                    "finish nor the usage that was asked for arrived: what arrived is in .partial; "
+                    "do not treat it as complete"
+                )
+            )
             return False
         self._take_effect(effect)
         late = self.state.flush() if self.complete else ()
@@ -303,9 +309,6 @@ class Session:
         if self.complete:
             self.stage = Stage.WHOLE
             return
-        self._fail_truncated()
-
-    def _fail_truncated(self) -> None:
         self.stage = Stage.FAILED
         if self.error is None:
             pending = self._framer.pending
