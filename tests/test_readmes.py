@@ -390,7 +390,7 @@ def test_its_defaults_are_those_of_the_code() -> None:
     text = README.read_text("utf-8")
     given = {name: getattr(Timeouts(), name) for name in Timeouts.__struct_fields__}
     shown = [f"{n}={v:g}" if isinstance(v, float) else f"{n}={v!r}" for n, v in given.items()]
-    assert f"`Timeouts({', '.join(shown)})`" in text
+    assert f"`Timeouts({', '.join(shown)})`".replace("'", '"') in text
     assert f"`RetryPolicy(max_attempts={RetryPolicy().max_attempts})`" in text
 
 

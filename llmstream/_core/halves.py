@@ -18,6 +18,13 @@ _LONE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _WHOLE = ("text", "refusal", "arguments", "input", "content", "summary", "output")
+# The fields whose text goes on in the next delta.
+_GOES_ON = frozenset(
+    {
+        *("delta", "text", "thinking", "partial_json", "content", "refusal", "arguments", "input"),
+        *("reasoning", "reasoning_content", "summary"),
+    }
+)
 _IDENTITY = frozenset({"type", "id", "object", "model", "item_id", "role", "call_id"})
 # What tells the parts of an answer apart: of each line the first one that an object has.
 _PLACES = (("output_index", "index", "item_id"), ("content_index",), ("summary_index",))
@@ -69,7 +76,7 @@ class Halves:
         held: dict[Hashable, str] = {}
 
         def mend(key: Any, text: str) -> str:
-            if not text or "logprobs" in key:
+            if not text or key[-1] not in _GOES_ON or "logprobs" in key:
                 return _LONE.sub(_REPLACEMENT, text)
             half, _ = self._held.pop(key, ("", None))
             text = (half + text).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

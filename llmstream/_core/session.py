@@ -218,8 +218,12 @@ class Session:
             ended = payload == _DONE
             whole = [*halves.release(), payload] if ended else halves.mend(payload)
             for one in whole:
-                if not self.ended:
-                    self._read([(name, one)], events)
+                if self.ended:
+                    return
+                before = len(events)
+                self._read([(name, one)], events)
+                if one is whole[-1] and not ended and len(events) > before:
+                    events[-1].raw = payload  # as it was received
 
     def _is_event(self, data: bytes, events: list[AnyEvent]) -> bool:
         """Whether `data` is an event, that is, neither empty nor the end marker. Both take effect

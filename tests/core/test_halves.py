@@ -156,6 +156,13 @@ def test_a_half_at_a_cut_is_not_lost(api: str) -> None:
     assert session.state.text == texts(events, "text") == "ab\ufffd"
 
 
+def test_the_event_is_as_it_was_received() -> None:
+    """`raw` has the halves, and other fields than text are not waited for."""
+    blocks = [chat(content="a\ud83d"), chat(content="\ude00", note="\ud83d"), chat("stop")]
+    _, events = played("chat", blocks)
+    assert [b"data: " + event.raw + b"\n\n" for event in events] == blocks
+
+
 def test_halves_in_the_finish_and_before_done() -> None:
     """The other half may arrive with the finish, and half of one too."""
     session, _ = played("chat", [chat(content="\ud83d"), chat("stop", content="\ude00")])
