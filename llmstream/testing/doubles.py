@@ -117,7 +117,9 @@ class _Player:
         self._pass(self._reply.delay)
         for step in self._before:
             if isinstance(step, (Cut, Reset)):
-                raise ConnectionFailed("the connection was lost before any byte of the response arrived")
+                raise ConnectionFailed(
+                    "the connection was lost before any byte of the response arrived"
+                )
             for _ in self._play([step]):
                 pass
 
