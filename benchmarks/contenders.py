@@ -281,7 +281,7 @@ class LLMStreamBare(LLMStream):
 
 class LLMStreamAll(LLMStream):
     """The same with all observers: metrics, OpenTelemetry's SDK with spans and metrics kept in
-    memory, the page of `--trace`, and a log that takes every line."""
+    memory, the page of `--timeline`, and a log that takes every line."""
 
     needs = ("opentelemetry.sdk",)
 

@@ -155,7 +155,7 @@ class Call:
             self._batches.close()
         ctx.scope.finish()
         if error is not None:
-            ctx.session.state.flush()  # what was held back is in .partial
+            ctx.session.flush()  # what was held back is in .partial
         last = ctx.end_attempt(error) if ctx.meter.attempts[1] else None
         if error is not None:
             ctx.seal(error)

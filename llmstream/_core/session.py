@@ -307,6 +307,14 @@ class Session:
         self._end()
         return events
 
+    def flush(self) -> None:
+        """Nothing more arrives of an answer that is not whole: put into the state what was held
+        back for what might have followed."""
+        halves, self._halves = self._halves, None
+        for payload in halves.release() if halves is not None else ():
+            self._dialect.apply(self.state, self._dialect.decode("message", payload))
+        self.state.flush()
+
     def _end(self) -> None:
         if self.stage is _OPEN:
             self._take_effect(self._dialect.end_of_body(self.state))

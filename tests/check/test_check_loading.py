@@ -105,7 +105,7 @@ def test_a_client_that_cannot_be_loaded(module: str, name: str, says: str) -> No
     assert "\n" not in str(caught.value)
 
 
-# Without `idle` and `total` nothing ends pings, nor, with silence="auto", a service that sends none.
+# Without `idle` and `total` nothing ends pings, nor with silence="auto" a service that sends none.
 UNBOUNDED = ["pings in mid-answer", "silence in mid-answer"]
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from llmstream import Client, LLMStreamError
 from llmstream._core.dialects import APIS
 from llmstream._core.session import Session
 from llmstream._core.tool_calls import is_json, partition_calls
 from llmstream.errors import StreamTruncated
-from llmstream.testing import Answer
+from llmstream.testing import Answer, Cut, FakeClock, FakeTransport, Reply, Reset, Silence
 
 HIGH, LOW = b"\\ud83d", b"\\ude00"
 each_api = pytest.mark.parametrize("api", APIS)
@@ -178,3 +179,18 @@ def test_a_json_answer_with_half_a_character() -> None:
     session = Session(APIS["chat"].load())
     session.receive_json(json.dumps(body).encode())
     assert (session.error, session.state.text) == (None, "a\ufffd")
+
+
+@pytest.mark.parametrize("how", ["reset", "cut", "idle"])
+@each_api
+def test_a_half_at_a_lost_connection_is_in_the_partial(api: str, how: str) -> None:
+    """One U+FFFD at its place, whatever ended the stream."""
+    blocks = Answer(["Hi ", "X", "Y"]).blocks(api)
+    last = next(n for n, block in enumerate(blocks) if b'"X"' in block)
+    ends: dict[str, Any] = {"reset": Reset(), "cut": Cut(), "idle": Silence()}
+    half = blocks[last].replace(b'"X"', b'"\\ud83d"')
+    transport = FakeTransport(Reply([*blocks[:last], half, ends[how]]))
+    client = Client(api, base_url="http://test", model="m", transport=transport, clock=FakeClock())
+    with pytest.raises(LLMStreamError) as caught:
+        client.stream("Hi").result()
+    assert caught.value.partial.text == "Hi \ufffd"
