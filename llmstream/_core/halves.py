@@ -76,7 +76,7 @@ class Halves:
         held: dict[Hashable, str] = {}
 
         def mend(key: Any, text: str) -> str:
-            if not text or key[-1] not in _GOES_ON or "logprobs" in key:
+            if not text or not key or key[-1] not in _GOES_ON or "logprobs" in key:
                 return _LONE.sub(_REPLACEMENT, text)
             half, _ = self._held.pop(key, ("", None))
             text = (half + text).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import IntEnum
 from itertools import chain
 from typing import Any
@@ -312,7 +313,8 @@ class Session:
         back for what might have followed."""
         halves, self._halves = self._halves, None
         for payload in halves.release() if halves is not None else ():
-            self._dialect.apply(self.state, self._dialect.decode("message", payload))
+            with suppress(ValueError, RecursionError):  # an event that only the lenient reader took
+                self._dialect.apply(self.state, self._dialect.decode("message", payload))
         self.state.flush()
 
     def _end(self) -> None:

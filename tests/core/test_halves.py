@@ -194,3 +194,13 @@ def test_a_half_at_a_lost_connection_is_in_the_partial(api: str, how: str) -> No
     with pytest.raises(LLMStreamError) as caught:
         client.stream("Hi").result()
     assert caught.value.partial.text == "Hi \ufffd"
+
+
+@each_api
+@pytest.mark.parametrize("data", [b'"\\ud83d"', b'["\\ud83d", "\\ude00"]', b"1", b"null"])
+def test_halves_where_no_event_is(api: str, data: bytes) -> None:
+    """JSON that is not an object is an event like any other, or garbled; never a foreign error."""
+    blocks = Answer(["Hi ", "X"]).blocks(api)
+    session, _ = played(api, [*blocks[:-1], b"data: " + data + b"\n\n", *blocks[-1:]])
+    assert session.state.text == "Hi X"
+    assert session.error is None or type(session.error).__module__.startswith("llmstream")

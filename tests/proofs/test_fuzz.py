@@ -33,8 +33,8 @@ needs_atheris = pytest.mark.skipif(
 
 def fuzz(code: str, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A fuzzer's process. It has to end by itself; the library is this one."""
-    tests, package = TARGET.parents[2], TARGET.parents[3]
-    path = os.pathsep.join(map(str, (tests, package)))
+    proofs, tests, package = TARGET.parents[1:4]
+    path = os.pathsep.join(map(str, (proofs, tests, package)))
     return subprocess.run(
         [sys.executable, *([str(TARGET)] if not code else ["-c", textwrap.dedent(code)]), *options],
         stdout=subprocess.PIPE,
@@ -71,8 +71,8 @@ BROKEN = """
     from llmstream._core.session import Session, Stage
 
     def receive_eof(self):
-        self.ended = True
-        self.complete = self.error is None
+        self.stage = Stage.WHOLE if self.error is None else Stage.FAILED
+        return []
 
     Session.receive_eof = receive_eof
     receive.main(sys.argv)
