@@ -350,13 +350,17 @@ def test_a_signal_at_any_moment_is_not_a_traceback(
         "import sys, os, signal, threading, time\n"
         "from llmstream.cli import main\n"
         "wait, number = float(sys.argv.pop(1)), int(sys.argv.pop(1))\n"
-        "timer = threading.Timer(wait, os.kill, (os.getpid(), number))\n"
-        "timer.daemon = True\n"
-        "timer.start()\n"
+        "begun, over = threading.Event(), threading.Event()\n"
+        "def send():\n"
+        "    begun.wait()\n"
+        "    if not over.wait(wait):\n"
+        "        os.kill(os.getpid(), number)\n"
+        "threading.Thread(target=send, daemon=True).start()\n"
         "try:\n"
+        "    begun.set()\n"  # not in the start of the thread: that is not the command's
         "    sys.exit(main())\n"
         "finally:\n"
-        "    timer.cancel()\n"
+        "    over.set()\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
