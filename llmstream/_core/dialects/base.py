@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
-from functools import cached_property
 from typing import Any, ClassVar, Protocol, Union
 
 import msgspec
@@ -159,14 +158,15 @@ class TypedDialect:
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
 
-    @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Event]:
-        # The union is computed, which `X | Y` cannot express.
-        return msgspec.json.Decoder(Union[self.events])  # noqa: UP007
+    # Made with the class, under the import lock: threads that make a decoder at the same time crash
+    # msgspec (CPython 3.12.1), and cached_property has no lock since 3.12.
+    _decoder: ClassVar[msgspec.json.Decoder[Any]]
+    _classes: ClassVar[dict[str, type[Event]]]
 
-    @cached_property
-    def _classes(self) -> dict[str, type[Event]]:
-        return {cls.type: cls for cls in self.events}
+    def __init_subclass__(cls) -> None:
+        # A union made at run time: X | Y cannot spell it.
+        cls._decoder = msgspec.json.Decoder(Union[cls.events])  # noqa: UP007
+        cls._classes = {event.type: event for event in cls.events}
 
     def decode(self, name: str, data: bytes) -> AnyEvent:
         try:

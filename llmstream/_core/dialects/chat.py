@@ -9,7 +9,7 @@ reasoning has three names; content may be a list of parts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -141,9 +141,8 @@ class ChatDialect:
 
     # -- responses
 
-    @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[ev.ChatCompletionChunkEvent]:
-        return msgspec.json.Decoder(ev.ChatCompletionChunkEvent)
+    # With the class, under the import lock: see TypedDialect.
+    _decoder = msgspec.json.Decoder(ev.ChatCompletionChunkEvent)
 
     def decode(self, name: str, data: bytes) -> AnyEvent:
         if name == "error":
