@@ -129,7 +129,8 @@ def _callers_mistake(exc: Exception, route: Route) -> ConfigurationError | None:
             f"the file of CA certificates cannot be read, {route.certificates}: pass the path of "
             "one that can"
         )
-    if any(isinstance(e, ssl.SSLError) and e.library in ("X509", "PEM") for e in _chain(exc)):
+    # An SSLError that is not OpenSSL's own lacks the attribute.
+    if any(getattr(e, "library", None) in ("X509", "PEM") for e in _chain(exc)):
         return ConfigurationError(
             f"the file of CA certificates has no certificate in it, {route.certificates}: pass "
             "the path of one in PEM form"

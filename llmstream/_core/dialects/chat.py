@@ -28,7 +28,7 @@ from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
 from .refused import without_refused
 from .tools import asks_for_structure, chosen_tool, function_tool
-from .usage import metrics_usage, reported_cost
+from .usage import metrics_usage, openai_usage
 
 __all__ = ["CHAT", "ChatDialect"]
 
@@ -744,26 +744,13 @@ def _odd_usage(event: ev.ChatCompletionChunkEvent) -> ev.ChatUsage | None:
 
 
 def _usage(reported: ev.ChatUsage) -> Usage:
-    prompt = reported.prompt_tokens_details or ev.ChatTokenDetails()
-    completion = reported.completion_tokens_details or ev.ChatTokenDetails()
-    return Usage(
+    return openai_usage(
+        reported,
         first_count(reported.prompt_tokens, reported.input_tokens),
         first_count(reported.completion_tokens, reported.output_tokens),
-        reported.total_tokens,
-        first_count(
-            prompt.cached_tokens,
-            reported.cached_tokens,
-            reported.prompt_cache_hit_tokens,
-            reported.num_cached_tokens,
-            reported.cache_read_input_tokens,
-        ),
-        first_count(completion.reasoning_tokens, reported.reasoning_tokens),
-        first_count(prompt.cache_write_tokens, reported.cache_creation_input_tokens),
-        reported_cost(
-            reported.cost,
-            reported.cost_in_usd_ticks,
-            reported.cost_details if reported.is_byok is True else None,
-        ),
+        reported.prompt_tokens_details or ev.ChatTokenDetails(),
+        reported.completion_tokens_details or ev.ChatTokenDetails(),
+        own_key=reported.cost_details if reported.is_byok is True else None,
     )
 
 

@@ -29,7 +29,7 @@ from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, Typed
 from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 from .tools import chosen_tool, function_tool
-from .usage import reported_cost
+from .usage import openai_usage
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
 
@@ -265,22 +265,12 @@ def _take(state: State, response: ev.Response | None) -> None:
 
 
 def _usage(reported: ev.ResponseUsage) -> Usage:
-    details_in = reported.input_tokens_details or ev.TokenDetails()
-    details_out = reported.output_tokens_details or ev.TokenDetails()
-    return Usage(
+    return openai_usage(
+        reported,
         first_count(reported.input_tokens, reported.prompt_tokens),
         first_count(reported.output_tokens, reported.completion_tokens),
-        reported.total_tokens,
-        first_count(
-            details_in.cached_tokens,
-            reported.cached_tokens,
-            reported.prompt_cache_hit_tokens,
-            reported.num_cached_tokens,
-            reported.cache_read_input_tokens,
-        ),
-        first_count(details_out.reasoning_tokens, reported.reasoning_tokens),
-        first_count(details_in.cache_write_tokens, reported.cache_creation_input_tokens),
-        reported_cost(reported.cost, reported.cost_in_usd_ticks),
+        reported.input_tokens_details or ev.TokenDetails(),
+        reported.output_tokens_details or ev.TokenDetails(),
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from ...events.base import InvocationMetrics
 from ...result import Usage
+from ..state import first_count
 
-__all__ = ["metrics_usage", "reported_cost"]
+__all__ = ["metrics_usage", "openai_usage", "reported_cost"]
 
 _TICKS_PER_USD = 10**10  # xAI
 _TOTALS = ("total_cost", "total")  # the sum in an object of costs (Perplexity)
@@ -23,6 +24,33 @@ def metrics_usage(metrics: InvocationMetrics) -> Usage:
         metrics.cache_read_input_token_count,
         None,
         metrics.cache_write_input_token_count,
+    )
+
+
+def openai_usage(
+    reported: Any,
+    tokens_in: int | None,
+    tokens_out: int | None,
+    details_in: Any,
+    details_out: Any,
+    own_key: Any = None,
+) -> Usage:
+    """The usage of OpenAI's two APIs, which have different names for the two counts and the same
+    ones for the rest: in their details, or, from other services, beside the counts."""
+    return Usage(
+        tokens_in,
+        tokens_out,
+        reported.total_tokens,
+        first_count(
+            details_in.cached_tokens,
+            reported.cached_tokens,
+            reported.prompt_cache_hit_tokens,
+            reported.num_cached_tokens,
+            reported.cache_read_input_tokens,
+        ),
+        first_count(details_out.reasoning_tokens, reported.reasoning_tokens),
+        first_count(details_in.cache_write_tokens, reported.cache_creation_input_tokens),
+        reported_cost(reported.cost, reported.cost_in_usd_ticks, own_key),
     )
 
 
