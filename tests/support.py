@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -81,13 +82,15 @@ def watchdogs() -> list[threading.Thread]:
 @pytest.fixture
 def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs the test in a clean environment; afterwards no thread and no socket may be left, and
-    no more than one watchdog."""
+    no more than one watchdog; a signal does what it did before."""
     for name in list(os.environ):
         ours = name.startswith(("OPENAI_", "ANTHROPIC_", "LLMSTREAM_"))
         if ours or name.lower().endswith("_proxy") or name.endswith("_CA_BUNDLE"):
             monkeypatch.delenv(name)
     threads, sockets = other_threads(), open_sockets()
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     yield
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     eventually(lambda: not other_threads() - threads, "the threads of the test have ended")
     eventually(lambda: not open_sockets() - sockets, "the sockets of the test are closed")
     assert len(watchdogs()) <= 1

@@ -32,15 +32,16 @@ _WIDTH = 79
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code.
 
-    `argv` are the arguments without the program's name. None: those of the process. A prompt that
-    is the name of a command can be given on standard input. Raises SystemExit for `--help`,
-    `--version` and a mistake in the arguments.
+    `argv` are the arguments without the program's name. None: those of the process, which ends
+    after the command. A prompt that is the name of a command can be given on standard input. While
+    the command runs it handles SIGINT and SIGTERM, so only a main thread can call it. Raises
+    SystemExit for `--help`, `--version` and a mistake in the arguments.
     """
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
-            hand_back()
+            hand_back(process_ends=argv is None)
     except Terminated as ended:
         number = ended.number
     except KeyboardInterrupt:  # before the handler was set

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
+from typing import TypeAlias
 
 __all__ = ["Terminated", "die_with", "hand_back"]
 
@@ -19,7 +21,10 @@ class Terminated(BaseException):
         self.number = number
 
 
-_taken: dict[signal.Signals, object] = {}  # the handlers that `die_with` has set
+_Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
+
+# What `die_with` has set for a signal, and what had been set before it.
+_taken: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
 
 
 def die_with(*signals: signal.Signals) -> None:
@@ -34,13 +39,22 @@ def die_with(*signals: signal.Signals) -> None:
         raise Terminated(number)
 
     for one in signals:
+        before = signal.getsignal(one)
+        _taken[one] = (end, before)
         signal.signal(one, end)
-        _taken[one] = end
 
 
-def hand_back() -> None:
-    """The command is done: a signal now ends the process at once, instead of raising in whatever
-    the interpreter does at its exit."""
-    for one, handler in _taken.items():
-        if signal.getsignal(one) is handler:
+def hand_back(*, process_ends: bool) -> None:
+    """The command is done: its handlers are gone.
+
+    `process_ends`: a signal now ends the process at once, instead of raising in whatever the
+    interpreter does at its exit. Otherwise (a program called the command as a function) the
+    handlers are those from before it, also where a signal has ended the command.
+    """
+    while _taken:
+        one, (handler, before) = _taken.popitem()
+        ignored = signal.getsignal(one) is signal.SIG_IGN  # by the first signal
+        if process_ends and not ignored:
             signal.signal(one, signal.SIG_DFL)
+        elif not process_ends and (ignored or signal.getsignal(one) is handler):
+            signal.signal(one, signal.SIG_DFL if before is None else before)

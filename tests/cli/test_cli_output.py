@@ -17,7 +17,7 @@ import pytest
 from test_cli import BOUND, clean_environment
 
 from llmstream import cli
-from llmstream.cli import output, program
+from llmstream.cli import output
 from llmstream.cli.command import Command
 from llmstream.testing import Answer, LLMServer, Reply
 
@@ -419,7 +419,6 @@ def test_a_fault_of_the_command_is_one_sentence(
     def run(options: Any) -> int:
         raise raised
 
-    monkeypatch.setattr(program, "die_with", lambda *signals: None)
     monkeypatch.setitem(cli.COMMANDS, "keys", Command("x", lambda parser: None, run))
     assert cli.main(["keys"]) == code
     err = capsys.readouterr().err
@@ -436,3 +435,20 @@ def test_an_output_without_a_descriptor_is_left_as_it_is() -> None:
 
     output.flush_quietly(Failing())
     output.flush_quietly(None)
+
+
+@pytest.mark.parametrize("raised", [None, signal.SIGINT, signal.SIGTERM])
+def test_a_program_that_calls_the_command_keeps_its_signals(
+    monkeypatch: pytest.MonkeyPatch, raised: signal.Signals | None
+) -> None:
+    """`main([...])` in a process that goes on, also where a signal has ended the command."""
+
+    def run(options: Any) -> int:
+        if raised is not None:
+            signal.raise_signal(raised)
+        return 0
+
+    monkeypatch.setitem(cli.COMMANDS, "keys", Command("x", lambda parser: None, run))
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    assert cli.main(["keys"]) == (0 if raised is None else 128 + raised)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before

@@ -62,8 +62,6 @@ def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryKeyring]:
     monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
     for name in ("LLMSTREAM_API", "LLMSTREAM_BASE_URL", "LLMSTREAM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    # The command's signal handlers are for a process of its own.
-    monkeypatch.setattr("llmstream.cli.program.die_with", lambda *signals: None)
     monkeypatch.setattr(environment, "_found", {})
     before, backend = keyring.get_keyring(), MemoryKeyring()
     keyring.set_keyring(backend)

@@ -152,8 +152,6 @@ def command(
 ) -> Command:
     """`command(base_url, *options)` runs `llmstream --timeline`: the exit code, the page, and what
     the log has of the call's end."""
-    # The signals are the test runner's.
-    monkeypatch.setattr("llmstream.cli.program.die_with", lambda *signals: None)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     monkeypatch.setenv("LLMSTREAM_API_KEY", KEY)
     caplog.set_level(logging.INFO, "llmstream")
