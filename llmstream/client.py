@@ -20,6 +20,7 @@ from ._core.session import MAX_EVENT_BYTES
 from ._core.timers import Timeouts
 from ._runtime.clock import SYSTEM_CLOCK, Clock
 from ._runtime.fork import in_child, renew_in_child
+from ._runtime.frames import without_variables
 from ._runtime.ids import random_id
 from ._runtime.threads import Lock, RLock
 from ._settings.arguments import (
@@ -159,6 +160,7 @@ class Client:
     without observers and, unless `settings.with_key()` is pickled, without its key.
     """
 
+    @without_variables
     def __init__(
         self,
         api: str = DEFAULT_API,
@@ -230,11 +232,13 @@ class Client:
         return _from_settings, (type(self), self.settings)
 
     @classmethod
+    @without_variables
     def from_settings(cls, settings: ClientSettings, **more: Unpack[ClientOptions]) -> Client:
         """A client with another one's `settings`; `more` are arguments of Client and win."""
         return cls(**{**settings.arguments(), **more})
 
     @classmethod
+    @without_variables
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Client:
         """A client with the environment's settings: LLMSTREAM_{API,BASE_URL,API_KEY,MODEL}, else
         OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN) and
@@ -264,6 +268,7 @@ class Client:
         return cls(**given)
 
     @classmethod
+    @without_variables
     def local(
         cls,
         model_file: str | os.PathLike[str] | None = None,
@@ -284,9 +289,15 @@ class Client:
         from .local import shared_server
 
         server = shared_server(model_file, context=context)
-        given = {"base_url": server.base_url_of(api), "model": server.model, "profile": "llama.cpp"}
+        given = {
+            "base_url": server.base_url_of(api),
+            "api_key": server.api_key,
+            "model": server.model,
+            "profile": "llama.cpp",
+        }
         return cls(api, **{**given, **overrides})
 
+    @without_variables
     def stream(
         self,
         prompt: str | list[Any],
@@ -419,6 +430,7 @@ _default: tuple[ServiceSettings, int, Client] | None = None
 _default_lock = Lock()
 
 
+@without_variables
 def stream(prompt: str | list[Any], **options: Unpack[StreamOptions]) -> Stream:
     """`for tok in stream("Why is the sky blue?")`: the answer's text as it arrives.
 

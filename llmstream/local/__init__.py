@@ -1,7 +1,7 @@
 """A real model in this process: llama.cpp's own HTTP server on the loopback (extra `local`).
 
     with LocalServer() as server:                      # SmolLM2-135M-Instruct, fetched once
-        Client("chat", base_url=server.base_url, model=server.model)
+        Client("chat", base_url=server.base_url, api_key=server.api_key, model=server.model)
 
 `fetch_model` downloads the model, `LocalServer` serves it, `shared_server` keeps one per process.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 import weakref
@@ -36,8 +37,10 @@ renew_in_child(sys.modules[__name__], _lock=threading.RLock, _shared=dict)
 class LocalServer:
     """llama.cpp's HTTP server in this process, on 127.0.0.1 and a free port.
 
-    It serves `/v1/responses`, `/v1/chat/completions` and `/v1/messages`, to anybody on this machine
-    and without a key, but not to web pages. It does not write to stdout or stderr.
+    It serves `/v1/responses`, `/v1/chat/completions` and `/v1/messages` to those who send its key,
+    as `Authorization: Bearer` or as `x-api-key`: not to other users of the machine, and to no web
+    page, whatever name a page has for this machine (DNS rebinding). Without the key the answer is
+    401; only `/health` is answered, with "ok". It does not write to stdout or stderr.
 
     Args:
         model_file: a GGUF file; without it, the default model (see `fetch_model`).
@@ -51,6 +54,7 @@ class LocalServer:
     Attributes:
         url: `http://127.0.0.1:PORT`.
         base_url: the same with `/v1`.
+        api_key: the key, a random one of this server. Only the process that started it knows it.
         model: the name to send in requests.
 
     Each prompt is computed anew. So at temperature 0 the same prompt gets the same text, as long as
@@ -78,7 +82,8 @@ class LocalServer:
         xllamacpp = import_extra("xllamacpp")  # first: else 98 MB might be fetched in vain
         path = fetch_model() if model_file is None else checked_file(Path(model_file))
         self.model: str = MODEL_NAME if model_file is None else path.stem
-        params = _params(xllamacpp, path, self.model)
+        self.api_key: str = secrets.token_urlsafe(32)
+        params = _params(xllamacpp, path, self.model, self.api_key)
         params.n_ctx, params.n_parallel = context * parallel, parallel
         # Each open connection holds a thread. More are made on demand, but not reliably: a
         # connection that arrives while another takes the last idle thread waits for one.
@@ -160,9 +165,12 @@ def _cores() -> int:
     return -1 if allowed == os.cpu_count() else allowed
 
 
-def _params(xllamacpp: Any, path: Path, name: str) -> Any:
+def _params(xllamacpp: Any, path: Path, name: str, key: str) -> Any:
     params = xllamacpp.CommonParams()
     params.hostnames, params.port = [HOST], 0
+    # llama.cpp does not look at Host. A page whose name was rebound to this machine is of the same
+    # origin as the server, and a form may be posted from any page: neither knows the key.
+    params.api_keys = [key]
     params.model.path = str(path)
     params.model_alias = {name}  # without it, answers carry the file's path
     params.verbosity = -1  # below errors (1) and plain output (0): nothing is printed
@@ -207,7 +215,7 @@ def _start_here(
     xllamacpp: Any, params: Any, path: Path, outcome: list[Engine | ConfigurationError]
 ) -> None:
     try:
-        engine = Engine(xllamacpp.Server(params))
+        engine = Engine(xllamacpp.Server(params), params.api_keys[0])
     except Exception as exc:
         error = ConfigurationError(
             f"llama.cpp cannot load {path}: it is cut short, has an unknown architecture, is not a "
@@ -216,7 +224,7 @@ def _start_here(
         error.__cause__ = exc
         outcome.append(error)
         return
-    if until(lambda: counters(engine.port) is not None, READY):
+    if until(lambda: counters(engine.port, engine.key) is not None, READY):
         outcome.append(engine)
     else:
         engine.abandon()

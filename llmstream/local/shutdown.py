@@ -34,11 +34,13 @@ class Engine:
     """One C++ server: where it listens, in which process it runs, and how to stop it.
 
     It is apart from LocalServer so that the finalizer, which refers to it, does not keep the
-    LocalServer alive. `native` is the C++ object, None once it is gone.
+    LocalServer alive. `native` is the C++ object, None once it is gone; `key` is what the server
+    wants to see in a request.
     """
 
-    def __init__(self, native: Any) -> None:
+    def __init__(self, native: Any, key: str) -> None:
         self.native = native
+        self.key = key
         self.port = int(native.listening_address.rsplit(":", 1)[1])
         self.pid = os.getpid()
         _running.add(self)
@@ -49,7 +51,7 @@ class Engine:
             return  # the copy in a forked child: it was let go at the fork
         safe = False
         try:
-            safe = _quieten(self.port) and not _inherited
+            safe = _quieten(self.port, self.key) and not _inherited
         finally:
             if not safe:
                 self.abandon()
@@ -69,7 +71,7 @@ _running: set[Engine] = set()  # only `add` and `discard` are used, which are at
 # --- making it quiet ----------------------------------------------------------------------------
 
 
-def _quieten(port: int) -> bool:
+def _quieten(port: int, key: str) -> bool:
     """End everything that goes on at `port`; whether the server may then be dropped.
 
     The destructor holds the GIL and waits for the connections. A stream that a Python thread reads,
@@ -81,11 +83,11 @@ def _quieten(port: int) -> bool:
 
     def is_reached() -> bool:
         _cut(port)  # this also frees a thread for the answer
-        return counters(hidden) is not None
+        return counters(hidden, key) is not None
 
     def is_idle() -> bool:
         _cut(port)
-        found = counters(hidden) or b""
+        found = counters(hidden, key) or b""
         return b"requests_processing 0\n" in found and b"requests_deferred 0\n" in found
 
     if not until(is_reached, REACHED):
@@ -133,12 +135,12 @@ def until(check: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def counters(port: int) -> bytes | None:
+def counters(port: int, key: str) -> bytes | None:
     """The counters of llama.cpp's main loop, as Prometheus text; None if it does not answer."""
     # http.client, because it ignores a proxy in the environment, which could be used for 127.0.0.1.
     connection = http.client.HTTPConnection(HOST, port, timeout=PROBE)
     try:
-        connection.request("GET", "/metrics")
+        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {key}"})
         return connection.getresponse().read()
     except (OSError, http.client.HTTPException):
         return None

@@ -102,7 +102,13 @@ class FakePip:
 
 def ask(server: LocalServer, path: str = "/v1/responses", **body: Any) -> requests.Response:
     body = {"model": server.model, "stream": True, "temperature": 0, **body}
-    return requests.post(server.url + path, json=body, stream=True, timeout=60)
+    return requests.post(
+        server.url + path, json=body, headers=key_of(server), stream=True, timeout=60
+    )
+
+
+def key_of(server: LocalServer) -> dict[str, str]:
+    return {"Authorization": f"Bearer {server.api_key}"}
 
 
 def endless(server: LocalServer, **body: Any) -> requests.Response:

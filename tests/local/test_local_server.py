@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from local_tools import FakePip, ask, events, linux, refuses, run
+from local_tools import FakePip, ask, events, key_of, linux, refuses, run
 
 from llmstream import Client
 from llmstream.errors import ConfigurationError, InvalidRequestError
@@ -109,7 +110,8 @@ def test_a_greedy_answer_is_the_same_each_time(server: LocalServer) -> None:
 
     def answer(prompt: str) -> str:
         body = {"input": prompt, "temperature": 0, "max_output_tokens": 40}
-        got = requests.post(server.base_url + "/responses", json=body, timeout=60).json()
+        url, key = server.base_url + "/responses", key_of(server)
+        got = requests.post(url, json=body, headers=key, timeout=60).json()
         assert not got["usage"]["input_tokens_details"]["cached_tokens"]
         return str(got["output"][0]["content"][0]["text"])
 
@@ -131,9 +133,53 @@ def test_a_web_page_gets_nothing(server: LocalServer) -> None:
     """No origin is allowed, there is no page, and other requests' prompts are not shown."""
     evil = {"Origin": "http://evil.example"}
     for path, status in (("/health", 200), ("/", 404), ("/slots", 501)):
-        response = requests.get(server.url + path, headers=evil, timeout=10)
+        response = requests.get(server.url + path, headers={**evil, **key_of(server)}, timeout=10)
         assert response.status_code == status
         assert response.headers["Access-Control-Allow-Origin"] == ""
+
+
+PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/completion", "/tokenize")
+STRANGERS: dict[str, dict[str, str]] = {
+    "nobody": {},
+    "a rebound name": {"Host": "evil.example:PORT", "Origin": "http://evil.example:PORT"},
+    "a form of another site": {
+        "Origin": "http://evil.example",
+        "Content-Type": "text/plain",
+        "Sec-Fetch-Site": "cross-site",
+    },
+    "another key": {"Authorization": "Bearer sk-llmstream"},
+    "an empty key": {"Authorization": "Bearer "},
+    "a cookie": {"Cookie": "key=1", "Host": "localhost:PORT"},
+}
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_who_does_not_send_the_key_gets_nothing(server: LocalServer, stranger: str) -> None:
+    """Neither an answer nor a word about the model, on any path; `/health` alone answers."""
+    port = server.url.rpartition(":")[2]
+    headers = {n: v.replace("PORT", port) for n, v in STRANGERS[stranger].items()}
+    body = '{"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}'
+    for path in PATHS:
+        response = requests.post(server.url + path, body, headers=headers, timeout=10)
+        assert (response.status_code, "Invalid API Key" in response.text) == (401, True), path
+    for path in ("/v1/models", "/models", "/props", "/metrics", "/slots", "/api/tags"):
+        assert requests.get(server.url + path, headers=headers, timeout=10).status_code == 401
+    assert requests.get(server.url + "/health", timeout=10).json() == {"status": "ok"}
+
+
+@pytest.mark.local
+def test_the_key_is_a_servers_own_and_is_not_shown(server: LocalServer, model: Path) -> None:
+    """Random for each server, in no repr; a client of it has it, and pickles without it."""
+    with LocalServer(model, context=256, parallel=1) as other:
+        assert len(other.api_key) > 40
+        assert other.api_key != server.api_key
+        assert other.api_key not in repr(other) + repr(vars(other)["_engine"])
+    with Client.local() as client:
+        key = shared_server().api_key
+        assert client.stream("Hi", max_output_tokens=2).result().text
+        assert key not in repr(client) + repr(client.settings)
+        assert key.encode() not in pickle.dumps(client.settings)
 
 
 @linux
@@ -206,7 +252,10 @@ def test_nothing_is_printed(model: Path, tmp_path: Path) -> None:
         with LocalServer() as server:
             for prompt in ("Hi", "word " * 3000):
                 body = {"input": prompt, "max_output_tokens": 5}
-                requests.post(server.base_url + "/responses", json=body, timeout=60)
+                key = {"Authorization": f"Bearer {server.api_key}"}
+                url = server.base_url + "/responses"
+                requests.post(url, json=body, headers=key, timeout=60)
+                assert requests.post(url, json=body, timeout=60).status_code == 401
     """
     done = run(script, tmp_path / "noise.gguf")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -219,6 +268,7 @@ class Counted:
         self.arguments = model_file, context
         self.closed = False
         self.model = "m"
+        self.api_key = "a key"
 
     def base_url_of(self, api: str) -> str:
         return "http://127.0.0.1:1/v1"
@@ -271,10 +321,10 @@ def test_the_real_context_is_the_one_that_was_asked_for(model: Path) -> None:
     prompt = "one two three " * 200
     options: dict[str, Any] = {"model": "m", "profile": "llama.cpp"}
     with LocalServer(model, context=256, parallel=1) as server:
-        client = Client("chat", base_url=server.base_url, **options)
+        client = Client("chat", base_url=server.base_url, api_key=server.api_key, **options)
         with client, pytest.raises(InvalidRequestError, match=r"Client\.local\(context=N\)"):
             client.stream(prompt, max_output_tokens=4).result()
     with LocalServer(model, context=2048, parallel=1) as server:
-        client = Client("chat", base_url=server.base_url, **options)
+        client = Client("chat", base_url=server.base_url, api_key=server.api_key, **options)
         with client:
             assert client.stream(prompt, max_output_tokens=4).result().usage.input_tokens

@@ -21,10 +21,14 @@ import os, signal, sys, threading, time
 import requests
 from llmstream.local import LocalServer, shared_server
 
+def post(server, **body):
+    key = {"Authorization": f"Bearer {server.api_key}"}
+    url = server.base_url + "/responses"
+    return requests.post(url, json=body, headers=key, stream=True, timeout=30)
+
 def read(server):
-    body = {"input": "Tell a story", "stream": True, "ignore_eos": True}
     try:
-        with requests.post(server.base_url + "/responses", json=body, stream=True) as response:
+        with post(server, input="Tell a story", stream=True, ignore_eos=True) as response:
             for piece in response.raw.stream(65536):
                 pass
     except Exception:
@@ -181,8 +185,7 @@ def test_a_forked_child_starts_a_server_of_its_own(model: Path) -> None:
         BUSY
         + """
 def answers(server):
-    body = {"input": "Hi", "max_output_tokens": 3}
-    return requests.post(server.base_url + "/responses", json=body, timeout=30).status_code
+    return post(server, input="Hi", max_output_tokens=3).status_code
 
 def wait_for(child):
     deadline = time.monotonic() + 20
