@@ -44,6 +44,7 @@ from ._settings.environment import (
 from ._settings.key_source import ApiKey
 from ._transport.adapter import RequestsTransport
 from ._transport.base import Transport
+from ._transport.tls import Certificate, Verify
 from .errors import ConfigurationError
 from .stream import Stream
 from .telemetry.log import LogObserver
@@ -75,7 +76,8 @@ class ClientOptions(TypedDict, total=False):
     max_connections: int
     observers: Sequence[Any]
     max_cost: Decimal | float | str | None
-    verify: bool | str
+    verify: Verify
+    cert: Certificate | None
     proxies: Mapping[str, str | None] | None
     trust_env: bool
     max_event_bytes: int
@@ -144,13 +146,20 @@ class Client:
             cost is a lower bound: a call that was cut has not reported its usage, and of services
             and models that are not in the price list nothing is known (a warning is logged once).
             It counts for this client in this process. Needs the extra `cost`; default: no limit.
-        verify: True, False, or the path of a CA file.
+        verify: True (the certificates of the package certifi, or those that
+            `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, or `SSL_CERT_FILE` and `SSL_CERT_DIR` name),
+            False, the path of a CA file in PEM form or of a folder as `openssl rehash` makes it,
+            or an ssl.SSLContext. A file is read once for all connections, and again when it has
+            changed. The context is used as it is, also for an HTTPS proxy and in forked children,
+            but for ALPN, which is set to HTTP/1.1; a client that has one does not pickle.
+        cert: the client's own certificate, for a service that asks for one: the path of a PEM file
+            with certificate and key, or a pair of paths. A key with a password has to be loaded
+            into an SSLContext, see `verify`. A proxy is not shown it.
         proxies: a dict as requests takes it, for example {"all": "http://user:password@host:3128"};
             http, https, and with the extra `socks` socks4, socks4a, socks5 and socks5h. It holds
             for every host. Default, and for what it does not name: `HTTPS_PROXY`, `HTTP_PROXY`,
             `ALL_PROXY` and `NO_PROXY`, but never for a server on this machine.
-        trust_env: False takes neither proxies nor a CA file (`REQUESTS_CA_BUNDLE`,
-            `CURL_CA_BUNDLE`) from the environment.
+        trust_env: False takes neither proxies nor certificates from the environment.
         max_event_bytes: the size in bytes at which an event is refused with EventTooLarge.
         max_identical_chunks: so many chunks in a row that are all the same end the stream with
             LoopDetected; default: no limit.
@@ -176,7 +185,8 @@ class Client:
         max_connections: int = 100,
         observers: Sequence[Any] = (),
         max_cost: Decimal | float | str | None = None,
-        verify: bool | str = True,
+        verify: Verify = True,
+        cert: Certificate | None = None,
         proxies: Mapping[str, str | None] | None = None,
         trust_env: bool = True,
         max_event_bytes: int = MAX_EVENT_BYTES,
@@ -197,6 +207,7 @@ class Client:
             max_connections=max_connections,
             max_cost=max_cost,
             verify=verify,
+            cert=cert,
             proxies=proxies,
             trust_env=trust_env,
             max_event_bytes=max_event_bytes,
@@ -204,7 +215,8 @@ class Client:
         )
         transports = transport or RequestsTransport(
             max_connections=settings.max_connections,
-            verify=verify,
+            verify=settings.verify,
+            cert=settings.cert,
             proxies=settings.proxies,
             trust_env=trust_env,
         )

@@ -7,6 +7,7 @@ from enum import Enum
 
 from .._core.timers import Timers
 from .._runtime.deferred import defer
+from .._runtime.frames import forget_variables
 from .._runtime.scope import Stopped, StopReason
 from .._runtime.threads import Lock
 from ..errors import Cancelled, ConfigurationError, LLMStreamError
@@ -119,7 +120,8 @@ class Call:
             error = self.ctx.stop_error()
         except LLMStreamError as exc:
             error = exc
-        except BaseException:  # Ctrl-C above all: free the stream, and let it through
+        except BaseException as exc:  # Ctrl-C above all: free the stream, and let it through
+            forget_variables(exc)
             self.cancel("interrupted")
             self._end(self.ctx.stop_error())
             raise
@@ -155,6 +157,7 @@ class Call:
             self._batches.close()
         ctx.scope.finish()
         if error is not None:
+            forget_variables(error)
             ctx.session.flush()  # what was held back is in .partial
         last = ctx.end_attempt(error) if ctx.meter.attempts[1] else None
         if error is not None:

@@ -96,4 +96,4 @@ def encode_body(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> byt
         raise ConfigurationError(
             f"the request cannot be written as JSON ({exc}): use plain dicts, lists, strings and "
             "numbers"
-        ) from exc
+        ) from None  # a UnicodeError refers to the text

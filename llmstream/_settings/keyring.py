@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from .._runtime.frames import without_variables
 from .._runtime.threads import spawn
 from ..errors import ConfigurationError
 from .secret import Secret
@@ -29,6 +30,7 @@ _NO_BACKEND = "this machine has no keyring that can be used: set the key in the 
 T = TypeVar("T")
 
 
+@without_variables
 def get(name: str) -> Secret | None:
     """The key that is stored under `name`, or None. Raises ConfigurationError if the keyring does
     not answer within 5 s, or refuses. Thread-safe."""
@@ -36,6 +38,7 @@ def get(name: str) -> Secret | None:
     return Secret(value) if value else None
 
 
+@without_variables
 def store(name: str, key: str) -> None:
     """Store `key` under `name`, in place of an earlier key. Raises ConfigurationError for a key or
     name that cannot be used, if the keyring does not keep it, and like `get`."""
