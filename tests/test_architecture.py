@@ -24,12 +24,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "llmstream"
 PURE = {
     "__future__",
     "ast",  # literal_eval only: values that a service prints as Python does
+    "bisect",
     "collections",
     "contextlib",
     "dataclasses",
     "email",  # email.utils: dates (RFC 9110)
     "enum",
     "functools",
+    "html",
     "itertools",
     "json",
     "math",

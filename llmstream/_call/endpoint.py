@@ -12,7 +12,7 @@ from .._core.classify import KNOWN_WORDS
 from .._core.dialects import Api
 from .._core.dialects.base import Dialect
 from .._core.dialects.profiles import DEFAULT, Profile
-from .._core.redact import names_in, prompt_texts, redact_quotes
+from .._core.redact import names_in, prompt_texts, redact_texts
 from .._core.request import HTTPRequest, Request
 from .._core.timers import Timeouts, Timers
 from .._runtime.clock import Clock
@@ -86,7 +86,7 @@ class Endpoint:
             raise ConfigurationError(
                 f"the call cannot be written as a request of this API ({type(exc).__name__}): "
                 "check the types of prompt, tools and options"
-            ) from exc
+            ) from None  # it refers to the prompt
 
     def secret(self) -> Secret | None:
         """The key for the next request; a function that returns it is asked anew. Raises
@@ -159,32 +159,40 @@ class Endpoint:
         request: Request,
         headers: Mapping[str, str],
         secrets: Iterable[Secret],
+        expired: Callable[[], bool] | None = None,
     ) -> None:
         """Blot out what a service quotes in its error: the keys that it was sent (`secrets`),
-        headers, the prompt."""
+        headers, the prompt. Once `expired` returns true, everything that is not known to be
+        harmless: a long prompt takes its time."""
         if not isinstance(error, (ServiceError, ProtocolError)):
             return  # all its words are our own
         extra = [(request.extra_body or {}).get(name) for name in self.api.prompt_fields]
         prompts = (request.prompt, request.instructions, extra)
-        quoted = tuple(text for prompt in prompts for text in prompt_texts(prompt))
+        quoted = (text for prompt in prompts for text in prompt_texts(prompt))
         names = [request.model, *names_in([request.tools, request.tool_choice])]
         names += [str((request.extra_body or {}).get("model") or "")]
         values = [*self._headers.values(), *headers.values(), *_secrets_of(self.base_url)]
         values += [v.partition(" ")[2] for v in values]  # "Bearer ..."
         values = [v for v in values if len(v) >= _LEAST_SECRET]
 
-        def redact(text: str) -> str:
+        def without_keys(text: str) -> str:
             for secret in secrets:
                 text = secret.redact(text)
             for value in values:
                 text = text.replace(value, "***")
-            return redact_quotes(text, quoted, names)
+            return text
 
-        error.args = (redact(error.message), *error.args[1:])
-        for name in ("code", "type", "param", "request_id"):
-            value = getattr(error, name, None)
-            if isinstance(value, str) and value.lower() not in KNOWN_WORDS:
-                setattr(error, name, redact(value))
+        fields = [
+            name
+            for name in ("code", "type", "param", "request_id")
+            if isinstance(value := getattr(error, name, None), str)
+            and value.lower() not in KNOWN_WORDS
+        ]
+        told = [error.message, *(getattr(error, name) for name in fields)]
+        shown = redact_texts(map(without_keys, told), quoted, names, expired)
+        error.args = (shown[0], *error.args[1:])
+        for name, text in zip(fields, shown[1:], strict=True):
+            setattr(error, name, text)
 
     def send_and_forget(self, request: HTTPRequest) -> None:
         """Send a dressed request that may fail, within 5 s. Never raises."""

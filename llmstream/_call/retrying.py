@@ -13,6 +13,7 @@ from .._core.phase import Phase
 from .._core.recovery import Mode, NextAttempt, Recovery
 from .._core.request import HTTPRequest, Request
 from .._core.retry import RetryPolicy, is_for_whole_key
+from .._runtime.frames import forget_variables
 from .._runtime.scope import Stopped
 from .._settings.secret import Secret
 from ..errors import ConfigurationError, ConnectionFailed, LLMStreamError, RateLimitError
@@ -90,12 +91,13 @@ class Retrying:
     def _after_failure(self, attempt: NextAttempt, error: LLMStreamError) -> NextAttempt:
         """The next attempt, once it is time for it. Raises `error` where there is none."""
         ctx, endpoint = self._ctx, self._endpoint
+        forget_variables(error)  # it is kept in its attempt
         # Both by what the service said; after `redact`, what it quotes is blotted out.
         for_all_models = isinstance(error, RateLimitError) and is_for_whole_key(
             error.message, self._model
         )
         simpler = self._without_refused_option(attempt.request, error)
-        endpoint.redact(error, self._request, self._headers, self._secrets)
+        endpoint.redact(error, self._request, self._headers, self._secrets, self._expired)
         sent = self._secrets[-1] if self._secrets else None
         endpoint.say_what_was_sent(error, sent, self._headers)
         if error.request_id is not None:
@@ -125,6 +127,11 @@ class Retrying:
             self._cancel_response()
         self._rest(delay, Phase.BACKOFF)
         return following
+
+    def _expired(self) -> bool:
+        """Whether the call has no time left, or is cancelled."""
+        ctx = self._ctx
+        return ctx.cancelled or ctx.scope.timers.remaining(ctx.clock.monotonic()) <= 0
 
     def _at_once(
         self, attempt: NextAttempt, error: LLMStreamError, simpler: HTTPRequest | None

@@ -8,15 +8,23 @@ nothing of the package.
 
 from __future__ import annotations
 
-import json
+import html
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
-__all__ = ["names_in", "prompt_texts", "redact_quotes"]
+__all__ = ["names_in", "prompt_texts", "redact_quotes", "redact_texts"]
 
 _SHORTEST = 8  # characters: a shorter text may be an ordinary word of the message
-_WINDOW = 12  # characters that text and prompt have to share: every quote of 23 is found
+_WINDOW = 12  # characters that text and prompt have to share
+# Of a long prompt every eighth piece of eight characters is looked up: each quote of 15 contains
+# one. Only around those that the text has too is the prompt read character by character.
+_STEP = 8
+_LONG = 2 * _WINDOW  # characters: in a shorter text every piece is looked up
+_BLOCK = 1 << 15  # characters of a prompt between two looks at the clock
+_OVERLAP = 256  # characters that the parts of a longer text have in common
 # Fields of a prompt that are not its content: errors refer to its parts by them.
 _NAMES = ("type", "role", "name", "status", "id", "call_id", "tool_call_id", "tool_use_id")
 
@@ -60,46 +68,70 @@ _STANDING = frozenset(
 
 def names_in(tools: Any) -> Iterator[str]:
     """The names in the tools (and the choice of one) of a request: errors refer to them."""
-    if isinstance(tools, Mapping):
-        name = tools.get("name")
-        if isinstance(name, str):
-            yield name
-        for value in tools.values():
-            yield from names_in(value)
-    elif isinstance(tools, (list, tuple)):
-        for value in tools:
-            yield from names_in(value)
+    left = [tools]
+    while left:  # not by recursion: a request may be nested as deep as the interpreter allows
+        value = left.pop()
+        if isinstance(value, Mapping):
+            name = value.get("name")
+            if isinstance(name, str):
+                yield name
+            left += reversed([*value.values()])
+        elif isinstance(value, (list, tuple)):
+            left += reversed(value)
 
 
 def prompt_texts(prompt: Any) -> Iterator[str]:
     """All texts in a prompt, however deeply they are nested."""
-    if isinstance(prompt, str):
-        yield prompt
-    elif isinstance(prompt, Mapping):
-        for name, value in prompt.items():
-            if name not in _NAMES:
-                yield from prompt_texts(value)
-    elif isinstance(prompt, (list, tuple)):
-        for value in prompt:
-            yield from prompt_texts(value)
+    left = [prompt]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            left += reversed([inner for name, inner in value.items() if name not in _NAMES])
+        elif isinstance(value, (list, tuple)):
+            left += reversed(value)
 
 
 def redact_quotes(text: str, quoted: Iterable[str], names: Iterable[str] = ()) -> str:
-    """`text` with "***" in place of what it quotes of the texts in `quoted`, also where a service
-    has escaped the quote, cut it, or put it on one line. Quotes of fewer than 23 characters from a
+    """`text` with "***" in place of what it quotes, see `redact_texts`."""
+    return redact_texts([text], quoted, names)[0]
+
+
+def redact_texts(
+    texts: Iterable[str],
+    quoted: Iterable[str],
+    names: Iterable[str] = (),
+    expired: Callable[[], bool] | None = None,
+) -> list[str]:
+    """`texts` with "***" in place of what they quote of the texts in `quoted`, also where a service
+    has escaped the quote, cut it, or put it on one line. Quotes of fewer than 15 characters from a
     longer text may remain, and what consists of `names` (of the model, of tools) and of the words
-    in which services report errors."""
-    found: list[tuple[int, int]] = []
-    pieces = {text[at : at + _WINDOW] for at in range(len(text) - _WINDOW + 1)}
-    for source in set(quoted):
-        one_line = " ".join(source.split())
-        for form in {source, one_line, json.dumps(source)[1:-1], repr(source)[1:-1]}:
-            if _may_be_quoted(text, form, pieces):
-                found += _quotes(text, form)
-    if found:
-        known = _STANDING.union(word.lower() for name in names for word in _WORD.findall(name))
+    in which services report errors.
+
+    The cost is linear in the length of `quoted`. Where `expired` returns true before all of it has
+    been compared, only `names` and those words remain.
+    """
+    texts = list(texts)
+    forms = [_forms(text) for text in texts]
+    search = _Search(form.text for of_one in forms for form in of_one)
+    in_time = search.through(quoted, expired)
+    if in_time and not search.found:
+        return texts
+    known = _STANDING.union(word.lower() for name in names for word in _WORD.findall(name))
+    redacted = []
+    for text, of_one in zip(texts, forms, strict=True):
         words = [(w.start(), w.end(), _is_known(w[0], known)) for w in _WORD.finditer(text)]
-        found = [span for span in found if _is_telling(span, words)]
+        if in_time:
+            spans = {span for form in of_one for span in _quotes(form, search.found)}
+            found = [span for span in spans if _is_telling(span, words)]
+        else:
+            found = [(start, end) for start, end, is_known in words if not is_known]
+        redacted.append(_blotted(text, found))
+    return redacted
+
+
+def _blotted(text: str, found: list[tuple[int, int]]) -> str:
     kept, done = [], 0
     for start, end in sorted(found):
         if end > done:
@@ -116,39 +148,179 @@ def _is_telling(span: tuple[int, int], words: list[tuple[int, int, bool]]) -> bo
     """Whether a quote has a word that is not one of the standing words; a word at its edge counts
     where enough of it is in the quote."""
     begin, end = span
-    for start, stop, is_known in words:
+    for at in range(max(0, bisect_right(words, (begin,)) - 1), len(words)):
+        start, stop, is_known = words[at]
+        if start >= end:
+            return False
         covered = min(stop, end) - max(start, begin)
         if not is_known and covered >= min(_LEAST_COVERED, stop - start):
             return True
     return False
 
 
-def _may_be_quoted(text: str, source: str, pieces: set[str]) -> bool:
-    """False where `text` certainly does not quote `source`: a quick test for short texts, of which
-    a prompt may have thousands."""
-    if len(source) < _WINDOW:
-        return source in text
-    if len(source) >= 2 * _WINDOW - 1:
+# ---- the forms in which a text may have a quote --------------------------------------------------
+
+
+class _Form(NamedTuple):
+    """A text whose escapes are undone and whose white space is collapsed. `places` has the position
+    of each character in the text itself: (begin, end)."""
+
+    text: str
+    places: list[tuple[int, int]]
+
+
+_DECODED = 2  # times that escapes are undone: JSON in JSON
+_ESCAPE = re.compile(
+    r"\\u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|\\(?:u(?P<u>[0-9a-fA-F]{4})|U000(?P<U>[0-9a-fA-F]{5})|x(?P<x>[0-9a-fA-F]{2})|(?P<char>.))"
+    r"|(?P<entity>&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8});)"
+    r"|(?P<percent>%[2-7][0-9a-fA-F]|(?:%[89a-fA-F][0-9a-fA-F])+)",
+    re.DOTALL,
+)
+_CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "a": "\a"}
+
+
+def _forms(text: str) -> list[_Form]:
+    """The text as it is, and with its escapes undone, so that it can be compared with a prompt:
+    what is decoded is the text, because it is short."""
+    form = _Form(text, [(at, at + 1) for at in range(len(text))])
+    forms = [_collapsed(form)]
+    for _ in range(_DECODED):
+        before = form
+        form = _decoded(before)
+        if form.text == before.text:
+            break
+        forms.append(_collapsed(form))
+    return forms
+
+
+def _decoded(form: _Form) -> _Form:
+    chars: list[str] = []
+    places: list[tuple[int, int]] = []
+    done = 0
+    for found in _ESCAPE.finditer(form.text):
+        meant = _meant(found)
+        place = (form.places[found.start()][0], form.places[found.end() - 1][1])
+        chars += [form.text[done : found.start()], meant]
+        places += [*form.places[done : found.start()], *[place] * len(meant)]
+        done = found.end()
+    return _Form("".join([*chars, form.text[done:]]), places + form.places[done:])
+
+
+def _meant(escape: re.Match[str]) -> str:
+    if escape["entity"]:
+        return html.unescape(escape["entity"])
+    if escape["percent"]:
+        return unquote(escape["percent"])
+    if escape["char"]:
+        return _CONTROLS.get(escape["char"], escape["char"])
+    if escape["high"]:
+        pair = int(escape["high"], 16) - 0xD800 << 10 | int(escape["low"], 16) - 0xDC00
+        return chr(0x10000 + pair)
+    code = int(escape["u"] or escape["U"] or escape["x"], 16)
+    return chr(code)
+
+
+_SPACE = re.compile(r"\s+")
+
+
+def _collapsed(form: _Form) -> _Form:
+    """The form with one space for each run of white space, as `" ".join(text.split())` has it."""
+    chars: list[str] = []
+    places: list[tuple[int, int]] = []
+    done = 0
+    for found in _SPACE.finditer(form.text):
+        chars += [form.text[done : found.start()], " "]
+        places += form.places[done : found.start()]
+        places.append((form.places[found.start()][0], form.places[found.end() - 1][1]))
+        done = found.end()
+    return _Form("".join([*chars, form.text[done:]]), places + form.places[done:])
+
+
+# ---- the search ----------------------------------------------------------------------------------
+
+
+class _Search:
+    """The pieces of texts that are sought in a prompt. `found` are those that it has."""
+
+    __slots__ = ("_long", "_short", "_size", "_sought", "found")
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.found: set[str] = set()
+        # The pieces of each length from 8 to 12 characters: those of less than 12 are the whole of
+        # a text of the prompt.
+        self._sought: dict[int, set[str]] = {n: set() for n in range(_SHORTEST, _WINDOW + 1)}
+        for text in texts:
+            for length, pieces in self._sought.items():
+                pieces.update(text[at : at + length] for at in range(len(text) - length + 1))
+        self._long: list[str] = []
+        self._short: list[str] = []
+        self._size = 0
+
+    def through(self, quoted: Iterable[str], expired: Callable[[], bool] | None) -> bool:
+        """Search in all of `quoted`; returns False where `expired` ended it."""
+        if not self._sought[_SHORTEST]:  # no text is long enough to quote anything
+            return True
+        for source in quoted:
+            for begin in range(0, len(source), _BLOCK):
+                part = source[max(0, begin - _OVERLAP) : begin + _BLOCK]
+                part = " ".join(part.split())
+                if len(part) >= _LONG:
+                    self._long.append(part)
+                elif len(part) >= _SHORTEST:
+                    self._short.append(part)
+                self._size += len(part) + 1
+                if self._size > _BLOCK:
+                    if expired is not None and expired():
+                        return False
+                    self._look()
+        self._look()
         return True
-    return any(source[at : at + _WINDOW] in pieces for at in range(len(source) - _WINDOW + 1))
+
+    def _look(self) -> None:
+        """Look up what has been gathered."""
+        self._look_up(self._short)
+        for length in range(_SHORTEST, _WINDOW):
+            self.found |= self._sought[length].intersection(
+                [part for part in self._short if len(part) == length]
+            )
+        self._scan(" ".join(self._long))
+        self._long, self._short, self._size = [], [], 0
+
+    def _look_up(self, parts: Iterable[str]) -> None:
+        """Every piece."""
+        pieces = [p[at : at + _WINDOW] for p in parts for at in range(len(p) - _WINDOW + 1)]
+        self.found |= self._sought[_WINDOW].intersection(pieces)
+
+    def _scan(self, block: str) -> None:
+        """The pieces around those of eight characters that the texts have too."""
+        pieces = [block[at : at + _STEP] for at in range(0, len(block), _STEP)]
+        hits = self._sought[_STEP].intersection(pieces)
+        if hits:
+            places = [at * _STEP for at, piece in enumerate(pieces) if piece in hits]
+            self._look_up({block[max(0, at - _STEP + 1) : at + 2 * _STEP] for at in places})
 
 
-def _quotes(text: str, source: str) -> Iterator[tuple[int, int]]:
-    """The positions at which `text` quotes `source`: (begin, end) of each piece."""
-    window = min(_WINDOW, len(source))
-    if window < _SHORTEST:
-        return
-    step = min(_WINDOW, len(source) - window + 1)
-    at = 0
-    while at + window <= len(text):
-        place = source.find(text[at : at + window])
-        if place < 0:
-            at += step
+def _quotes(form: _Form, found: set[str]) -> Iterator[tuple[int, int]]:
+    """Where a text has pieces that were found: (begin, end) of each run of them."""
+    text = form.text
+    lengths = {len(piece) for piece in found}
+    begin = end = 0
+    for at in range(len(text)):
+        reach = max((at + n for n in lengths if text[at : at + n] in found), default=0)
+        if reach <= end:
             continue
-        start, end = at, at + window
-        while start and place and text[start - 1] == source[place - 1]:
-            start, place = start - 1, place - 1
-        while end < len(text) and (place := source.find(text[start : end + 1], place)) >= 0:
-            end += 1
-        yield start, end
-        at = end
+        if at >= end:
+            if end:
+                yield _span(form, begin, end)
+            begin = at
+        end = reach
+    if end:
+        yield _span(form, begin, end)
+
+
+def _span(form: _Form, begin: int, end: int) -> tuple[int, int]:
+    """The characters of the text itself, without white space at the edges."""
+    begin += form.text[begin] == " "
+    end -= form.text[end - 1] == " "
+    return form.places[begin][0], form.places[end - 1][1]

@@ -39,7 +39,6 @@ from test_environment import every_logger, everything_shown  # noqa: F401 (a fix
 from told import Told
 
 from llmstream import Client, InvalidRequestError, LLMStreamError, RetryPolicy, Stream
-from llmstream._core import redact
 from llmstream._core.redact import names_in, prompt_texts, redact_quotes
 from llmstream.telemetry.otel import OpenTelemetryObserver
 from llmstream.telemetry.prometheus import PrometheusObserver
@@ -718,20 +717,3 @@ def test_a_key_in_a_request_id_is_nowhere(server: LLMServer) -> None:
         ids = {error.request_id, error.attempts[-1].request_id, error.partial.request_id}
         assert len(ids) == 1
         assert all(found and KEY not in found and len(found) <= 200 for found in ids)
-
-
-def test_many_short_texts_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt of thousands of short texts costs a long error message little: only those that it
-    may quote are searched for."""
-    searched: list[str] = []
-    real = redact._quotes
-
-    def quotes(text: str, source: str) -> Any:
-        searched.append(source)
-        return real(text, source)
-
-    monkeypatch.setattr(redact, "_quotes", quotes)
-    sources = [f"text {number:05}" for number in range(5000)] * 2
-    message = "it says: text 00042, and " + "nothing else " * 40
-    assert "00042" not in redact_quotes(message, sources)
-    assert len(searched) <= 8
