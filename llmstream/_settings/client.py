@@ -17,6 +17,7 @@ from .._core.retry import RetryPolicy
 from .._core.session import MAX_EVENT_BYTES
 from .._core.timers import Timeouts
 from .._transport.proxy import Proxies, checked_proxies
+from .._transport.tls import Certificate, Verify, checked_cert, checked_verify
 from ..errors import ConfigurationError
 from .arguments import (
     checked_address,
@@ -50,6 +51,7 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     The process that unpickles the settings then needs a key of its own (`LLMSTREAM_API_KEY`, or,
     without a `base_url`, the vendor's variable). The settings that `with_key()` returns are pickled
     with all of it. `key_left_behind` is true if a key was left out, `key_travels` if it is pickled.
+    Settings whose `verify` is an SSLContext cannot be pickled: that raises ConfigurationError.
     """
 
     api: str = DEFAULT_API
@@ -63,7 +65,8 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     max_connections: int = 100
     max_cost: Decimal | float | str | None = None
-    verify: bool | str = True
+    verify: Verify = True
+    cert: Certificate | None = None
     proxies: Proxies | None = None
     trust_env: bool = True
     max_event_bytes: int = MAX_EVENT_BYTES
@@ -76,6 +79,7 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         """Settings from the arguments of `Client`. Raises ConfigurationError for values that cannot
         work."""
         checked_api(given["api"])
+        verify = checked_verify(given["verify"])
         return cls(
             **{
                 **given,
@@ -85,6 +89,8 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
                 "retry": of_type(RetryPolicy, "retry", given["retry"]) or RetryPolicy(),
                 "on_disconnect": checked_policy(given["on_disconnect"]),
                 "headers": checked_headers(given["headers"]),
+                "verify": verify,
+                "cert": checked_cert(given["cert"], verify),
                 "proxies": checked_proxies(given["proxies"]),
                 "trust_env": bool(of_type(bool, "trust_env", given["trust_env"])),
                 "max_connections": checked_count("max_connections", given["max_connections"]) or 1,
@@ -129,6 +135,11 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, key_travels=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not isinstance(self.verify, (bool, str)):
+            raise ConfigurationError(
+                "settings with an SSLContext cannot be pickled: pass verify= the path of a CA file "
+                "(and cert= that of a certificate), or make the client in the other process"
+            )
         state = {name: getattr(self, name) for name in self.__struct_fields__}
         key = state.pop("api_key")
         if self.key_travels:

@@ -16,6 +16,7 @@ from typing import Any
 
 import requests
 import urllib3
+from msgspec import Struct
 from requests.adapters import HTTPAdapter
 
 from .._core.request import HTTPRequest
@@ -30,9 +31,25 @@ from .pool import POOLS, SOCKS_POOLS
 from .proxy import refusal_of
 from .route import Route, route_of
 from .socks import check_installed
+from .tls import Certificate, Contexts, SharedContext, Verify
 from .translate import FOREIGN, bare_cause, refused, translate
 
 __all__ = ["RequestsTransport"]
+
+
+# What a pool needs no more where it has a context. Else each connection would load it once more.
+_FILES = ("ca_certs", "ca_cert_dir", "cert_file", "key_file")
+
+
+class _TLS(Struct, frozen=True):
+    """The contexts of a call: for whom the request is for (a proxy that forwards it, too), and for
+    a proxy. None where there is no TLS."""
+
+    service: SharedContext | None = None
+    proxy: SharedContext | None = None
+
+
+_NO_TLS = _TLS()
 
 
 class _Adapter(HTTPAdapter):
@@ -66,11 +83,34 @@ class _Adapter(HTTPAdapter):
                 if pool is not None:
                     pool.close()
 
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        tls: _TLS = current.tls
+        if tls.proxy is not None:
+            before = self.proxy_manager.get(proxy)
+            if before is not None and before.proxy_config.ssl_context is not tls.proxy:
+                self.proxy_manager.pop(proxy, None)  # a file of certificates has changed
+            kwargs["proxy_ssl_context"] = tls.proxy
+            if not tls.proxy.check_hostname:
+                kwargs["proxy_assert_hostname"] = False
+        manager = super().proxy_manager_for(proxy, **kwargs)
         is_http = isinstance(manager, urllib3.ProxyManager)
         manager.pool_classes_by_scheme = POOLS if is_http else SOCKS_POOLS
         return manager
+
+    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
+        """Give the pool the client's own SSLContext, with which urllib3 reads no file of
+        certificates."""
+        pool: dict[str, Any]
+        host, pool = super().build_connection_pool_key_attributes(*args, **kwargs)  # type: ignore[assignment]
+        tls: _TLS = current.tls
+        if tls.service is not None:
+            for name in _FILES:
+                pool.pop(name, None)
+            pool["ssl_context"] = tls.service
+            pool["cert_reqs"] = tls.service.verify_mode
+            if not tls.service.check_hostname:
+                pool["assert_hostname"] = False  # else urllib3 would check it by itself
+        return host, pool
 
     def request_url(self, request: Any, proxies: Any) -> str:
         """What urllib3 is given, and writes to its log: without the query, which may contain a key.
@@ -83,8 +123,7 @@ class _Adapter(HTTPAdapter):
         return bare
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        # By the scheme of what is connected to: a proxy may have TLS though the service has none.
-        HTTPAdapter.cert_verify(self, conn, f"{conn.scheme}://", verify, cert)  # type: ignore[no-untyped-call]
+        """The SSLContext of the pool has all of it. urllib3 would read the files once more."""
 
 
 class RequestsTransport:
@@ -92,21 +131,25 @@ class RequestsTransport:
 
     `max_connections` is the number of idle connections that are kept (default 100). More may be
     open at the same time: no call ever waits for a connection. `verify` is True (the certificates
-    of certifi, or the file in `REQUESTS_CA_BUNDLE`), a path to a CA file, or False. `proxies` is a
-    dict as requests takes it; what it does not say is taken from the environment. With
-    `trust_env=False` nothing is: no proxy and no CA file. Thread-safe, also after a fork.
+    of certifi, or those that a variable names, see `tls.trust_of`), a path to a CA file or folder,
+    False, or an SSLContext; `cert` is the client's own certificate. `proxies` is a dict as requests
+    takes it; what it does not say is taken from the environment. With `trust_env=False` nothing is:
+    no proxy and no CA file. Thread-safe, also after a fork.
     """
 
     def __init__(
         self,
         *,
         max_connections: int = 100,
-        verify: bool | str = True,
+        verify: Verify = True,
+        cert: Certificate | None = None,
         proxies: Mapping[str, str | None] | None = None,
         trust_env: bool = True,
     ) -> None:
         self._idle = max_connections
         self._verify = verify
+        self._cert = cert
+        self._contexts = Contexts()
         self._proxies = proxies
         self._trust_env = trust_env
         self._lock = Lock()  # guards _adapter and _pid
@@ -118,7 +161,7 @@ class RequestsTransport:
         error: LLMStreamError | None = None
         cause: OSError | None = None
         # An observer that is notified of a phase, or a signal handler, may make a call of its own.
-        names = ("scope", "response", "query")
+        names = ("scope", "response", "query", "tls")
         outer = [getattr(current, name, None) for name in names]
         route = Route("the server")
         try:
@@ -139,7 +182,7 @@ class RequestsTransport:
             if error is None:
                 raise exc.with_traceback(None)  # noqa: B904
         finally:
-            current.scope, current.response, current.query = outer
+            current.scope, current.response, current.query, current.tls = outer
         # Outside the handler, so that the foreign exception, which refers to the request and its
         # key, is not chained.
         raise error.with_traceback(None) from cause
@@ -159,12 +202,14 @@ class RequestsTransport:
         current.scope = scope
         current.response = None
         current.query = ""
+        current.tls = self._tls_of(route) if route.has_tls else _NO_TLS
         sent = mocks.send(
             self._for_this_process(),
             prepared,
             stream=True,
             timeout=None,
-            verify=route.verify,
+            verify=route.trust.verify,
+            cert=self._cert,
             proxies={} if proxy is None else {"all": proxy.url},
         )
         response = RequestsResponse(sent, current.response, scope, route)
@@ -178,6 +223,14 @@ class RequestsTransport:
                 response.close()
                 raise refused(refusal, route)
         return response
+
+    def _tls_of(self, route: Route) -> _TLS:
+        """Raises ConfigurationError for files that cannot be used."""
+        proxy = None
+        if route.proxy is not None and route.proxy.is_secure:
+            proxy = self._contexts.of(route.trust, None)  # the certificate is for the service only
+        service = self._contexts.of(route.trust, self._cert) if route.secure else proxy
+        return _TLS(service, proxy)
 
     def _for_this_process(self) -> HTTPAdapter:
         # A TLS connection that two processes use breaks in both. So a forked child makes new

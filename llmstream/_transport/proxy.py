@@ -45,6 +45,11 @@ class Proxy(Struct, frozen=True):
     def is_socks(self) -> bool:
         return self.place.startswith("socks")
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether the connection to the proxy itself has TLS."""
+        return self.place.startswith("https:")
+
     def __repr__(self) -> str:
         return f"the proxy {self.place} (from {self.source})"
 

@@ -3,27 +3,26 @@ it is checked against. What error messages say of it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from msgspec import Struct
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from .proxy import Proxy, find_proxy
+from .tls import Trust, Verify, trust_of
 
 __all__ = ["Route", "route_of"]
 
 
 class Route(Struct, frozen=True):
-    """`place` is the service's host and port. `verify` is what requests takes under this name, and
-    `verify_source` what has chosen it: an argument, a variable, or "" for requests' default."""
+    """`place` is the service's host and port, `secure` whether it has TLS, and `has_tls` whether it
+    or the proxy has. `trust` is what their certificates are checked against."""
 
     place: str
     secure: bool = False
     proxy: Proxy | None = None
-    verify: bool | str = True
-    verify_source: str = ""
+    trust: Trust = Trust()
+    has_tls: bool = False
 
     @property
     def tunnels(self) -> bool:
@@ -35,32 +34,16 @@ class Route(Struct, frozen=True):
         """What a connection is made to."""
         return f"{self.place} through {self.proxy}" if self.proxy else self.place
 
-    @property
-    def certificates(self) -> str:
-        """The file or folder of CA certificates in use."""
-        if isinstance(self.verify, str):
-            return f"{self.verify} (from {self.verify_source})"
-        return f"{DEFAULT_CA_BUNDLE_PATH} (of the package certifi)"
-
 
 def route_of(
-    url: str, verify: bool | str, proxies: Mapping[str, str | None] | None, trust_env: bool
+    url: str, verify: Verify, proxies: Mapping[str, str | None] | None, trust_env: bool
 ) -> Route:
     """Raises ConfigurationError for a proxy that cannot be one."""
-    source = "verify="
-    if verify is True and trust_env:
-        for source in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # as in requests' sessions
-            found = os.environ.get(source)
-            if found:
-                verify = found
-                break
-    return Route(
-        _place(url),
-        url.lower().startswith("https:"),
-        find_proxy(url, proxies, trust_env),
-        verify,
-        source if isinstance(verify, str) else "",
-    )
+    secure = url.lower().startswith("https:")
+    proxy = find_proxy(url, proxies, trust_env)
+    has_tls = secure or (proxy is not None and proxy.is_secure)
+    trust = trust_of(verify, trust_env) if has_tls else Trust(verify)
+    return Route(_place(url), secure, proxy, trust, has_tls)
 
 
 def _place(url: str) -> str:

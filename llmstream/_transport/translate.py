@@ -85,13 +85,24 @@ _STRICT = range(80, 95)
 _NOT_YET, _EXPIRED = 9, 10
 _OTHER_NAME = (62, 64)  # of a host, of an address
 
+# The ends of OpenSSL's words where the server does not accept the client's certificate, or has got
+# none: the alerts of RFC 8446, section 6.2.
+_NO_CLIENT = ("ALERT_CERTIFICATE_REQUIRED",)
+_OTHER_CLIENT = tuple(
+    f"ALERT_{name}"
+    for name in (
+        *("BAD_CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED"),
+        *(f"CERTIFICATE_{why}" for why in ("EXPIRED", "REVOKED", "UNKNOWN")),
+    )
+)
+
 
 def translate(
     exc: Exception, scope: CancelScope, request: HTTPRequest | None, route: Route
 ) -> LLMStreamError:
     """A foreign exception as one of the library's. `request` is None while the body is read."""
     if request is not None and scope.bytes == 0:
-        mistake = _callers_mistake(exc, route)
+        mistake = _callers_mistake(exc)
         if mistake is not None:
             return mistake
     refusal = _find(exc, ProxyRefused)
@@ -121,20 +132,7 @@ def refused(refusal: ProxyRefused, route: Route) -> ConnectionFailed:
     return error
 
 
-def _callers_mistake(exc: Exception, route: Route) -> ConfigurationError | None:
-    if isinstance(exc, FileNotFoundError) or (
-        isinstance(exc, OSError) and "CA certificate" in str(exc)
-    ):
-        return ConfigurationError(
-            f"the file of CA certificates cannot be read, {route.certificates}: pass the path of "
-            "one that can"
-        )
-    # An SSLError that is not OpenSSL's own lacks the attribute.
-    if any(getattr(e, "library", None) in ("X509", "PEM") for e in _chain(exc)):
-        return ConfigurationError(
-            f"the file of CA certificates has no certificate in it, {route.certificates}: pass "
-            "the path of one in PEM form"
-        )
+def _callers_mistake(exc: Exception) -> ConfigurationError | None:
     if not isinstance(exc, _CALLERS_MISTAKE):
         return None
     if isinstance(exc, (requests.exceptions.InvalidHeader, UnicodeError)):
@@ -152,6 +150,9 @@ def _not_connected(exc: Exception, scope: CancelScope, route: Route) -> Connecti
     certificate = _find(exc, ssl.SSLCertVerificationError)
     if certificate is not None:
         return _not_verified(certificate, route)
+    alert = str(getattr(_find(exc, ssl.SSLError), "reason", None))
+    if alert.endswith((*_NO_CLIENT, *_OTHER_CLIENT)):
+        return _client_not_accepted(alert, route)
     name = _find(exc, NotResolved)
     if name is not None:
         is_service = name.host == route.place.rpartition(":")[0].strip("[]")
@@ -181,8 +182,9 @@ def _not_verified(exc: ssl.SSLCertVerificationError, route: Route) -> Connection
         advice = (
             "this is not a question of trust: the certificate, or one of its CAs, breaks a rule "
             "of RFC 5280 that Python checks strictly since 3.13 (ssl.VERIFY_X509_STRICT). Another "
-            "CA file does not help. Ask its issuer for certificates that follow the rule; until "
-            "then, Python 3.12 and older accept these"
+            "CA file does not help. Ask its issuer for certificates that follow the rule. Until "
+            "then pass an SSLContext without this check: context = ssl.create_default_context("
+            "cafile=...); context.verify_flags &= ~ssl.VERIFY_X509_STRICT; verify=context"
         )
     elif code in (_NOT_YET, _EXPIRED):
         advice = "is the clock of this machine right? Else the server needs a new certificate"
@@ -196,8 +198,19 @@ def _not_verified(exc: ssl.SSLCertVerificationError, route: Route) -> Connection
     error = ConnectionFailed(
         f"the certificate of {route.end} was not accepted "
         f"({exc.verify_message or 'verification failed'}; checked against "
-        f"{route.certificates}): {advice}"
+        f"{route.trust}): {advice}"
     )
+    error.retryable = False
+    return error
+
+
+def _client_not_accepted(alert: str, route: Route) -> ConnectionFailed:
+    if alert.endswith(_NO_CLIENT):
+        words, advice = "asks for a certificate of the client's", "pass one by cert="
+    else:
+        words = "does not accept the client's certificate"
+        advice = "check whether cert= names the one that it knows"
+    error = ConnectionFailed(f"{route.end} {words} ({alert}): {advice}")
     error.retryable = False
     return error
 
