@@ -10,6 +10,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
+import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -54,6 +56,9 @@ class Proxy(Struct, frozen=True):
         return f"the proxy {self.place} (from {self.source})"
 
     __str__ = __repr__
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("place", self.place), ("source", self.source)]
 
 
 class ProxyRefused(OSError):
@@ -198,13 +203,35 @@ def _bare(address: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2]}" if "@" in rest else address
 
 
+# Names that hosts files give to the loopback, besides `localhost` and what ends in it (RFC 6761).
+_LOOPBACKS = frozenset(
+    {"localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
+)
+
+
 @lru_cache(maxsize=64)
 def _is_loopback(url: str) -> bool:
-    """Whether the server is on this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
+    """Whether the server is on this machine, by its name or address in any spelling that a resolver
+    understands: `LOCALHOST.`, `app.localhost`, 127.1, 0x7f000001, [::ffff:127.0.0.1]. So are
+    0.0.0.0 and [::], to which a connection stays on this machine."""
+    # As IDNA maps it: full-width letters, digits and dots.
+    host = (
+        unicodedata.normalize("NFKC", urlsplit(url).hostname or "").replace("\u3002", ".").lower()
+    )
+    host = host.removesuffix(".")
+    if host == "localhost" or host.endswith(".localhost") or host in _LOOPBACKS:
         return True
+    address = _ip_address(host)
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address is not None and (address.is_loopback or address.is_unspecified)
+
+
+def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        pass
+    try:  # 127.1, 2130706433, 0177.0.0.1, 0x7f.1: as getaddrinfo reads them
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None

@@ -22,6 +22,9 @@ __all__ = ["TlsClosed", "TlsCodec", "remove_ca_file", "server_context", "write_c
 # `_making` guards the two caches below.
 _making = threading.Lock()
 
+# A name that is not the loopback's, for tests of proxies. No resolver has it (RFC 6761).
+_ELSEWHERE = "llm.test"
+
 RECORD = 16384  # bytes: the most that one TLS record carries (RFC 8446, section 5.1)
 
 
@@ -40,13 +43,14 @@ def _authority() -> trustme.CA:
 @functools.cache
 def _context(host: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    names = dict.fromkeys(("localhost", "127.0.0.1", host))
+    names = dict.fromkeys(("localhost", "127.0.0.1", _ELSEWHERE, host))
     _authority().issue_cert(*names).configure_cert(context)
     return context
 
 
 def server_context(host: str) -> ssl.SSLContext:
-    """A server's TLS settings for `host`, `localhost` and `127.0.0.1`; made once per process.
+    """A server's TLS settings for `host`, `localhost`, `127.0.0.1` and `llm.test`; made once per
+    process.
 
     Raises `ImportError`, with the extra to install, when trustme is missing. Thread-safe.
     """

@@ -108,7 +108,7 @@ def client_of(api: str, base: str, **settings: Any) -> Client:
 def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A .netrc that has something for every host."""
     file = tmp_path / "netrc"
-    hosts = ("localhost.", "localhost", "127.0.0.1", "llm.invalid")
+    hosts = ("llm.test", "localhost", "127.0.0.1", "llm.invalid")
     lines = [f"machine {host} login me password marked-netrc\n" for host in hosts]
     file.write_text("".join(lines) + "default login me password marked-netrc\n")
     file.chmod(0o600)
@@ -121,7 +121,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.getaddrinfo
 
     def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
-        known = host in ("localhost.", "llm.invalid")
+        known = host in ("llm.test", "llm.invalid")
         return real("127.0.0.1" if known else host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -136,8 +136,8 @@ ROUTES = {
     "the scheme's own first": ({"ALL_PROXY": "http://127.0.0.1:1", "HTTPS_PROXY": "P"}, True),
     "NO_PROXY of another": ({"HTTPS_PROXY": "P", "NO_PROXY": "example.com"}, True),
     "HTTP_PROXY": ({"HTTP_PROXY": "P"}, False),
-    "NO_PROXY": ({"HTTPS_PROXY": "P", "NO_PROXY": "example.com, localhost."}, False),
-    "no_proxy": ({"https_proxy": "P", "no_proxy": "localhost."}, False),
+    "NO_PROXY": ({"HTTPS_PROXY": "P", "NO_PROXY": "example.com, llm.test"}, False),
+    "no_proxy": ({"https_proxy": "P", "no_proxy": "llm.test"}, False),
     "NO_PROXY *": ({"ALL_PROXY": "P", "NO_PROXY": "*"}, False),
     "an empty one": ({"HTTPS_PROXY": "P", "https_proxy": ""}, False),
 }
@@ -174,7 +174,7 @@ def test_https_takes_the_way_that_the_environment_says(
         assert not any("marked-netrc" in value for value in request.headers.values())
     assert len(tunnel.heads) == (len(APIS) if is_used else 0)
     for head in tunnel.heads:
-        assert head.startswith(b"CONNECT localhost")
+        assert head.startswith(b"CONNECT llm.test")
         assert b"Basic " + base64.b64encode(b"user:p@ss") in head
         assert b"the-key" not in head
 

@@ -484,7 +484,7 @@ def through(
 
 def named(server: LLMServer) -> str:
     """The server's base_url under a name of its certificate that is no loopback to us."""
-    return f"https://localhost.:{server.url.rpartition(':')[2]}/v1"
+    return f"https://llm.test:{server.url.rpartition(':')[2]}/v1"
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http proxy", "https proxy"])
@@ -511,7 +511,7 @@ def test_a_tunnel(
     assert client.stream(PROMPT).result().text == "Hello, world!"
     assert client.stream(PROMPT).result().text == "Hello, world!"
     assert proxy.accepted == 1
-    assert tunnel.heads[0].startswith(b"CONNECT localhost")
+    assert tunnel.heads[0].startswith(b"CONNECT llm.test")
     assert b"test-key" not in tunnel.heads[0]
     tls_server.script(Reply([*TWO_TOKENS, Silence()]))
     assert type(failure(client.stream(PROMPT))).__name__ == "IdleTimeout"

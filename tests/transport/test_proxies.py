@@ -31,6 +31,7 @@ from support import (
 from llmstream import Client, ConfigurationError, ConnectionFailed, PermissionDeniedError
 from llmstream._settings.client import ClientSettings
 from llmstream._transport.adapter import RequestsTransport
+from llmstream._transport.proxy import find_proxy
 from llmstream.testing import LLMServer, Reply, Silence, blackhole
 
 KINDS = ("socks5", "socks5h", "socks4", "socks4a")
@@ -43,10 +44,10 @@ def named(monkeypatch: pytest.MonkeyPatch) -> Callable[[LLMServer], str]:
     real = socket.getaddrinfo
 
     def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
-        return real("127.0.0.1" if host.startswith("localhost") else host, *args, **kwargs)
+        return real("127.0.0.1" if host == "llm.test" else host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return lambda server: server.base_url.replace("127.0.0.1", "localhost.")
+    return lambda server: server.base_url.replace("127.0.0.1", "llm.test")
 
 
 def socks_url(kind: str, proxy: RawServer, login: str = "") -> str:
@@ -74,7 +75,7 @@ def test_a_call_through_socks(
     for _ in range(2):
         assert client.stream(PROMPT).result().text == "Hello, world!"
     assert proxy.accepted == 1
-    host = "localhost" if kind in ("socks5h", "socks4a") else "127.0.0.1"
+    host = "llm.test" if kind in ("socks5h", "socks4a") else "127.0.0.1"
     assert socks.asked == [(host, int(any_server.url.rpartition(":")[2]))]
     client.close()
     any_server.wait_all_closed()
@@ -356,6 +357,43 @@ def test_the_argument_wins(
     assert server.requests[-1].path == "http://127.0.0.1:1/v1/responses"
 
 
+LOOPBACKS = [
+    *("localhost", "LOCALHOST", "localhost.", "LocalHost.", "app.localhost", "a.b.LOCALHOST."),
+    *("localhost.localdomain", "ip6-localhost", "ip6-loopback", "localhost6", "localhost4"),
+    *("127.0.0.1", "127.0.0.1.", "127.255.255.254", "127.1", "127.0.1", "2130706433"),
+    *("0x7f000001", "0X7F.1", "0177.0.0.1", "017700000001", "0x7f.0.0.0x1", "0", "0.0.0.0"),
+    *("[::1]", "[0:0:0:0:0:0:0:1]", "[0000::0001]", "[::ffff:127.0.0.1]", "[::FFFF:7f00:1]"),
+    *(
+        "[::]",
+        "[::1%25lo]",
+        "[::ffff:0.0.0.0]",
+        "\uff11\uff12\uff17.0.0.1",
+        "127\u30020\u30020\u30021",
+    ),
+]
+NOT_LOOPBACKS = [
+    *("localhost.example", "localhost.com", "mylocalhost", "notlocalhost", "llm.test"),
+    *("128.0.0.1", "126.255.255.255", "10.0.0.1", "0.0.0.1", "[::2]", "[fe80::1]"),
+    *("127.0.0.1.example.com", "127.example", "[::ffff:10.0.0.1]", "4294967295", "127.0.0.1.1"),
+]
+
+
+def test_every_name_of_the_loopback_is_reached_without_the_environments_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In every spelling that a resolver understands; a proxy would be given the prompt. What only
+    looks like one of them goes through the proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://proxy.corp:3128")
+    for scheme in ("http", "https"):
+        for host in LOOPBACKS:
+            for port in ("", ":8000"):
+                assert find_proxy(f"{scheme}://{host}{port}/v1/x", None, True) is None, host
+                assert find_proxy(f"{scheme}://u:p@{host}{port}/v1/x", None, True) is None, host
+        for host in NOT_LOOPBACKS:
+            assert find_proxy(f"{scheme}://{host}/v1/x", None, True) is not None, host
+
+
 @pytest.mark.parametrize("proxies", [{"http": None}, {"all": ""}, {"all": "http://127.0.0.1:1"}])
 def test_no_proxy_by_argument(
     server: LLMServer,
@@ -367,7 +405,7 @@ def test_no_proxy_by_argument(
     """None, or a host that "no_proxy" names, is a direct connection whatever the variables say."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     if proxies.get("all"):
-        proxies = {**proxies, "no_proxy": "localhost."}
+        proxies = {**proxies, "no_proxy": "llm.test"}
     client = client_for(server, base_url=named(server), proxies=proxies, retry=ONCE)
     assert client.stream(PROMPT).result().text == "Hello, world!"
 
