@@ -121,6 +121,7 @@ class Exchange:
             self._accepted(response, request)
             ctx.session = session
             number = len(ctx.meter.attempts[0]) + 1
+            ctx.scope.hand_over()
             yield [marker_event(attempt.marker, number)] if attempt.marker is not None else []
             yield from self._body(response, session)
         finally:
@@ -264,11 +265,12 @@ class Exchange:
             self._content(now, session)
         else:
             self._meter.event(now)
-        if session.error is None:  # else only the end is awaited, and not for long
-            if activity is _CONTENT:
-                scope.timers.content()
-            elif activity:
-                scope.timers.progress()
+        if activity is _CONTENT and session.error is None:
+            scope.timers.content()
+            return events
+        scope.hand_over()
+        if activity and session.error is None:  # else only the end is awaited, and not for long
+            scope.timers.progress()
         return events
 
     def _content(self, now: float, session: Session) -> None:

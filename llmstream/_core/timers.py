@@ -48,9 +48,9 @@ class Timeouts(Struct, frozen=True):
     with its error (ConnectTimeout, FirstTokenTimeout, IdleTimeout, SilenceTimeout), or the call
     (DeadlineExceeded).
 
-    The clocks run only while the library waits for the network, never while the body of the
-    caller's loop runs; only `total` always runs. An attempt that resumes an answer runs `idle`
-    instead of `first_token`.
+    The clocks run from the moment at which the library begins to wait for the network until it
+    hands over what arrived, never while the body of the caller's loop runs; only `total` always
+    runs. An attempt that resumes an answer runs `idle` instead of `first_token`.
 
     Raises ConfigurationError for a value that is not a number greater than 0 ("auto" for `silence`
     excepted).
@@ -89,9 +89,11 @@ class Timers:
     the watchdog's thread reads.
 
     One of connect, first_token and idle runs at a time: `phase_clock`, with `left` seconds of it
-    left. Silence runs beside idle, and total always. The clocks run between
-    `begin_wait` and `end_wait`; at other times only total does. `waited` is the sum of these waits,
-    in seconds. `at` is the moment at which the first clock runs out if nothing happens.
+    left. Silence runs beside idle, and total always. The clocks run from `begin_wait` to `end_wait`
+    and, silence excepted, from there to the next `begin_wait` or to `hand_over`: a service that
+    sends as fast as the library reads keeps it from waiting at all. At other times only total does.
+    `waited` is the sum of the waits, in seconds. `at` is the moment at which the first clock runs
+    out in this wait if nothing happens.
     """
 
     __slots__ = (
@@ -101,6 +103,7 @@ class Timers:
         "_silence_limit",
         "_since",
         "_total",
+        "_working_since",
         "at",
         "left",
         "phase_clock",
@@ -118,7 +121,8 @@ class Timers:
         self._silence = _OFF  # seconds left
         self._silence_limit = _OFF  # what any byte resets it to, as things are
         self._alive = False  # this response has sent a sign of life
-        self._since: float | None = None
+        self._since: float | None = None  # the library waits
+        self._working_since: float | None = None  # it works on what arrived
         self.waited = 0.0
         self._total = now + _seconds(timeouts.total)
         self.at = self._total
@@ -143,6 +147,7 @@ class Timers:
             self.phase_clock = _IDLE
             self._silence = self._silence_limit = self._silence_in_force()
         self.left = self._idle
+        self._working_since = None
 
     def sign_of_life(self) -> None:
         """A ping, a comment or a keepalive has arrived: from now on the service's silence means
@@ -159,7 +164,8 @@ class Timers:
         return _seconds(silence)
 
     def progress(self) -> None:
-        """Progress other than content has arrived: it resets idle, and ends no other clock."""
+        """Progress other than content has been handed over: it resets idle, and ends no other
+        clock."""
         if self.phase_clock is _IDLE:
             self.left = self._idle
 
@@ -176,12 +182,16 @@ class Timers:
     def _run(self, phase_clock: ClockName, seconds: float) -> None:
         self.phase_clock = phase_clock
         self.left = seconds
+        self._working_since = None
         self._silence = self._silence_limit = _OFF
 
     def begin_wait(self, now: float) -> float:
         """The reader begins to wait for the network; returns `at`."""
         if self._since is not None:
             self.end_wait(now, received=False)
+        working_since = self._working_since
+        if working_since is not None:
+            self.left -= now - working_since
         self._since = now
         first = self.left if self.left < self._silence else self._silence
         at = now + first
@@ -194,6 +204,7 @@ class Timers:
         if since is None:
             return
         self._since = None
+        self._working_since = now
         self.at = self._total
         took = now - since
         self.waited += took
@@ -202,6 +213,13 @@ class Timers:
             self._silence = self._silence_limit
         else:
             self._silence -= took
+
+    def hand_over(self, now: float) -> None:
+        """The caller gets what has arrived; until the next `begin_wait` only total runs."""
+        working_since = self._working_since
+        if working_since is not None:
+            self._working_since = None
+            self.left -= now - working_since
 
     def remaining(self, now: float) -> float:
         """Seconds until the hard deadline, inf if there is none."""

@@ -172,7 +172,11 @@ class CancelScope:
         """The reader is about to wait for the network. Raises Stopped."""
         if self.stop_reason is not None:
             raise Stopped
-        at = self.timers.begin_wait(self.clock.monotonic())
+        now = self.clock.monotonic()
+        at = self.timers.begin_wait(now)
+        if at <= now:  # it has run out while the library worked on what had arrived
+            self.tick(now)
+            self.check()
         if at < self.scheduled:
             self._scheduler.schedule(self, at)
 
@@ -183,6 +187,16 @@ class CancelScope:
         if received:
             self.bytes += received
             self.last_byte = now
+
+    def hand_over(self) -> None:
+        """The caller gets what has arrived: its time is not the service's."""
+        self.timers.hand_over(self.clock.monotonic())
+
+    def check_clocks(self) -> None:
+        """The reader works on what has arrived, and goes on. Raises Stopped if the scope was
+        stopped or a clock has run out."""
+        self.begin_wait()
+        self.end_wait(0)
 
     def check(self) -> None:
         """Raises Stopped if the scope was stopped."""

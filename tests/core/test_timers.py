@@ -31,13 +31,16 @@ class Reference:
     silence     from the first content; any byte resets it. "auto": 90 s, once the response has sent
                 a sign of life
     total       from the start of the call; runs on while the caller works, and in the backoff
-    All but total run only while the library waits for the network.
+    All but total run from the moment at which the library begins to wait for the network until it
+    hands over what arrived; silence only while it waits.
     """
 
     timeouts: Timeouts
     now: float = 0.0
     waits: list[tuple[float, float]] = field(default_factory=list)  # the spans of waiting
     waiting_since: float | None = None
+    works: list[tuple[float, float]] = field(default_factory=list)  # on what arrived
+    working: bool = False
     phase: str = "connect"
     phase_from: float = 0.0
     silent_from: float | None = None
@@ -49,7 +52,7 @@ class Reference:
         spans = list(self.waits)
         if self.waiting_since is not None:
             spans.append((self.waiting_since, self.now))
-        return sum(max(0.0, end - max(start, since)) for start, end in spans)
+        return _sum(spans, since)
 
     def left(self) -> dict[str, float]:
         """Seconds that each running clock has left."""
@@ -61,7 +64,11 @@ class Reference:
         }
         found = {"total": _off(self.timeouts.total) - self.now}
         if self.phase in limits:
-            found[self.phase] = _off(limits[self.phase]) - self.waited(self.phase_from)
+            found[self.phase] = (
+                _off(limits[self.phase])
+                - self.waited(self.phase_from)
+                - _sum(self.works, self.phase_from)
+            )
         if self.silent_from is not None:
             silence = self.timeouts.silence
             if silence == "auto":
@@ -72,8 +79,13 @@ class Reference:
     def enter(self, phase: str) -> None:
         self.phase = phase
         self.phase_from = self.now
+        self.working = False
         if phase != "idle":
             self.silent_from = None
+
+
+def _sum(spans: list[tuple[float, float]], since: float) -> float:
+    return sum(max(0.0, end - max(start, since)) for start, end in spans)
 
 
 def _off(value: float | None) -> float:
@@ -88,7 +100,8 @@ LIMITS = st.one_of(st.none(), st.integers(1, 60).map(lambda quarters: quarters /
 STEPS = st.one_of(
     st.tuples(st.just("bytes"), SPANS),
     st.tuples(st.just("nothing"), SPANS),  # the wait ends without a byte
-    st.tuples(st.just("work"), SPANS),  # the caller's loop body
+    st.tuples(st.just("work"), SPANS),  # the library's, on what arrived
+    st.tuples(st.just("loop"), SPANS),  # the caller's loop body
     st.tuples(
         st.sampled_from(["content", "progress", "asking", "connecting", "sign_of_life"]),
         st.just(0.0),
@@ -130,6 +143,7 @@ class Pair:
         reference.waits.append((started, reference.now))
         reference.waiting_since = None
         real.end_wait(self.now, received=received)
+        reference.working = True
         if received and reference.phase == "idle":
             reference.silent_from = reference.now
         self.check()
@@ -141,6 +155,17 @@ class Pair:
         self._wait(span, received=False)
 
     def _work(self, span: float) -> None:
+        began = self.reference.now
+        self.pass_time(span, waiting=False)
+        if self.reference.working:
+            self.reference.works.append((began, self.reference.now))
+
+    def _hand_over(self) -> None:
+        self.real.hand_over(self.now)
+        self.reference.working = False
+
+    def _loop(self, span: float) -> None:
+        self._hand_over()
         self.pass_time(span, waiting=False)
 
     def pass_time(self, span: float, *, waiting: bool) -> None:
@@ -163,6 +188,7 @@ class Pair:
         self.reference.alive = True
 
     def _progress(self, _: float) -> None:
+        self._hand_over()
         self.real.progress()
         if self.reference.phase == "idle":
             self.reference.enter("idle")
@@ -258,6 +284,22 @@ def test_a_wait_that_follows_a_wait_loses_no_time() -> None:
     c.begin_wait(0.0)
     assert c.begin_wait(6.0) == 10.0
     assert c.expired(10.0) == "connect"
+
+
+def test_work_on_what_arrived_counts_until_it_is_handed_over() -> None:
+    """A service that sends as fast as the library reads never makes it wait: its clock runs all
+    the same. What the caller does with a batch is not the service's time."""
+    c = clocks(idle=3, silence=2)
+    c.requesting()
+    c.content()
+    for at in (0.0, 1.0):
+        c.begin_wait(at)
+        c.end_wait(at, received=True)  # at once; then a second of work on it
+    c.hand_over(2.0)
+    assert c.begin_wait(50.0) == 51.0
+    c.end_wait(50.5, received=True)
+    c.begin_wait(51.0)
+    assert c.expired(51.0) == "idle"
 
 
 def test_pings_break_idle_but_not_silence() -> None:
