@@ -16,7 +16,7 @@ from llmstream.errors import LLMStreamError
 from llmstream.testing import Answer, FakeTransport, Reply
 
 WORDS = ("abort", "aborted", "network_error", "error", "cancelled", "canceled", "Network Error")
-SILENT = ("", "null", "None", " NULL ")
+SILENT = ("", "null", "None", " NULL ", "FINISH_REASON_UNSPECIFIED")
 
 
 def with_reason(api: str, word: str) -> list[bytes]:
@@ -97,13 +97,46 @@ def test_a_message_in_which_nothing_came() -> None:
     assert played("messages", [blocks[0], reason, blocks[1]]).error is None
 
 
+def test_a_message_whose_only_block_is_empty() -> None:
+    """A block that begins and stops, and nothing else: nothing came either."""
+    events: list[Any] = [
+        {"type": "message_start", "message": {"id": "m", "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_stop"},
+    ]
+    blocks = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
+    assert isinstance(played("messages", blocks).error, StreamTruncated)
+    tool = {"type": "tool_use", "id": "t", "name": "now", "input": {}}
+    events[1] = {"type": "content_block_start", "index": 0, "content_block": tool}
+    blocks = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
+    assert played("messages", blocks).error is None
+
+
+def test_a_json_answer_in_which_nothing_came() -> None:
+    """No text, no finish, no usage: not a success, though JSON has an end of its own."""
+    choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": ""}}
+    for reason, error in ((None, StreamTruncated), ("stop", None)):
+        session = Session(APIS["chat"].load())
+        session.receive_json(
+            json.dumps({"choices": [{**choice, "finish_reason": reason}]}).encode()
+        )
+        assert isinstance(session.error, error) if error else session.error is None
+
+
 def test_words() -> None:
     """What services send is compared without case and signs; other words pass."""
-    for word in (*WORDS, "NETWORK-ERROR", "malformedFunctionCall"):
+    broken = (
+        "NETWORK-ERROR",
+        "malformedFunctionCall",
+        "UNEXPECTED_TOOL_CALL",
+        "MALFORMED_RESPONSE",
+    )
+    for word in (*WORDS, *broken, "InternalServerError", "upstream_error", "failed", "Timeout"):
         assert isinstance(broken_off(word), LLMStreamError), word
     for word in ("stop", "errors", "abortive", "end_turn", "length", *SILENT, None):
         assert broken_off(word) is None, word
-    assert [finish_word(word) for word in (*SILENT, None, "stop")] == [None] * 5 + ["stop"]
+    assert [finish_word(word) for word in (*SILENT, None, "stop")] == [None] * 6 + ["stop"]
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ REASONS = {
     "model_context_window_exceeded": "length",
     "refusal": "refusal",
     "pause_turn": "pause",
-    "compaction": "compaction",
+    "compaction": "pause",
     "something_new": "something_new",
 }
 

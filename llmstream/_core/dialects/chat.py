@@ -39,6 +39,7 @@ _FINISH = {
     "length": "length",
     "model_length": "length",  # Mistral: the model's own limit
     "content_filter": "content_filter",
+    "compaction": "pause",
 }
 _CLASSES: dict[str, type[Event]] = {
     "message": ev.ChatCompletionChunkEvent,
@@ -219,8 +220,8 @@ class ChatDialect:
         items = state.items.values()
         reasons = [item.extra.get("finish") for item in items]
         used = state.usage.output_tokens
-        ended = any(reasons) or any("whole" in item.extra for item in items)
-        if not (ended or (used is not None and (used or _has_said(state)))):
+        whole = used is not None or any("whole" in item.extra for item in items)
+        if not (any(reasons) or used or (whole and _has_said(state))):
             return CUT if state.items else NOTHING  # without a choice: another API's stream
         for item, reason in zip(items, reasons, strict=True):
             if reason:

@@ -23,10 +23,11 @@ from ...result import Chunk, Usage, decode_arguments
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..state import ItemState, State, first_count, merge_usage
+from ..state import Contradiction, ItemState, State, first_count, merge_usage
 from ..tool_calls import call_ids, finish_with_calls, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
+from .stray import has_text, refuse_text, text_fields
 from .tools import chosen_tool, function_tool
 from .usage import metrics_usage, reported_cost
 
@@ -49,6 +50,7 @@ _FINISH = {
     "model_context_window_exceeded": "length",
     "refusal": "refusal",
     "pause_turn": "pause",
+    "compaction": "pause",
 }
 
 
@@ -57,6 +59,7 @@ _FINISH = {
 # block type -> (the type of its chunks, the block's field with the text)
 _TEXT_FIELDS = {"text": ("text", "text"), "thinking": ("thinking", "thinking")}
 _INPUT = "input"
+_NO_TOOLS = frozenset({"text", "thinking", "redacted_thinking"})
 
 
 def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Effect:
@@ -66,7 +69,8 @@ def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Effect:
     item = state.item(event.index, None)
     if "preset" in item.extra:
         return PROGRESS  # message_start contained the whole block
-    if item.type is not None:
+    late = item.extra.pop("unannounced", None) is not None and not item.closed
+    if item.type is not None and not (late and block.type in (None, item.type)):
         item = state.add(event.index, None)  # from a server that does not number its blocks
     event.chunks = _begin(state, item, block, partial(_started_block, event.raw))
     return CONTENT if event.chunks else PROGRESS
@@ -75,7 +79,7 @@ def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Effect:
 def _begin(
     state: State, item: ItemState, block: ev.ContentBlock, wire: Callable[[], Any]
 ) -> tuple[Chunk, ...]:
-    item.type = block.type
+    item.type = block.type or item.type or _type_of(block)
     item.id = item.call_id = block.id
     item.name = block.name
     item.extra["start"] = wire
@@ -83,12 +87,23 @@ def _begin(
         whole = block.input
         encoded = whole if isinstance(whole, str) else json.dumps(whole, ensure_ascii=False)
         item.extra["input"] = encoded
-    kind, field = _TEXT_FIELDS.get(block.type or "", ("", ""))
+    kind, field = _TEXT_FIELDS.get(item.type or "", ("", ""))
     text = getattr(block, field) if field else None
+    if not text and (block.text or block.thinking):  # the field that is there decides
+        kind, text = ("text", block.text) if block.text else ("thinking", block.thinking)
     if not text:
         return ()
     item.part(kind, kind).add(text)
     return state.emit(kind, text, item.index)
+
+
+def _type_of(block: ev.ContentBlock) -> str | None:
+    """The type of a block that has none, by the fields that are there."""
+    if block.text is not None:
+        return "text"
+    if block.thinking is not None:
+        return "thinking"
+    return "tool_use" if block.name is not None else None
 
 
 def _started_block(raw: bytes) -> Any:
@@ -104,7 +119,10 @@ def _close(state: State, item: ItemState) -> tuple[Chunk, ...]:
     chunks: tuple[Chunk, ...] = ()
     item.closed = True
     early = item.extra.get("input")
-    if early is not None and _INPUT not in item.content:
+    if early is not None and _INPUT in item.content:
+        if _parsed(early) != _parsed(item.content[_INPUT].text):
+            raise Contradiction("the input of a call is not what its pieces had contained")
+    elif early is not None:
         item.part(_INPUT, "tool_call").add(early)
         if item.type in _TOOL_TYPES:
             chunks = state.emit("tool_call", early, item.index)
@@ -144,12 +162,48 @@ def _parsed(text: str) -> Any:
 def _block_delta(state: State, event: ev.ContentBlockDeltaEvent) -> Effect:
     delta = event.delta
     if delta is None:
-        return PROGRESS
-    handle = _DELTAS.get(delta.type or "")
+        return _elsewhere(state, event, _block(state, event.index), ev.ContentBlockDelta())
+    handle = _DELTAS.get(delta.type or "", _elsewhere)
     item = _block(state, event.index)
-    if handle is None or "preset" in item.extra:
-        return PROGRESS  # a delta of an unknown type remains an event
+    if "preset" in item.extra:
+        return _again(item, delta)
     return handle(state, event, item, delta)
+
+
+def _again(item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
+    """A piece of a block that message_start contained whole."""
+    for key in _TEXT_FIELDS:
+        piece = getattr(delta, key)
+        if piece:
+            part = item.content.get(key)
+            begin = item.extra["preset"]
+            found = part.text.find(piece, begin) if part is not None else -1
+            if found < 0:
+                raise Contradiction("a piece of a block is not in the whole block")
+            item.extra["preset"] = found + len(piece)
+    return PROGRESS
+
+
+def _elsewhere(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
+    """A delta of an unknown type, or without the field of its type: the field that is there decides
+    what it is. One that has nothing of the answer remains an event."""
+    if delta.text:
+        return _text("text")(state, event, item, delta)
+    if delta.thinking:
+        return _text("thinking")(state, event, item, delta)
+    if delta.partial_json:
+        return _input(state, event, item, delta)
+    if delta.type in _DELTAS or delta.type is None:
+        sent = event.json()
+        inner = sent.get("delta")
+        known = text_fields(sent if inner is None else inner)
+        kind = next((k for k in ("text", "thinking", "partial_json") if k in known), None)
+        if kind is not None:  # beside the delta, not in it
+            return _elsewhere(state, event, item, ev.ContentBlockDelta(**{kind: known[kind]}))
+        refuse_text(list(known.values()) if inner is None else inner)
+        if item.type in _TOOL_TYPES:
+            item.extra["lost"] = True  # a piece of the input had nothing in it
+    return PROGRESS
 
 
 def _block(state: State, index: int | None) -> ItemState:
@@ -167,7 +221,9 @@ def _text(kind: str) -> Handle:
     def handle(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
         text = getattr(delta, kind)
         if not text:
-            return PROGRESS
+            return _nothing(state, event, item, delta, text)
+        if item.type is None:
+            _announce(item, kind)
         part = item.part(kind, kind)
         part.add(text)
         event.chunks = state.emit(kind, text, item.index)
@@ -181,11 +237,31 @@ def _text(kind: str) -> Handle:
 def _input(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     text = delta.partial_json
     if not text:
-        return PROGRESS
+        return _nothing(state, event, item, delta, text)
+    if item.type is None:
+        _announce(item, "tool_use")
+    elif item.type in _NO_TOOLS:
+        raise ValueError("it has a piece of a call's input, and its block is not a call")
     item.part(_INPUT, "tool_call").add(text)
     if item.type in _TOOL_TYPES:
         event.chunks = state.emit("tool_call", text, item.index)
     return CONTENT
+
+
+def _nothing(
+    state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta, text: str | None
+) -> Effect:
+    """The field of the delta's type is empty, or missing."""
+    others = delta.text or delta.thinking or delta.partial_json
+    return PROGRESS if text is not None and not others else _elsewhere(state, event, item, delta)
+
+
+def _announce(item: ItemState, type: str) -> None:
+    """The block's first event is late or missing."""
+    item.type = type
+    item.extra["unannounced"] = True
+    if type == "text":
+        item.extra["start"] = partial(dict, type="text", text="")
 
 
 def _signature(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
@@ -233,16 +309,31 @@ def _message_start(state: State, event: ev.MessageStartEvent) -> Effect:
     _take_usage(state, message.usage)
     chunks: list[Chunk] = []
     for index, block in enumerate(message.content or ()):
-        if index in state.items or (block.type == "text" and not block.text):
-            continue  # received before, or empty
+        if index in state.items:  # received before
+            chunks += _repeated(state, state.items[index], block)
+            continue
+        if block.type == "text" and not block.text:
+            continue
         item = state.item(index, None)
-        item.extra["preset"] = True
+        item.extra["preset"] = 0  # up to here its pieces have arrived a second time
         chunks += _begin(state, item, block, partial(_preset_block, event.raw, index))
         chunks += _close(state, item)
     event.chunks = tuple(chunks)
     if error is not None:
         return Effect(CONTENT.activity if chunks else NOTHING.activity, error=error)
     return CONTENT if chunks else NOTHING
+
+
+def _repeated(state: State, item: ItemState, block: ev.ContentBlock) -> tuple[Chunk, ...]:
+    """A block that has been streamed arrives whole: the end of it that no delta has contained."""
+    chunks: tuple[Chunk, ...] = ()
+    for kind in _TEXT_FIELDS:
+        whole = getattr(block, kind)
+        late = item.part(kind, kind).rest_of(whole) if whole else ""
+        if late:
+            item.part(kind, kind).add(late)
+            chunks += state.emit(kind, late, item.index)
+    return chunks
 
 
 def _preset_block(raw: bytes, index: int) -> Any:
@@ -253,8 +344,10 @@ def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
     _take_usage(state, event.usage)
     if event.delta is not None and (error := broken_off(event.delta.stop_reason)) is not None:
         return Effect(PROGRESS.activity, error=error)
-    if event.delta is not None:
+    if event.delta is not None and event.delta.stop_reason is not None:
         _take_stop_reason(state, event.delta.stop_reason)
+    else:
+        refuse_text(event.json().get("delta"))
     return PROGRESS
 
 
@@ -283,8 +376,16 @@ def _take_usage(state: State, reported: ev.MessageUsage | None) -> None:
             state.service_tier = reported.service_tier or state.service_tier
 
 
+def _has_content(state: State) -> bool:
+    """Whether a block has anything in it, or is of a kind that has no text."""
+    return any(
+        item.type not in _TEXT_FIELDS or any(part.text for part in item.content.values())
+        for item in state.items.values()
+    )
+
+
 def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
-    if state.finish is None and not state.items and not state.usage.output_tokens:
+    if state.finish is None and not state.usage.output_tokens and not _has_content(state):
         return PROGRESS  # nothing came: not an answer
     state.status = "completed"
     state.finish = finish_with_calls(state.finish, item_calls(state, _TOOL_TYPES))
@@ -303,16 +404,46 @@ def _error(state: State, event: ev.MessageErrorEvent) -> Effect:
     return Effect(NOTHING.activity, error=error_from_payload(event.json()))
 
 
+def _unknown(state: State, event: UnknownEvent) -> Effect:
+    """An event of an unknown type that has a piece of a block is one."""
+    sent = event.data
+    if not isinstance(sent, dict):
+        return unknown(state, event)
+    inner = sent.get("delta")
+    bare = event.type in _DELTAS or event.type == "message" or "index" in sent
+    if not has_text(inner) and not (bare and text_fields(sent).keys() & _PIECES):
+        return unknown(state, event)
+    if isinstance(inner, str):
+        refuse_text(inner)
+    index = sent.get("index")
+    item = _block(state, index if isinstance(index, int) else None)
+    return _elsewhere(state, event, item, ev.ContentBlockDelta())
+
+
+_PIECES = {"text", "thinking", "partial_json"}
+
+
+def _without_text(handle: Callable[[State, Any], Effect]) -> Callable[[State, Any], Effect]:
+    """The rule for an event that has no piece of the answer."""
+
+    def apply(state: State, event: Any) -> Effect:
+        if b'"delta"' in event.raw:
+            refuse_text(event.json().get("delta"))
+        return handle(state, event)
+
+    return apply
+
+
 _TABLE: dict[type[Any], Callable[[State, Any], Effect]] = {
     ev.MessageStartEvent: _message_start,
-    ev.ContentBlockStartEvent: _block_start,
+    ev.ContentBlockStartEvent: _without_text(_block_start),
     ev.ContentBlockDeltaEvent: _block_delta,
-    ev.ContentBlockStopEvent: _block_stop,
+    ev.ContentBlockStopEvent: _without_text(_block_stop),
     ev.MessageDeltaEvent: _message_delta,
-    ev.MessageStopEvent: _message_stop,
-    ev.PingEvent: _ping,
+    ev.MessageStopEvent: _without_text(_message_stop),
+    ev.PingEvent: _without_text(_ping),
     ev.MessageErrorEvent: _error,
-    UnknownEvent: unknown,
+    UnknownEvent: _unknown,
 }
 
 
