@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import ConfigurationError
+from .asked import bare_url
 
 __all__ = ["HTTPRequest", "Request", "StoredResponse", "encode_body", "url_below"]
 
@@ -34,6 +35,9 @@ class Request(Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"Request({self.model!r})"  # never the prompt
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("model", self.model)]  # rich shows the variables of frames
+
 
 class HTTPRequest(Struct, frozen=True):
     """One HTTP request. A dialect writes it without credentials; `Endpoint.dress` adds them.
@@ -50,7 +54,10 @@ class HTTPRequest(Struct, frozen=True):
     limit: Any = None
 
     def __repr__(self) -> str:
-        return f"HTTPRequest({self.method} {self.url.partition('?')[0]}, {len(self.body)} bytes)"
+        return f"HTTPRequest({self.method} {bare_url(self.url)}, {len(self.body)} bytes)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("method", self.method), ("url", bare_url(self.url))]
 
 
 class StoredResponse(Struct, frozen=True):
@@ -59,6 +66,12 @@ class StoredResponse(Struct, frozen=True):
 
     url: str
     headers: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"StoredResponse({bare_url(self.url)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("url", bare_url(self.url))]
 
     def resume(self, after: int | None) -> HTTPRequest:
         """Asks for its events with a sequence number greater than `after` (None: for all)."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from .._core.asked import bare_url
+from .._core.credentials import without_credentials
 from .._core.dialects import APIS, DEFAULT_API, Api
 from ..errors import ConfigurationError
 from .arguments import checked_address
@@ -22,6 +25,7 @@ __all__ = [
     "for_address",
     "from_environment",
     "keyring_settings",
+    "own_address",
     "own_key",
     "vendor_settings",
 ]
@@ -42,6 +46,13 @@ class ServiceSettings(Struct, frozen=True):
     api: str
     base_url: str | None = None
     api_key: Secret | KeySource | None = None
+
+    def __repr__(self) -> str:
+        return f"ServiceSettings({', '.join(f'{n}={v!r}' for n, v in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        address = self.base_url and bare_url(self.base_url)
+        return [("api", self.api), ("base_url", address), ("api_key", self.api_key)]
 
 
 def vendor_settings(api: str, environ: Mapping[str, str] | None = None) -> ServiceSettings | None:
@@ -84,6 +95,15 @@ def own_key(environ: Mapping[str, str] | None = None) -> Secret | None:
     """LLMSTREAM_API_KEY, or None."""
     key = (os.environ if environ is None else environ).get("LLMSTREAM_API_KEY")
     return Secret(key) if key else None
+
+
+def own_address(base_url: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """LLMSTREAM_BASE_URL, with the key or password in it, where it names the same address as
+    `base_url`, which has neither; else None."""
+    found = _address("LLMSTREAM_BASE_URL", os.environ if environ is None else environ)
+    if found is None or found == base_url or without_credentials(found) != base_url:
+        return None
+    return found
 
 
 def _address(variable: str, environ: Mapping[str, str]) -> str | None:

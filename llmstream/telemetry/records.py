@@ -154,6 +154,9 @@ class RequestContent(Struct, frozen=True):
     def __repr__(self) -> str:
         return "RequestContent(...)"  # never the prompt
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []  # rich shows the variables of frames
+
 
 def outcome(error: LLMStreamError | None) -> str:
     """Of a call or an attempt that ended with this error."""
