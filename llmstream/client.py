@@ -19,10 +19,8 @@ from ._core.retry import RetryPolicy
 from ._core.session import MAX_EVENT_BYTES
 from ._core.timers import Timeouts
 from ._runtime.clock import SYSTEM_CLOCK, Clock
-from ._runtime.fork import in_child, renew_in_child
 from ._runtime.frames import without_variables
 from ._runtime.ids import random_id
-from ._runtime.threads import Lock, RLock
 from ._settings.arguments import (
     checked_count,
     checked_headers,
@@ -230,11 +228,10 @@ class Client:
             private=bool(transport or clock),
         )
         self._endpoint = self._factory.endpoint
-        # Guards _calls and _closed. Reentrant: a signal handler may close the client.
-        self._lock = RLock()
-        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
+        # Not a WeakSet, which is written in Python: each operation on a set is atomic, so a signal
+        # handler may make a call, or close the client, at any moment.
+        self._calls: set[weakref.ref[Call]] = set()
         self._closed = False
-        renew_in_child(self, _lock=RLock)
 
     def __repr__(self) -> str:
         scheme, _, rest = self._endpoint.base_url.partition("?")[0].partition("://")
@@ -364,10 +361,9 @@ class Client:
             request, limits, policy, on_disconnect, trace_id, checked_headers(headers)
         )
         stream = Stream(call)
-        with self._lock:
-            if self._closed:
-                raise ConfigurationError("this client is closed: make a new one")
-            self._calls.add(call)
+        self._calls.add(weakref.ref(call, self._calls.discard))
+        if self._closed:  # in this order: `close` ends it, or it is refused here
+            raise ConfigurationError("this client is closed: make a new one")
         return stream
 
     @property
@@ -383,11 +379,11 @@ class Client:
 
     def close(self) -> None:
         """End running streams with Cancelled and close idle connections. Idempotent."""
-        with self._lock:
-            self._closed = True
-            running = list(self._calls)
-        for call in running:
-            call.cancel("the client was closed")
+        self._closed = True
+        for known in self._calls.copy():
+            call = known()
+            if call is not None:
+                call.cancel("the client was closed")
         self._endpoint.transport.close()
 
     def __enter__(self) -> Client:
@@ -438,29 +434,22 @@ def _dispatcher(observers: Any, cost_limit: CostLimit | None) -> Dispatcher:
 
 # ---- the one-liner -----------------------------------------------------------------------------
 
-_default: tuple[ServiceSettings, int, Client] | None = None
-_default_lock = Lock()
+# What the client was made for: settings and process. One at most; each access is atomic.
+_default: dict[tuple[ServiceSettings, int], Client] = {}
 
 
-@without_variables
 def stream(prompt: str | list[Any], **options: Unpack[StreamOptions]) -> Stream:
     """`for tok in stream("Why is the sky blue?")`: the answer's text as it arrives.
 
     `options` are those of `Client.stream`. The client used is made from the environment (see
     `Client.from_env`), kept, and made anew when the environment says something else.
     """
-    global _default
     settings = from_environment()
-    with _default_lock:
-        if _default is None or _default[:2] != (settings, os.getpid()):
-            client = Client(settings.api, base_url=settings.base_url, api_key=settings.api_key)
-            _default = (settings, os.getpid(), client)
-        return _default[2].stream(prompt, **options)
-
-
-def _renew_default_lock() -> None:
-    global _default_lock
-    _default_lock = Lock()
-
-
-in_child(_renew_default_lock)
+    wanted = settings, os.getpid()
+    client = _default.get(wanted)
+    if client is None:
+        made = Client(settings.api, base_url=settings.base_url, api_key=settings.api_key)
+        for other in list(_default):
+            _default.pop(other, None)
+        client = _default.setdefault(wanted, made)
+    return client.stream(prompt, **options)

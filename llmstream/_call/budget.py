@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import weakref
+from collections import deque
 
 from msgspec import Struct
 
-from .._runtime.fork import in_child, renew_in_child
-from .._runtime.threads import Lock
 from ..errors import RateLimitError
 
 __all__ = ["Budget", "shared_budget"]
@@ -37,39 +36,43 @@ class Budget:
     the caller's monotonic clock."""
 
     def __init__(self) -> None:
-        self._lock = Lock()  # guards everything below
-        self._tokens = CAPACITY
-        self._holds: dict[str | None, _Hold] = {}  # by model; None: of all models
-        renew_in_child(self, _lock=Lock)
+        # Each change is one operation on a built-in type: there is no lock, so an interrupt leaves
+        # none held, and a signal handler may make a call at any moment.
+        self._left: deque[None] = deque([None] * CAPACITY, maxlen=CAPACITY)  # an item for a token
+        # The waits, by model (None: all models) and end. Several may hold one model.
+        self._holds: dict[tuple[str | None, float], _Hold] = {}
 
     @property
     def tokens(self) -> int:
         """The tokens that are left."""
-        return self._tokens
+        return len(self._left)
 
     def spend(self) -> bool:
         """Take the cost of a retry; returns whether enough was left."""
-        with self._lock:
-            if self._tokens < COST:
-                return False
-            self._tokens -= COST
-            return True
+        taken = 0
+        try:
+            for taken in range(COST):  # noqa: B007 (how many were taken when it was empty)
+                self._left.pop()
+        except IndexError:
+            self._left.extend([None] * taken)
+            return False
+        return True
 
     def refill(self, *, retried: bool) -> None:
         """A call has succeeded; `retried`: after a retry."""
-        with self._lock:
-            self._tokens = min(CAPACITY, self._tokens + (COST if retried else REFILL))
+        self._left.extend([None] * (COST if retried else REFILL))
 
     def throttle(self, error: RateLimitError, now: float, model: str | None = None) -> None:
         """The service has asked one caller to wait, with `error`: from now on all callers of
         `model` wait; None: all callers."""
         wait = error.retry_after or 0.0
-        with self._lock:
-            # Those that are over go, or a client of many models would keep one for each.
-            holds = {name: hold for name, hold in self._holds.items() if hold.until > now}
-            if model not in holds or now + wait > holds[model].until:
-                holds[model] = _Hold(now + wait, wait, error)
-            self._holds = holds
+        until = now + wait
+        self._holds[model, until] = _Hold(until, wait, error)
+        # Those that are over go, or a client of many models would keep one for each; and so do
+        # those that end before another one.
+        for name, end in list(self._holds):
+            if end <= now or (name == model and end < until):
+                self._holds.pop((name, end), None)
 
     def throttled(self, now: float, model: str | None = None) -> tuple[float, float]:
         """The seconds that are left of the wait of `model` (None: of any), and its whole length;
@@ -80,15 +83,17 @@ class Budget:
 
     def _hold(self, model: str | None) -> tuple[bool, _Hold | None]:
         """Whether it holds all models, and the wait that ends last."""
-        holds = self._holds  # replaced, never changed: no lock, since every attempt asks
-        if not holds:
+        if not self._holds:
             return False, None
-        whole, own = holds.get(None), holds.get(model)
-        if model is None:
-            own = max(holds.values(), key=lambda hold: hold.until)
-        if whole is not None and (own is None or whole.until >= own.until):
-            return True, whole
-        return False, own
+        found = [
+            (hold.until, name is None, hold)
+            for (name, _), hold in list(self._holds.items())
+            if name is None or model is None or name == model
+        ]
+        if not found:
+            return False, None
+        _, whole, hold = max(found, key=lambda one: one[:2])
+        return whole, hold
 
     def refusal(self, now: float, model: str) -> RateLimitError:
         """The error of a call whose hard deadline is before the end of the wait."""
@@ -107,24 +112,29 @@ class Budget:
         )
 
 
-_shared: weakref.WeakValueDictionary[tuple[str, bytes], Budget] = weakref.WeakValueDictionary()
-_shared_lock = Lock()
+# Weakly, and not in a WeakValueDictionary, which is written in Python: an operation on a dict is
+# atomic. A reference that is dead is replaced.
+_shared: dict[tuple[str, bytes], weakref.ref[Budget]] = {}
 
 
 def shared_budget(host: str, key: str) -> Budget:
     """This process's budget for a host and key. It lives as long as a client that uses it. The key
     is stored as a hash."""
     name = host, hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=16).digest()
-    with _shared_lock:
-        found = _shared.get(name)
-        if found is None:
-            found = _shared[name] = Budget()
-        return found
+    while True:
+        known = _shared.get(name)
+        found = known() if known is not None else None
+        if found is not None:
+            return found
+        if known is not None:
+            _forget(name, known)
+        made = Budget()
+        known = _shared.setdefault(name, weakref.ref(made, lambda dead: _forget(name, dead)))
+        found = known()
+        if found is not None:
+            return found
 
 
-def _after_fork() -> None:
-    global _shared_lock
-    _shared_lock = Lock()
-
-
-in_child(_after_fork)
+def _forget(name: tuple[str, bytes], dead: weakref.ref[Budget]) -> None:
+    if _shared.get(name) is dead:
+        _shared.pop(name, None)

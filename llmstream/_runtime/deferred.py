@@ -24,36 +24,38 @@ class _Deferred:
     """Work that is done once: soon, in a thread of its own, or at the end of the program. What the
     watchdog schedules (`watchdog.Timed`)."""
 
-    __slots__ = ("_done", "_lock", "_work", "scheduled")
+    __slots__ = ("_lock", "_work", "scheduled")
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
         self._lock = Lock()  # held by the thread that does the work
-        self._done = False
         self.scheduled = NEVER
 
     def run(self, timeout: float = -1.0) -> None:
         """Do the work, or wait at most `timeout` seconds (-1: without a limit) for the thread that
         does it."""
+        # Only here is a lock not entered by `with`, which has no timeout: no signal handler runs in
+        # the thread, but for the main thread when the program ends.
         if not self._lock.acquire(timeout=timeout):
             return
         try:
-            if not self._done:
-                self._done = True
+            if self in _pending:
                 self._work()
         finally:
-            self._lock.release()
             _pending.discard(self)
+            self._lock.release()
 
     def tick(self, now: float) -> float:
-        # The watchdog has to survive that no thread can be started (a limit, the interpreter ends).
-        with contextlib.suppress(RuntimeError):
+        try:
             spawn(self.run, "deferred")
+        except RuntimeError:  # a limit, or the interpreter ends
+            return now + _AGAIN
         return NEVER
 
 
 def defer(work: Callable[[], None]) -> None:
-    """Do `work` soon, in another thread. Safe in finalizers and signal handlers.
+    """Do `work` soon, in another thread. Safe in finalizers and
+    signal handlers.
 
     A finalizer must not do it itself, because the garbage collector may run the finalizer anywhere,
     also in a thread that holds a lock which the work needs. When the program ends, the work that is
@@ -69,13 +71,15 @@ def defer(work: Callable[[], None]) -> None:
     if not _exit_registered:
         _exit_registered = True
         atexit.register(_finish_pending)
-    shared_watchdog().schedule(deferred, 0.0)
+    with contextlib.suppress(RuntimeError):  # no thread: then at the end of the program
+        shared_watchdog().schedule(deferred, 0.0)
 
 
 _pending: set[_Deferred] = set()  # the work that is not done yet
 in_child(_pending.clear)  # it is the parent's
 _exit_registered = False
 _EXIT_SECONDS = 6.0
+_AGAIN = 1.0  # seconds until the system is asked for a thread again
 
 
 def _finish_pending() -> None:

@@ -87,6 +87,7 @@ class CancelScope:
         "_lock",
         "_pid",
         "_scheduler",
+        "_shut",
         "_wake",
         "bytes",
         "clock",
@@ -102,11 +103,12 @@ class CancelScope:
     )
 
     def __init__(self, timers: Timers, clock: Clock, scheduler: Scheduler) -> None:
-        # Guards _connection, _ended and the setting of stop_reason. Reentrant, because a signal
-        # handler or a finalizer may cancel in the thread that holds it. shutdown() is called under
-        # it: it does not block, and the socket must not pass to another stream meanwhile.
+        # Guards _connection, _shut, _ended and the setting of stop_reason. Reentrant, because a
+        # signal handler or a finalizer may cancel in the thread that holds it. shutdown() is called
+        # under it: it does not block, and the socket must not pass to another stream meanwhile.
         self._lock = RLock()
         self._connection: Connection | None = None
+        self._shut: Connection | None = None  # the one that was shut down
         self._ended = False
         self._pid = os.getpid()
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -232,7 +234,7 @@ class CancelScope:
 
     def _replace(self, connection: Connection | None) -> None:
         with self._lock:
-            before, self._connection = self._connection, connection
+            before, self._connection, self._shut = self._connection, connection, None
         if before is not None:
             before.release()
 
@@ -250,9 +252,8 @@ class CancelScope:
         """The call has ended: it cannot be stopped any more. Idempotent."""
         self._own_process()
         with self._lock:
-            if self._ended:
-                return
             self._ended = True
+        # All of it, also where it has ended already: an interrupt may have come in between.
         self.detach()
         self._scheduler.forget(self)
 
@@ -273,16 +274,21 @@ class CancelScope:
         raises."""
         self._own_process()
         with self._lock:
+            if self._ended:
+                return False
             before = self.stop_reason
             # A cancel overrides a clock, after which the reader might make another attempt.
-            if self._ended or (before is not None and (before.cancelled or not reason.cancelled)):
-                return False
-            self.stop_reason = reason
+            is_new = before is None or (reason.cancelled and not before.cancelled)
+            if is_new:
+                self.stop_reason = reason
+            # Also where the reason was there before: an interrupt may have come in between.
             # Not in a forked child: its parent uses the same connection.
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.shutdown()
+            connection = self._connection
+            if connection is not self._shut and connection is not None and not self.forked:
+                connection.shutdown()
+                self._shut = connection
         self._wake.put(None)
-        return True
+        return is_new
 
     def wake(self) -> None:
         """End a `pause`."""

@@ -1,10 +1,25 @@
 """Locks and threads for the whole package: with the watchdog, the only file that imports
-`threading`."""
+`threading`.
+
+An interrupt (Ctrl-C, a signal handler that raises, an exception that another thread sets) can fall
+between any two Python instructions. It cannot fall between the acquire of a lock of `_thread` and
+the body of its `with`, because CPython checks for interrupts only at calls, at the start of
+functions, and at the end of loops. Hence the rules for whatever several threads share:
+
+- a lock is a bare `Lock` or `RLock`, and is entered by `with`. `acquire` in a statement of its own,
+  `threading.Condition`, `threading.Event`, `queue.LifoQueue` and context managers that are written
+  in Python leave a gap;
+- where one operation of a built-in type will do (`deque.append`, `dict.pop`, `set.add`,
+  `SimpleQueue.put`), there is no lock. That also holds in signal handlers and finalizers;
+- whatever must happen is written down before it is tried, and is struck out after it has happened.
+"""
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 
 __all__ = ["Local", "Lock", "RLock", "Thread", "spawn"]
 
@@ -18,5 +33,20 @@ def spawn(work: Callable[[], object], name: str) -> Thread:
     """Do `work` in a daemon thread named `llmstream-{name}`. An interpreter that exits does not
     wait for it. Raises RuntimeError if no further thread can be started."""
     thread = Thread(target=work, name=f"llmstream-{name}", daemon=True)
-    thread.start()
+    answers: SimpleQueue[BaseException | None] = SimpleQueue()
+    # `Thread.start` waits for the new thread at a Condition. An interrupt there would leave the new
+    # thread behind a lock for ever. So it is called where no signal handler runs.
+    _thread.start_new_thread(_start, (thread, answers.put))
+    failure = answers.get()
+    if failure is not None:
+        raise RuntimeError(str(failure))
     return thread
+
+
+def _start(thread: Thread, answer: Callable[[BaseException | None], None]) -> None:
+    try:
+        thread.start()
+    except BaseException as exc:
+        answer(exc)
+    else:
+        answer(None)

@@ -20,9 +20,7 @@ from msgspec import Struct
 from requests.adapters import HTTPAdapter
 
 from .._core.request import HTTPRequest
-from .._runtime.fork import renew_in_child
 from .._runtime.scope import CancelScope, Stopped
-from .._runtime.threads import Lock
 from ..result import LLMStreamError
 from . import mocks
 from .base import Response
@@ -152,10 +150,9 @@ class RequestsTransport:
         self._contexts = Contexts()
         self._proxies = proxies
         self._trust_env = trust_env
-        self._lock = Lock()  # guards _adapter and _pid
-        self._adapter: _Adapter = _Adapter(max_connections)
-        self._pid = os.getpid()
-        renew_in_child(self, _lock=Lock)
+        # The adapter by the number of its process: one at most. Each access is atomic, so a signal
+        # handler may come in between.
+        self._adapters = {os.getpid(): _Adapter(max_connections)}
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> Response:
         error: LLMStreamError | None = None
@@ -235,16 +232,19 @@ class RequestsTransport:
     def _for_this_process(self) -> HTTPAdapter:
         # A TLS connection that two processes use breaks in both. So a forked child makes new
         # connections, and does not close the parent's sockets.
-        with self._lock:
-            if self._pid != os.getpid():
-                self._adapter = _Adapter(self._idle)
-                self._pid = os.getpid()
-            return self._adapter
+        pid = os.getpid()
+        found = self._adapters.get(pid)
+        if found is None:
+            for parent in list(self._adapters):
+                self._adapters.pop(parent, None)
+            found = self._adapters.setdefault(pid, _Adapter(self._idle))
+        return found
 
     def close(self) -> None:
-        if self._pid == os.getpid():
-            self._adapter.close_connections()
-            self._adapter.close()
+        adapter = self._adapters.get(os.getpid())
+        if adapter is not None:
+            adapter.close_connections()
+            adapter.close()
 
 
 def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:

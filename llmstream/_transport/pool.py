@@ -6,10 +6,12 @@ Relies on two documented hooks of urllib3's pools, `ConnectionCls` and `QueueCls
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
+from collections import deque
 from collections.abc import Mapping
-from queue import Full, LifoQueue
+from queue import Empty
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -115,20 +117,38 @@ class _SocksTLSConnection(_SocksConnection, _ScopedTLSConnection):
     pass
 
 
-class _IdleQueue(LifoQueue):  # type: ignore[type-arg]
-    """The idle connections of a pool. A connection that finds it full is closed, without the
-    warning that urllib3 would log: more connections than it has places may be open."""
+class _IdleQueue:
+    """The idle connections of a pool: what urllib3 uses of a LifoQueue. A connection that finds it
+    full replaces the one that was used longest ago, without the warning that urllib3 would log:
+    more connections than it has places may be open.
+
+    Each step is one operation of a deque, because a LifoQueue has a lock, which an interrupt leaves
+    held, and at which a call in a signal handler waits for ever."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self._places = maxsize
+        self._idle: deque[Any] = deque()
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if item is None:  # urllib3's mark for a connection that may be made: here, any may
+            return
+        self._idle.append(item)
+        while len(self._idle) > self._places:
+            with contextlib.suppress(IndexError):  # another thread has taken it
+                self._idle.popleft().close()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
         try:
-            super().put(item, block=False)
-        except Full:
-            if item is not None:
-                item.close()
+            return self._idle.pop()
+        except IndexError:
+            raise Empty from None
+
+    def qsize(self) -> int:
+        return len(self._idle)
 
 
 class _Pool(HTTPConnectionPool):
-    QueueCls = _IdleQueue
+    QueueCls: Any = _IdleQueue
     _connection: type[HTTPConnection] = _ScopedConnection
 
     @property
@@ -137,7 +157,7 @@ class _Pool(HTTPConnectionPool):
 
 
 class _TLSPool(HTTPSConnectionPool):
-    QueueCls = _IdleQueue
+    QueueCls: Any = _IdleQueue
     _connection: type[HTTPConnection] = _ScopedTLSConnection
 
     @property
