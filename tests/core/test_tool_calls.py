@@ -37,6 +37,10 @@ def answer(api: str, *parts: bytes, profile: str | None = None) -> Result:
         return error.partial
 
 
+def names_and_arguments(result: Result) -> list[tuple[str, str]]:
+    return [(call.name, call.arguments) for call in result.tool_calls]
+
+
 # ---- Chat Completions --------------------------------------------------------------------------
 
 
@@ -333,3 +337,26 @@ def test_no_argument_at_all(api: str, nothing: str | None) -> None:
     result = one_call(api, nothing)
     assert named(result) == [("f", "{}")]
     assert result.tool_calls[0].parsed() == {}
+
+
+# ---- one id for several calls ------------------------------------------------------------------
+
+
+def test_two_calls_with_one_id_at_one_index() -> None:
+    """They are two calls, in one delta, in two, and in one message; the second gets an id."""
+    first, second = call("get", '{"x":1}', id="a"), call("put", '{"x":2}', id="a")
+    again = call("get", '{"x":3}', id="a")
+    for parts in ([said(first, second)], [said(first), said(second)]):
+        assert names_and_arguments(chat(*parts)) == [("get", '{"x":1}'), ("put", '{"x":2}')]
+    result = chat(said(first), said(again))
+    assert names_and_arguments(result) == [("get", '{"x":1}'), ("get", '{"x":3}')]
+    assert len({c.id for c in result.tool_calls}) == 2
+
+
+def test_a_call_that_comes_again_is_one_call() -> None:
+    """The whole call a second time, and the name and id with every piece."""
+    whole = call("get", '{"x":1}', id="a")
+    assert names_and_arguments(chat(said(whole), said(whole))) == [("get", '{"x":1}')]
+    pieces = [call("get", text, id="a") for text in ('{"x"', ":1}")]
+    for parts in ([said(*pieces)], [said(piece) for piece in pieces]):
+        assert names_and_arguments(chat(*parts)) == [("get", '{"x":1}')]

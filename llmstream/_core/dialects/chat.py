@@ -77,6 +77,10 @@ class _PartialCall:
         text = "".join(self.deltas)
         return text.strip() != "{}" and is_json(text)
 
+    def has_sent(self, arguments: Any) -> bool:
+        """Whether these are the arguments so far: the whole call a second time."""
+        return _arguments(arguments) == "".join(self.deltas)
+
     def add_name(self, piece: str) -> None:
         """Some services send the name in pieces, some the whole name, or all of it so far, in every
         delta."""
@@ -326,10 +330,9 @@ class ChatDialect:
         text = function.arguments
         if text is None:
             return ""
-        if not isinstance(text, str):  # some servers send the arguments as decoded JSON
-            text = msgspec.json.encode(text).decode()
-        if again and call.is_whole and text == "".join(call.deltas):
-            return ""  # the whole call a second time
+        if again and call.is_whole and call.has_sent(text):
+            return ""
+        text = _arguments(text)
         call.deltas.append(text)
         return text
 
@@ -487,6 +490,11 @@ def _call_pieces(delta: ev.ChoiceDelta) -> list[ev.ChoiceDeltaToolCall]:
     return pieces
 
 
+def _arguments(sent: Any) -> str:
+    """Arguments as text: some servers send them as decoded JSON."""
+    return sent if isinstance(sent, str) else msgspec.json.encode(sent).decode()
+
+
 def _custom(custom: Any) -> ev.ChoiceDeltaFunction:
     fields = custom if isinstance(custom, dict) else {}
     return ev.ChoiceDeltaFunction(name=fields.get("name"), arguments=fields.get("input"))
@@ -531,23 +539,20 @@ def _is_another(
     call: _PartialCall, piece: ev.ChoiceDeltaToolCall, name: str | None, touched: bool
 ) -> bool:
     """Whether the piece begins another call, though it has the index of `call`, or none."""
-    if piece.id and call.id:
-        if piece.id == call.id:
-            return False
+    if piece.id and call.id and piece.id != call.id:
         return bool(name) or call.is_whole  # else an id that changes from delta to delta
     if not name or not call.name:
         return False
-    if touched:  # two names in one delta are not pieces of one
-        return True
+    same_id = bool(piece.id) and piece.id == call.id
+    if touched and not (same_id and name == call.name):
+        return True  # two names in one delta are not pieces of one
     if not call.has_arguments:  # a further piece of the name, or the whole name again
         return False
-    if name == call.name:  # again with every piece, or of a second call of the same function
-        return call.is_whole and _has_text(piece)
-    return True
-
-
-def _has_text(piece: ev.ChoiceDeltaToolCall) -> bool:
-    return bool((piece.function or _custom(piece.custom)).arguments)
+    if name != call.name:
+        return not same_id or call.is_whole
+    # The name comes again with every piece, or it is a second call of the same function.
+    text = (piece.function or _custom(piece.custom)).arguments
+    return bool(text) and call.is_whole and not (same_id and call.has_sent(text))
 
 
 def _finish(state: State, item: ItemState, reason: str) -> None:
