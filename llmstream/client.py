@@ -438,6 +438,7 @@ def _dispatcher(observers: Any, cost_limit: CostLimit | None) -> Dispatcher:
 _default: dict[tuple[ServiceSettings, int], Client] = {}
 
 
+@without_variables
 def stream(prompt: str | list[Any], **options: Unpack[StreamOptions]) -> Stream:
     """`for tok in stream("Why is the sky blue?")`: the answer's text as it arrives.
 
