@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _KEPT = ("length", "content_filter", "tool_calls")  # a whole call does not change these
+_NOTHING = ("", '""', '"null"')  # arguments that are none, also where they are encoded twice
 
 
 class ToolCallState(NamedTuple):
@@ -66,14 +67,18 @@ def partition_calls(
     """The calls that are safe to run, and those that are not.
 
     A call is safe if it is closed and its arguments parse (free text always does). Empty arguments
-    mean "{}"; but not in an answer that a limit has `cut`, where they may be missing.
+    mean "{}"; but not in an answer that a limit has `cut`, where they may be missing, nor beside
+    arguments without a name, which may be theirs.
     """
     whole: list[ToolCall] = []
     broken: list[ToolCall] = []
-    for call in calls:
+    known = list(calls)
+    cut = cut or any(call.arguments and not call.name for call in known)
+    for call in known:
         text = call.arguments
-        empty = not call.custom and not text.strip()
-        safe = call.closed and bool(call.name) and not (empty and cut)
+        empty = not call.custom and text.strip() in _NOTHING
+        missing = empty and cut and not text.strip()
+        safe = call.closed and bool(call.name) and not missing
         if safe and empty:
             text = "{}"
         tool_call = ToolCall(call.id, call.name, text, call.custom)
@@ -101,7 +106,7 @@ def arguments_to_send(arguments: Any) -> str:
     """The arguments of a call that is safe to run, as text for the next prompt: one object,
     whatever a gateway made of it."""
     text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-    if text.strip() in ("", "null"):
+    if text.strip() in (*_NOTHING, "null"):
         return "{}"
     if text.lstrip().startswith('"'):  # encoded twice
         with contextlib.suppress(ValueError, RecursionError):
@@ -110,9 +115,10 @@ def arguments_to_send(arguments: Any) -> str:
 
 
 def finish_with_calls(finish: str | None, calls: Iterator[ToolCallState]) -> str | None:
-    """`finish`, or "tool_calls" where the answer has a call that is safe to run, whatever word the
-    service has for its end. An answer that was cut remains one."""
-    if finish is None or finish in _KEPT:
+    """The finish of an answer that is complete: `finish`, or "tool_calls" where it has a call that
+    is safe to run, whatever word the service has for its end, if any. An answer that was cut
+    remains one."""
+    if finish in _KEPT:
         return finish
     return "tool_calls" if partition_calls(calls, False, is_json)[0] else finish
 

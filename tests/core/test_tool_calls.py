@@ -360,3 +360,26 @@ def test_a_call_that_comes_again_is_one_call() -> None:
     pieces = [call("get", text, id="a") for text in ('{"x"', ":1}")]
     for parts in ([said(*pieces)], [said(piece) for piece in pieces]):
         assert names_and_arguments(chat(*parts)) == [("get", '{"x":1}')]
+
+
+@pytest.mark.parametrize("nothing", ["", '""', '"null"', " "])
+def test_arguments_that_are_none_are_an_empty_object(nothing: str) -> None:
+    """Also where they are encoded twice; for the caller and in the next prompt."""
+    result = chat(said(call("now", nothing, id="a")))
+    assert names_and_arguments(result) == [("now", "{}")]
+    (turn,) = result.to_messages()
+    assert turn["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+def test_a_whole_call_is_the_finish_of_an_answer_that_names_none() -> None:
+    """On every API that can end without a word."""
+    usage = data({"choices": [], "usage": {"completion_tokens": 4}})
+    assert answer("chat", said(call("now", "{}", id="a")), usage, DONE).finish == "tool_calls"
+    tool = {"type": "tool_use", "id": "t", "name": "now", "input": {}}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"id": "m", "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": tool},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_stop"},
+    ]
+    assert answer("messages", *map(data, events)).finish == "tool_calls"
