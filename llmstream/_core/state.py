@@ -15,7 +15,29 @@ import msgspec
 from ..result import Chunk, Usage, whole_prompt
 from .overlap import OverlapTrimmer
 
-__all__ = ["ContentState", "FastPath", "ItemState", "State", "first_count", "merge_usage"]
+__all__ = [
+    "ContentState",
+    "Contradiction",
+    "FastPath",
+    "ItemState",
+    "State",
+    "first_count",
+    "merge_usage",
+    "rest_of",
+]
+
+
+class Contradiction(ValueError):
+    """What the service sends is not what it has sent before: which of the two is right cannot be
+    known, and to ask again for the same answer does not help."""
+
+
+def rest_of(whole: str, streamed: str) -> str:
+    """The end of `whole`, the final text that the service sent, behind what was `streamed`. An
+    empty one repeats nothing. Raises Contradiction where another text was streamed."""
+    if whole and not whole.startswith(streamed):
+        raise Contradiction("the final text is not what was streamed before it")
+    return whole[len(streamed) :]
 
 
 class ContentState:
@@ -55,7 +77,7 @@ class ContentState:
     def finish(self, whole: str) -> str:
         """Accept `whole`, the final text that the service sent, and release the deltas. Returns the
         end of it that no delta had contained ("" where the deltas had contained all of it, or
-        another text)."""
+        another text: see `rest_of`)."""
         if self._whole is not None:
             return ""
         streamed = "".join(self.deltas)

@@ -1067,3 +1067,124 @@ def test_the_limit_is_above_the_budget(thinking: Any, limit: int, budget: int, m
     """The API refuses any other: a limit that leaves no room is for the answer alone."""
     body = thinking_of("claude-haiku-4-5", thinking, limit)
     assert (body["thinking"]["budget_tokens"], body["max_tokens"]) == (budget, most)
+
+
+# ---- pieces in odd places ----------------------------------------------------------------------
+
+
+def strange(kind: str = "content_block_delta", **fields: Any) -> bytes:
+    return say(kind, **fields)
+
+
+OPEN = start(0, "text", text="") + delta(0, text="one ")
+CLOSED = delta(0, text="three") + stop(0) + END
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        strange(index=0, delta={"text": "two "}),
+        strange(index=0, delta={"type": "new_delta", "text": "two "}),
+        strange(index=0, delta={"type": None, "text": "two "}),
+        strange(index=0, text="two "),
+        strange(index=0, delta={"type": "input_json_delta", "text": "two "}),
+        strange(delta={"type": "text_delta", "text": "two "}),
+        strange(index=7, delta={"type": "text_delta", "text": "two "}),
+        strange(index="0", delta={"type": "text_delta", "text": "two "}),
+        strange(index={}, delta={"type": "text_delta", "text": "two "}),
+        strange("text_delta", text="two "),
+        strange("content_block_delta_2", index=0, delta={"text": "two "}),
+        b'data: {"index":0,"delta":{"type":"text_delta","text":"two "}}\n\n',
+        b'data: {"text":"two "}\n\n',
+    ],
+)
+def test_the_field_that_is_there_decides(piece: bytes) -> None:
+    """Text is placed by its field where the type, the index or the event's name is odd."""
+    assert whole(OPEN, piece, CLOSED).text == "one two three"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        strange(index=0, delta={"type": "text_delta", "content": "two "}),
+        strange(index=0, delta={"type": "text_delta", "value": "two "}),
+        strange(index=0, delta={"type": "text_delta", "text": None}),
+        strange(index=0, delta={"type": "text_delta", "text": 2}),
+        strange(index=0, delta={"type": "text_delta", "text": ["two "]}),
+        strange(index=0, delta={"type": "input_json_delta", "partial_json": "two "}),
+        strange(index=0, delta=None),
+        strange(index=0, delta="two "),
+        strange("new", delta="two "),
+        strange("ping", delta={"text": "two "}),
+        strange("message_delta", delta={"text": "two "}),
+        strange("content_block_start", index=0, delta={"text": "two "}),
+        strange("content_block_stop", index=0, delta={"text": "two "}),
+        strange("message_stop", delta={"text": "two "}),
+    ],
+)
+def test_a_piece_that_cannot_be_placed_is_no_success(piece: bytes) -> None:
+    session, result = read(OPEN, piece, CLOSED)
+    assert type(session.error) is ProtocolError
+    assert result.text == "one "
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        strange("status", text="working"),
+        strange("new", index=0, level=3),
+        strange("new", delta={"level": "3"}),
+        strange(index=0, delta={"type": "new_delta", "level": "3"}),
+    ],
+)
+def test_what_has_no_piece_of_the_answer_is_no_error(event: bytes) -> None:
+    assert whole(OPEN, event, CLOSED).text == "one three"
+
+
+def test_a_block_whose_start_is_late_or_missing() -> None:
+    named = {"id": "a", "name": "f", "input": {}}
+    first, rest = delta(1, partial_json='{"x":'), delta(1, partial_json="1}")
+    late = whole(first, start(1, "tool_use", **named), rest, stop(1), END)
+    assert [(c.name, c.arguments) for c in late.tool_calls] == [("f", '{"x":1}')]
+    missing = whole(first, rest, stop(1), END)
+    assert missing.tool_calls == ()
+    assert [(c.name, c.arguments) for c in missing.incomplete_tool_calls] == [("", '{"x":1}')]
+
+
+def test_a_call_whose_input_went_elsewhere_is_not_safe() -> None:
+    named = {"id": "a", "name": "f", "input": {}}
+    other = delta(9, partial_json='{"x":1}')
+    result = whole(start(0, "tool_use", **named), other, stop(0), END)
+    assert result.tool_calls == ()
+    assert [c.name for c in result.incomplete_tool_calls] == ["f", ""]
+
+
+@pytest.mark.parametrize("piece", [{"partial_json": None}, {"input": {"x": 1}}, {}])
+def test_a_call_that_lost_a_piece_of_its_input(piece: dict[str, Any]) -> None:
+    named = {"id": "a", "name": "f", "input": {}}
+    lost = strange(index=0, delta={"type": "input_json_delta", **piece})
+    session, result = read(start(0, "tool_use", **named), lost, stop(0), END)
+    assert type(session.error) is ProtocolError
+    assert result.tool_calls == ()
+
+
+def test_a_block_without_a_type() -> None:
+    named = strange("content_block_start", index=0, content_block={"id": "a", "name": "f"})
+    result = whole(named, delta(0, partial_json='{"x":1}'), stop(0), END)
+    assert [(c.name, c.arguments) for c in result.tool_calls] == [("f", '{"x":1}')]
+    begun = strange("content_block_start", index=0, content_block={"text": "one "})
+    assert whole(begun, delta(0, text="two"), stop(0), END).text == "one two"
+
+
+def test_a_whole_message_is_compared_with_what_was_streamed() -> None:
+    """The missing end is delivered; another text is no success, and neither is a piece that the
+    whole block does not have."""
+
+    def message(text: str) -> bytes:
+        return say("message_start", message={"content": [{"type": "text", "text": text}]})
+
+    assert whole(OPEN, message("one two three"), stop(0), END).text == "one two three"
+    assert whole(message("one two"), OPEN, delta(0, text="two"), END).text == "one two"
+    for body in ((OPEN, message("two"), END), (message("two"), OPEN, END)):
+        session, _ = read(*body)
+        assert type(session.error) is ProtocolError

@@ -23,7 +23,7 @@ from ...result import Chunk, Usage, decode_arguments
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..state import Contradiction, ItemState, State, first_count, merge_usage
+from ..state import Contradiction, ItemState, State, first_count, merge_usage, rest_of
 from ..tool_calls import call_ids, finish_with_calls, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
@@ -119,10 +119,7 @@ def _close(state: State, item: ItemState) -> tuple[Chunk, ...]:
     chunks: tuple[Chunk, ...] = ()
     item.closed = True
     early = item.extra.get("input")
-    if early is not None and _INPUT in item.content:
-        if _parsed(early) != _parsed(item.content[_INPUT].text):
-            raise Contradiction("the input of a call is not what its pieces had contained")
-    elif early is not None:
+    if early is not None and _INPUT not in item.content:
         item.part(_INPUT, "tool_call").add(early)
         if item.type in _TOOL_TYPES:
             chunks = state.emit("tool_call", early, item.index)
@@ -201,8 +198,8 @@ def _elsewhere(state: State, event: Any, item: ItemState, delta: ev.ContentBlock
         if kind is not None:  # beside the delta, not in it
             return _elsewhere(state, event, item, ev.ContentBlockDelta(**{kind: known[kind]}))
         refuse_text(list(known.values()) if inner is None else inner)
-        if item.type in _TOOL_TYPES:
-            item.extra["lost"] = True  # a piece of the input had nothing in it
+        if item.type is not None and (inner is None or delta.type in _TEXTS):
+            raise ValueError("a piece of a block has lost what it contained")
     return PROGRESS
 
 
@@ -283,6 +280,7 @@ def _compaction(state: State, event: Any, item: ItemState, delta: ev.ContentBloc
     return CONTENT
 
 
+_TEXTS = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
 _DELTAS: dict[str, Handle] = {
     "text_delta": _text("text"),
     "thinking_delta": _text("thinking"),
@@ -329,7 +327,7 @@ def _repeated(state: State, item: ItemState, block: ev.ContentBlock) -> tuple[Ch
     chunks: tuple[Chunk, ...] = ()
     for kind in _TEXT_FIELDS:
         whole = getattr(block, kind)
-        late = item.part(kind, kind).rest_of(whole) if whole else ""
+        late = rest_of(whole, item.part(kind, kind).text) if whole else ""
         if late:
             item.part(kind, kind).add(late)
             chunks += state.emit(kind, late, item.index)
@@ -342,6 +340,8 @@ def _preset_block(raw: bytes, index: int) -> Any:
 
 def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
     _take_usage(state, event.usage)
+    if event.delta is not None:
+        _take_usage(state, event.delta.usage)
     if event.delta is not None and (error := broken_off(event.delta.stop_reason)) is not None:
         return Effect(PROGRESS.activity, error=error)
     if event.delta is not None and event.delta.stop_reason is not None:
@@ -363,10 +363,15 @@ def _take_usage(state: State, reported: ev.MessageUsage | None) -> None:
             first_count(reported.input_tokens, reported.prompt_tokens),
             first_count(reported.output_tokens, reported.completion_tokens),
             None,
-            first_count(reported.cache_read_input_tokens, reported.cached_tokens),
+            first_count(
+                reported.cache_read_input_tokens,
+                reported.cached_tokens,
+                reported.prompt_cache_hit_tokens,
+                reported.num_cached_tokens,
+            ),
             first_count(details.thinking_tokens, reported.reasoning_tokens),
             reported.cache_creation_input_tokens,
-            reported_cost(reported.cost),
+            reported_cost(reported),
         )
         state.usage = merge_usage(state.usage, usage, cached_beside=True)
         # "fast" has a price of its own, whatever the tier, and is reported only once.
@@ -385,6 +390,7 @@ def _has_content(state: State) -> bool:
 
 
 def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
+    _take_usage(state, event.usage)
     if state.finish is None and not state.usage.output_tokens and not _has_content(state):
         return PROGRESS  # nothing came: not an answer
     state.status = "completed"
@@ -413,11 +419,13 @@ def _unknown(state: State, event: UnknownEvent) -> Effect:
     bare = event.type in _DELTAS or event.type == "message" or "index" in sent
     if not has_text(inner) and not (bare and text_fields(sent).keys() & _PIECES):
         return unknown(state, event)
-    if isinstance(inner, str):
-        refuse_text(inner)
     index = sent.get("index")
-    item = _block(state, index if isinstance(index, int) else None)
-    return _elsewhere(state, event, item, ev.ContentBlockDelta())
+    meant = ev.ContentBlockDeltaEvent(
+        index=index if isinstance(index, int) else None, raw=event.raw
+    )
+    effect = _block_delta(state, meant)
+    event.chunks = meant.chunks
+    return effect
 
 
 _PIECES = {"text", "thinking", "partial_json"}
