@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from urllib.parse import urlsplit
 
 import msgspec
 
 from .._core.classify import KNOWN_WORDS
+from .._core.credentials import credentials_in, credentials_of_address
 from .._core.dialects import Api
 from .._core.dialects.base import Dialect
 from .._core.dialects.profiles import DEFAULT, Profile
+from .._core.key_quotes import redact_keys
 from .._core.redact import names_in, prompt_texts, redact_texts
 from .._core.request import HTTPRequest, Request
 from .._core.timers import Timeouts, Timers
@@ -21,6 +24,7 @@ from .._runtime.scope import CancelScope, Scheduler, Stopped
 from .._settings.key_source import KeySource
 from .._settings.secret import Secret
 from .._transport.base import Transport
+from .._transport.proxy import Proxy
 from .._version import __version__
 from ..errors import (
     AuthenticationError,
@@ -36,13 +40,10 @@ from .budget import Budget
 __all__ = ["Endpoint"]
 
 _TRACE_ID = re.compile("[0-9a-f]{32}")
-_LEAST_SECRET = 8  # characters of a header's value that is looked for in a service's words
 # The headers in which services take a key.
 _KEY_HEADERS = frozenset(
     {"authorization", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key"}
 )
-# The fields of an address's query that errors may name.
-_OPEN_FIELDS = frozenset({"api-version", "api_version", "version", "alt"})
 _FAREWELL = 5.0  # seconds, at most, to tell a service that a response is not wanted any more
 
 
@@ -64,6 +65,7 @@ class Endpoint:
         budget: Budget,
         clock: Clock,
         scheduler: Callable[[], Scheduler],
+        find_proxy: Callable[[str], Proxy | None],
     ) -> None:
         self.api = api
         self.dialect = dialect
@@ -77,6 +79,7 @@ class Endpoint:
         self.profile = profile
         self._key = key
         self._headers = headers
+        self._find_proxy = find_proxy  # the proxy for an address: it may quote its password
 
     def request(self, request: Request) -> HTTPRequest:
         """`request` in the API's words. Raises ConfigurationError."""
@@ -166,22 +169,14 @@ class Endpoint:
         harmless: a long prompt takes its time."""
         if not isinstance(error, (ServiceError, ProtocolError)):
             return  # all its words are our own
-        extra = [(request.extra_body or {}).get(name) for name in self.api.prompt_fields]
-        prompts = (request.prompt, request.instructions, extra)
-        quoted = (text for prompt in prompts for text in prompt_texts(prompt))
+        given = {**self._headers, **headers}
+        texts = (request.prompt, request.instructions, request.stop, request.tools)
+        quoted = prompt_texts([*texts, request.extra_body, [*given.values()]])
         names = [request.model, *names_in([request.tools, request.tool_choice])]
         names += [str((request.extra_body or {}).get("model") or "")]
-        values = [*self._headers.values(), *headers.values(), *_secrets_of(self.base_url)]
-        values += [v.partition(" ")[2] for v in values]  # "Bearer ..."
-        values = [v for v in values if len(v) >= _LEAST_SECRET]
-
-        def without_keys(text: str) -> str:
-            for secret in secrets:
-                text = secret.redact(text)
-            for value in values:
-                text = text.replace(value, "***")
-            return text
-
+        keys = [secret.reveal() for secret in secrets]
+        keys += credentials_in([given, request.tools, request.extra_body])
+        passwords = [*credentials_of_address(self.base_url), *self._proxy_credentials()]
         fields = [
             name
             for name in ("code", "type", "param", "request_id")
@@ -189,10 +184,17 @@ class Endpoint:
             and value.lower() not in KNOWN_WORDS
         ]
         told = [error.message, *(getattr(error, name) for name in fields)]
-        shown = redact_texts(map(without_keys, told), quoted, names, expired)
+        shown = redact_texts(redact_keys(told, keys, passwords), quoted, names, expired)
         error.args = (shown[0], *error.args[1:])
         for name, text in zip(fields, shown[1:], strict=True):
             setattr(error, name, text)
+
+    def _proxy_credentials(self) -> Iterator[str]:
+        proxy = None
+        with contextlib.suppress(ConfigurationError):  # it was reported where it was used
+            proxy = self._find_proxy(self.base_url)
+        if proxy is not None:
+            yield from credentials_of_address(proxy.url)
 
     def send_and_forget(self, request: HTTPRequest) -> None:
         """Send a dressed request that may fail, within 5 s. Never raises."""
@@ -206,17 +208,6 @@ class Endpoint:
             pass  # it was worth a try
         finally:
             scope.finish()
-
-
-def _secrets_of(base_url: str) -> list[str]:
-    """What may be secret in an address: user, password, and the values of its query."""
-    address = urlsplit(base_url)
-    found = [address.username or "", address.password or ""]
-    for field in address.query.split("&"):
-        name, _, value = field.partition("=")
-        if name.lower() not in _OPEN_FIELDS:
-            found.append(value)
-    return found + [unquote(value) for value in found]
 
 
 def _port(base_url: str) -> int:

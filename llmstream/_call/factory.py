@@ -20,6 +20,7 @@ from .._runtime.scope import CancelScope, Scheduler
 from .._runtime.watchdog import shared_watchdog
 from .._settings.client import ClientSettings
 from .._transport.base import Transport
+from .._transport.proxy import find_proxy
 from ..result import Cost, Result, Service
 from ..telemetry.observer import Dispatcher
 from ..telemetry.reporter import Reporter, start_reporter
@@ -124,6 +125,7 @@ def _endpoint(
         budget=Budget() if private else shared_budget(place, key.identity if key else ""),
         clock=clock,
         scheduler=partial(_scheduler, clock),
+        find_proxy=partial(find_proxy, proxies=settings.proxies, trust_env=settings.trust_env),
     )
 
 

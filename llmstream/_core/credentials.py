@@ -31,6 +31,7 @@ _NO_CREDENTIALS = frozenset({"idempotency-key", "prompt_cache_key", "promptcache
 _SCHEMES = re.compile(r"(?:bearer|basic|digest|token|apikey) \S", re.IGNORECASE)
 # The fields of an address's query that errors may name.
 _OPEN_FIELDS = frozenset({"api-version", "api_version", "version", "alt"})
+_SHORTEST = 8  # characters of what may be an ordinary word
 
 
 def is_credential(name: str, value: str = "") -> bool:
@@ -60,18 +61,23 @@ def credentials_in(value: Any) -> Iterator[str]:
 
 def credentials_of_address(url: str) -> Iterator[str]:
     """What may be secret in an address, as written and decoded: user, password, what is sent of
-    both as `Authorization: Basic`, and the values of its query."""
+    both as `Authorization: Basic`, and the values of its query. Where they are shorter than eight
+    characters, only what is certainly secret."""
     try:
         address = urlsplit(url)
         user, password = address.username or "", address.password or ""
     except ValueError:
         return
-    found = [user, password]
-    found += [value for name, value in _fields(address.query) if name not in _OPEN_FIELDS]
-    for value in dict.fromkeys([*found, *map(unquote, found)]):
-        if value:
-            yield value
-    if user or password:
+    found = [(user, False), (password, True)]
+    for field in address.query.split("&"):
+        name, _, value = field.partition("=")
+        if name.lower() not in _OPEN_FIELDS:
+            found.append((value or name, is_credential(name)))
+    for value, certain in found:
+        for written in {value, unquote(value)}:
+            if len(written) >= _SHORTEST or (certain and written):
+                yield written
+    if password:
         pair = f"{unquote(user)}:{unquote(password)}"
         yield str(msgspec.to_builtins(pair.encode("utf-8", "replace")))  # in base64
 
@@ -84,9 +90,3 @@ def without_credentials(url: str) -> str:
     )
     place = address.netloc.rpartition("@")[2]
     return address._replace(netloc=place, query=query, fragment="").geturl()
-
-
-def _fields(query: str) -> Iterator[tuple[str, str]]:
-    for field in query.split("&"):
-        name, _, value = field.partition("=")
-        yield name.lower(), value or name

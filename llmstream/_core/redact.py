@@ -2,20 +2,21 @@
 
 Services repeat parts of a request in their errors, and errors are written to logs. What a prompt
 and an error have in common by chance is no quote: the sentences in which services say what is
-wrong, and the names that the request has for its model and tools, stay readable. Pure; imports
-nothing of the package.
+wrong, and the names that the request has for its model and tools, stay readable. Pure.
 """
 
 from __future__ import annotations
 
-import html
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from typing import Any
 
-__all__ = ["names_in", "prompt_texts", "redact_quotes", "redact_texts"]
+import msgspec
+
+from .spellings import Form, blotted, forms_of
+
+__all__ = ["names_in", "prompt_texts", "redact_quotes", "redact_texts", "telling"]
 
 _SHORTEST = 8  # characters: a shorter text may be an ordinary word of the message
 _WINDOW = 12  # characters that text and prompt have to share
@@ -26,7 +27,10 @@ _LONG = 2 * _WINDOW  # characters: in a shorter text every piece is looked up
 _BLOCK = 1 << 15  # characters of a prompt between two looks at the clock
 _OVERLAP = 256  # characters that the parts of a longer text have in common
 # Fields of a prompt that are not its content: errors refer to its parts by them.
-_NAMES = ("type", "role", "name", "status", "id", "call_id", "tool_call_id", "tool_use_id")
+_NAMES = frozenset(
+    {"type", "role", "name", "status", "id", "call_id", "tool_call_id", "tool_use_id", "required"}
+)
+_NAME = re.compile(r"[\w.:/-]{1,128}")  # what such a field holds, else it is content, too
 
 _WORD = re.compile(r"[^\W_]+")
 _LEAST_COVERED = 3  # characters of a word that a quote has to have, for the word to be quoted
@@ -81,16 +85,36 @@ def names_in(tools: Any) -> Iterator[str]:
 
 
 def prompt_texts(prompt: Any) -> Iterator[str]:
-    """All texts in a prompt, however deeply they are nested."""
+    """All texts in a prompt, however deeply they are nested, also those of objects that are sent
+    as JSON."""
     left = [prompt]
     while left:
         value = left.pop()
         if isinstance(value, str):
             yield value
         elif isinstance(value, Mapping):
-            left += reversed([inner for name, inner in value.items() if name not in _NAMES])
+            left += reversed(
+                [v for name, v in value.items() if name not in _NAMES or not _is_name(v)]
+            )
         elif isinstance(value, (list, tuple)):
             left += reversed(value)
+        elif value is not None and not isinstance(value, (bool, int, float)):
+            left += _as_json(value)
+
+
+def _is_name(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(one, str) and _NAME.fullmatch(one) for one in value)
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _as_json(value: Any) -> list[Any]:
+    """A dataclass, a set, bytes: as a list of what JSON has of it. Empty for what is never sent."""
+    try:
+        found = msgspec.to_builtins(value)
+    except (TypeError, ValueError, RecursionError):
+        return []
+    return [] if type(found) is type(value) else [found]
 
 
 def redact_quotes(text: str, quoted: Iterable[str], names: Iterable[str] = ()) -> str:
@@ -113,31 +137,36 @@ def redact_texts(
     been compared, only `names` and those words remain.
     """
     texts = list(texts)
-    forms = [_forms(text) for text in texts]
+    forms = [forms_of(text) for text in texts]
     search = _Search(form.text for of_one in forms for form in of_one)
     in_time = search.through(quoted, expired)
     if in_time and not search.found:
         return texts
-    known = _STANDING.union(word.lower() for name in names for word in _WORD.findall(name))
+    names = [*names]
     redacted = []
     for text, of_one in zip(texts, forms, strict=True):
-        words = [(w.start(), w.end(), _is_known(w[0], known)) for w in _WORD.finditer(text)]
         if in_time:
             spans = {span for form in of_one for span in _quotes(form, search.found)}
-            found = [span for span in spans if _is_telling(span, words)]
+            found = telling(text, spans, names)
         else:
-            found = [(start, end) for start, end, is_known in words if not is_known]
-        redacted.append(_blotted(text, found))
+            found = [(start, end) for start, end, is_known in _words(text, names) if not is_known]
+        redacted.append(blotted(text, found))
     return redacted
 
 
-def _blotted(text: str, found: list[tuple[int, int]]) -> str:
-    kept, done = [], 0
-    for start, end in sorted(found):
-        if end > done:
-            kept += [text[done:start], "***"] if start > done or not done else []
-            done = end
-    return "".join([*kept, text[done:]])
+def telling(
+    text: str, spans: Iterable[tuple[int, int]], names: Iterable[str] = ()
+) -> list[tuple[int, int]]:
+    """Those of the `spans` in `text` that have more than `names` and the words in which services
+    report errors."""
+    words = _words(text, names)
+    return [span for span in spans if _is_telling(span, words)]
+
+
+def _words(text: str, names: Iterable[str]) -> list[tuple[int, int, bool]]:
+    """The words of a text: begin, end, and whether it is one that stays readable."""
+    known = _STANDING.union(word.lower() for name in names for word in _WORD.findall(name))
+    return [(w.start(), w.end(), _is_known(w[0], known)) for w in _WORD.finditer(text)]
 
 
 def _is_known(word: str, known: frozenset[str]) -> bool:
@@ -156,85 +185,6 @@ def _is_telling(span: tuple[int, int], words: list[tuple[int, int, bool]]) -> bo
         if not is_known and covered >= min(_LEAST_COVERED, stop - start):
             return True
     return False
-
-
-# ---- the forms in which a text may have a quote --------------------------------------------------
-
-
-class _Form(NamedTuple):
-    """A text whose escapes are undone and whose white space is collapsed. `places` has the position
-    of each character in the text itself: (begin, end)."""
-
-    text: str
-    places: list[tuple[int, int]]
-
-
-_DECODED = 2  # times that escapes are undone: JSON in JSON
-_ESCAPE = re.compile(
-    r"\\u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})"
-    r"|\\(?:u(?P<u>[0-9a-fA-F]{4})|U000(?P<U>[0-9a-fA-F]{5})|x(?P<x>[0-9a-fA-F]{2})|(?P<char>.))"
-    r"|(?P<entity>&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8});)"
-    r"|(?P<percent>%[2-7][0-9a-fA-F]|(?:%[89a-fA-F][0-9a-fA-F])+)",
-    re.DOTALL,
-)
-_CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "a": "\a"}
-
-
-def _forms(text: str) -> list[_Form]:
-    """The text as it is, and with its escapes undone, so that it can be compared with a prompt:
-    what is decoded is the text, because it is short."""
-    form = _Form(text, [(at, at + 1) for at in range(len(text))])
-    forms = [_collapsed(form)]
-    for _ in range(_DECODED):
-        before = form
-        form = _decoded(before)
-        if form.text == before.text:
-            break
-        forms.append(_collapsed(form))
-    return forms
-
-
-def _decoded(form: _Form) -> _Form:
-    chars: list[str] = []
-    places: list[tuple[int, int]] = []
-    done = 0
-    for found in _ESCAPE.finditer(form.text):
-        meant = _meant(found)
-        place = (form.places[found.start()][0], form.places[found.end() - 1][1])
-        chars += [form.text[done : found.start()], meant]
-        places += [*form.places[done : found.start()], *[place] * len(meant)]
-        done = found.end()
-    return _Form("".join([*chars, form.text[done:]]), places + form.places[done:])
-
-
-def _meant(escape: re.Match[str]) -> str:
-    if escape["entity"]:
-        return html.unescape(escape["entity"])
-    if escape["percent"]:
-        return unquote(escape["percent"])
-    if escape["char"]:
-        return _CONTROLS.get(escape["char"], escape["char"])
-    if escape["high"]:
-        pair = int(escape["high"], 16) - 0xD800 << 10 | int(escape["low"], 16) - 0xDC00
-        return chr(0x10000 + pair)
-    code = int(escape["u"] or escape["U"] or escape["x"], 16)
-    return chr(code)
-
-
-_SPACE = re.compile(r"\s+")
-
-
-def _collapsed(form: _Form) -> _Form:
-    """The form with one space for each run of white space, as `" ".join(text.split())` has it."""
-    chars: list[str] = []
-    places: list[tuple[int, int]] = []
-    done = 0
-    for found in _SPACE.finditer(form.text):
-        chars += [form.text[done : found.start()], " "]
-        places += form.places[done : found.start()]
-        places.append((form.places[found.start()][0], form.places[found.end() - 1][1]))
-        done = found.end()
-    return _Form("".join([*chars, form.text[done:]]), places + form.places[done:])
 
 
 # ---- the search ----------------------------------------------------------------------------------
@@ -301,7 +251,7 @@ class _Search:
             self._look_up({block[max(0, at - _STEP + 1) : at + 2 * _STEP] for at in places})
 
 
-def _quotes(form: _Form, found: set[str]) -> Iterator[tuple[int, int]]:
+def _quotes(form: Form, found: set[str]) -> Iterator[tuple[int, int]]:
     """Where a text has pieces that were found: (begin, end) of each run of them."""
     text = form.text
     lengths = {len(piece) for piece in found}
@@ -319,7 +269,7 @@ def _quotes(form: _Form, found: set[str]) -> Iterator[tuple[int, int]]:
         yield _span(form, begin, end)
 
 
-def _span(form: _Form, begin: int, end: int) -> tuple[int, int]:
+def _span(form: Form, begin: int, end: int) -> tuple[int, int]:
     """The characters of the text itself, without white space at the edges."""
     begin += form.text[begin] == " "
     end -= form.text[end - 1] == " "

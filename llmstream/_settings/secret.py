@@ -6,8 +6,6 @@ from typing import NoReturn
 
 __all__ = ["Secret"]
 
-_BEGINNING = 8  # characters of a key that are looked for ("sk-proj-" and the like are harmless)
-
 
 class Secret:
     """A key. Only `reveal()` returns it: its text, repr and format are "***". It cannot be pickled;
@@ -28,21 +26,6 @@ class Secret:
     def identity(self) -> str:
         """What tells it from other keys. As secret as the key."""
         return self._value
-
-    def redact(self, text: str) -> str:
-        """`text` with "***" in place of the key, also where it contains only the key's
-        beginning."""
-        value, start = self._value, 0
-        if len(value) < _BEGINNING:
-            return text  # a key for a local server ("test", "none") is not secret, and a usual word
-        beginning = value[:_BEGINNING]
-        while (at := text.find(beginning, start)) >= 0:
-            length = len(beginning)
-            while text[at + length : at + length + 1] == value[length : length + 1] != "":
-                length += 1
-            text = f"{text[:at]}***{text[at + length :]}"
-            start = at + 3
-        return text
 
     def __repr__(self) -> str:
         return "***"
