@@ -105,9 +105,14 @@ class MessageUsage(Struct, kw_only=True):
     # from gateways
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost: Any = None
+    total_cost: Any = None
+    estimated_cost: Any = None
+    cost_in_usd_ticks: Any = None
 
 
 class Message(Struct, kw_only=True):
@@ -134,6 +139,7 @@ class MessageDelta(Struct, kw_only=True):
     stop_sequence: str | None = None
     stop_details: Any = None
     container: Any = None
+    usage: MessageUsage | None = None  # from gateways
 
 
 class MessageStartEvent(Event, tag="message_start"):
@@ -174,6 +180,7 @@ class MessageDeltaEvent(Event, tag="message_delta"):
 class MessageStopEvent(Event, tag="message_stop"):
     """The answer is complete. Terminal."""
 
+    usage: MessageUsage | None = None  # from gateways
     invocation_metrics: InvocationMetrics | None = field(
         default=None, name="amazon-bedrock-invocationMetrics"
     )

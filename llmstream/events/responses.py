@@ -181,7 +181,9 @@ class ResponseUsage(Struct, kw_only=True):
     total_tokens: int | None = None
     # from gateways
     prompt_tokens: int | None = None
+    prompt_tokens_details: TokenDetails | None = None
     completion_tokens: int | None = None
+    completion_tokens_details: TokenDetails | None = None
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
     num_cached_tokens: int | None = None
@@ -189,6 +191,8 @@ class ResponseUsage(Struct, kw_only=True):
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cost: Any = None
+    total_cost: Any = None
+    estimated_cost: Any = None
     cost_in_usd_ticks: Any = None
 
 

@@ -115,10 +115,11 @@ def test_the_names_of_a_gateway_in_responses() -> None:
 # ---- Messages ----------------------------------------------------------------------------------
 
 
-def messages(first: Any, last: Any, **stop: Any) -> Usage:
+def messages(first: Any, last: Any, delta: Any = None, **stop: Any) -> Usage:
+    reason = {"stop_reason": "end_turn", **(delta or {})}
     events = [
         {"type": "message_start", "message": {"id": "m", "content": [], "usage": first}},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": last},
+        {"type": "message_delta", "delta": reason, "usage": last},
         {"type": "message_stop", **stop},
     ]
     return usage_of("messages", *map(data, events))
@@ -190,3 +191,50 @@ def test_the_whole_prompt() -> None:
 def test_the_sum_of_costs() -> None:
     assert total_usage([Usage(cost=0.5), Usage(), Usage(cost=0.25)]).cost == 0.75
     assert total_usage([Usage(), Usage(1)]).cost is None
+
+
+# ---- further places ----------------------------------------------------------------------------
+
+
+def test_the_details_have_the_other_apis_names_too() -> None:
+    parts = ({"cached_tokens": 5, "cache_write_tokens": 6}, {"reasoning_tokens": 7})
+    names = (
+        ("prompt_tokens", "completion_tokens"),
+        ("input_tokens", "output_tokens"),
+    )
+    for made in (lambda usage: chat(usage=usage), lambda usage: responses(**usage)):
+        for name_in, name_out in names:
+            counts = {name_in: 12, name_out: 34}
+            details = {f"{name_in}_details": parts[0], f"{name_out}_details": parts[1]}
+            assert made({**counts, **details}) == Usage(12, 34, 46, 5, 7, 6)
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_cached_tokens_under_other_names_in_messages(name: str) -> None:
+    assert messages({"input_tokens": 12}, {"output_tokens": 34, name: 5}) == Usage(12, 34, 51, 5)
+
+
+def test_the_places_in_messages() -> None:
+    counts = {"input_tokens": 12, "output_tokens": 34}
+    assert messages(None, counts) == Usage(12, 34, 46)
+    assert messages(None, None, usage=counts) == Usage(12, 34, 46)
+    assert messages(None, None, delta={"usage": counts}) == Usage(12, 34, 46)
+
+
+def test_the_usage_in_a_message_that_is_not_streamed() -> None:
+    answer = {"role": "assistant", "content": "Hi", "usage": COUNTS}
+    session = Session(APIS["chat"].load())
+    body = {"choices": [{"index": 0, "message": answer, "finish_reason": "stop"}]}
+    session.receive_json(json.dumps(body).encode())
+    assert session.state.usage == Usage(12, 34, 46)
+
+
+@pytest.mark.parametrize("name", ["cost", "total_cost", "estimated_cost"])
+def test_the_names_of_a_cost(name: str) -> None:
+    """On every API."""
+    found = [
+        chat(usage={**COUNTS, name: 0.25}),
+        responses(**COUNTS, **{name: "0.25"}),
+        messages({"input_tokens": 1}, {"output_tokens": 2, name: 0.25}),
+    ]
+    assert [usage.cost for usage in found] == [0.25] * 3

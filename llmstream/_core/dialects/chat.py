@@ -21,7 +21,7 @@ from ...result import Chunk, LLMStreamError, Usage
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..state import FastPath, ItemState, State, first_count, merge_usage
+from ..state import FastPath, ItemState, State, merge_usage
 from ..tool_calls import ToolCallState, arguments_to_send, call_ids, finish_with_calls, is_json
 from .base import CONTENT, CUT, NOTHING, PROGRESS, Activity, Effect, unknown
 from .lenient import lenient
@@ -739,25 +739,18 @@ def _take_usage(state: State, event: ev.ChatCompletionChunkEvent) -> None:
 
 
 def _odd_usage(event: ev.ChatCompletionChunkEvent) -> ev.ChatUsage | None:
-    """The usage in a choice or its delta (Kimi), or in Groq's own field. With a breakdown several
+    """The usage in a choice (Kimi) or its delta, or in Groq's own field. With a breakdown several
     models have answered there, and the usage is that of one of them."""
     for choice in event.choices or ():
-        found = choice.usage or (choice.delta.usage if choice.delta is not None else None)
-        if found is not None:
-            return found
+        for holder in (choice, choice.delta, choice.message):
+            if holder is not None and holder.usage is not None:
+                return holder.usage
     groq = event.x_groq
     return groq.usage if groq is not None and groq.usage_breakdown is None else None
 
 
 def _usage(reported: ev.ChatUsage) -> Usage:
-    return openai_usage(
-        reported,
-        first_count(reported.prompt_tokens, reported.input_tokens),
-        first_count(reported.completion_tokens, reported.output_tokens),
-        reported.prompt_tokens_details or ev.ChatTokenDetails(),
-        reported.completion_tokens_details or ev.ChatTokenDetails(),
-        own_key=reported.cost_details if reported.is_byok is True else None,
-    )
+    return openai_usage(reported, reported.cost_details if reported.is_byok is True else None)
 
 
 # ---- writing a request -------------------------------------------------------------------------

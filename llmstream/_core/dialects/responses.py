@@ -19,11 +19,11 @@ import msgspec
 from ...errors import ConfigurationError
 from ...events import responses as ev
 from ...events.base import AnyEvent, UnknownEvent, decode_json
-from ...result import Chunk, LLMStreamError, Usage
+from ...result import Chunk, LLMStreamError
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body, url_below
-from ..state import ItemState, State, first_count, merge_usage
+from ..state import ItemState, State, merge_usage
 from ..tool_calls import arguments_to_send, call_ids, finish_with_calls, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
@@ -261,17 +261,7 @@ def _take(state: State, response: ev.Response | None) -> None:
     if response.store is False:
         state.stored = False
     if response.usage is not None:
-        state.usage = merge_usage(state.usage, _usage(response.usage))
-
-
-def _usage(reported: ev.ResponseUsage) -> Usage:
-    return openai_usage(
-        reported,
-        first_count(reported.input_tokens, reported.prompt_tokens),
-        first_count(reported.output_tokens, reported.completion_tokens),
-        reported.input_tokens_details or ev.TokenDetails(),
-        reported.output_tokens_details or ev.TokenDetails(),
-    )
+        state.usage = merge_usage(state.usage, openai_usage(response.usage))
 
 
 def _completed(state: State, event: Any) -> Effect:

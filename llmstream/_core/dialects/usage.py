@@ -27,42 +27,46 @@ def metrics_usage(metrics: InvocationMetrics) -> Usage:
     )
 
 
-def openai_usage(
-    reported: Any,
-    tokens_in: int | None,
-    tokens_out: int | None,
-    details_in: Any,
-    details_out: Any,
-    own_key: Any = None,
-) -> Usage:
-    """The usage of OpenAI's two APIs, which have different names for the two counts and the same
-    ones for the rest: in their details, or, from other services, beside the counts."""
+def openai_usage(reported: Any, own_key: Any = None) -> Usage:
+    """The usage of OpenAI's two APIs: each count under the name in either of them; its parts in
+    their details, or, from other services, beside the counts. `own_key`: see `reported_cost`."""
+    details_in = reported.prompt_tokens_details, reported.input_tokens_details
+    details_out = reported.completion_tokens_details, reported.output_tokens_details
     return Usage(
-        tokens_in,
-        tokens_out,
+        first_count(reported.prompt_tokens, reported.input_tokens),
+        first_count(reported.completion_tokens, reported.output_tokens),
         reported.total_tokens,
         first_count(
-            details_in.cached_tokens,
+            *(part.cached_tokens for part in details_in if part is not None),
             reported.cached_tokens,
             reported.prompt_cache_hit_tokens,
             reported.num_cached_tokens,
             reported.cache_read_input_tokens,
         ),
-        first_count(details_out.reasoning_tokens, reported.reasoning_tokens),
-        first_count(details_in.cache_write_tokens, reported.cache_creation_input_tokens),
-        reported_cost(reported.cost, reported.cost_in_usd_ticks, own_key),
+        first_count(
+            *(part.reasoning_tokens for part in details_out if part is not None),
+            reported.reasoning_tokens,
+        ),
+        first_count(
+            *(part.cache_write_tokens for part in details_in if part is not None),
+            reported.cache_creation_input_tokens,
+        ),
+        reported_cost(reported, own_key),
     )
 
 
-def reported_cost(cost: Any, ticks: Any = None, own_key: Any = None) -> float | None:
-    """The cost in USD that a service reports; None where it reports none that is a cost. `own_key`
-    has what the provider bills in addition, because the caller's own key for it was used."""
+def reported_cost(reported: Any, own_key: Any = None) -> float | None:
+    """The cost in USD that a usage has; None where it has none that is a cost. `own_key` has what
+    the provider bills in addition, because the caller's own key for it was used."""
+    cost = reported.cost
     if isinstance(cost, dict):
         cost = next((cost[name] for name in _TOTALS if name in cost), None)
+    ticks = reported.cost_in_usd_ticks
     if cost is None and ticks is not None:
         ticks = _number(ticks)
         return None if ticks is None else ticks / _TICKS_PER_USD
-    number = _number(cost)
+    costs = cost, reported.total_cost, reported.estimated_cost
+    number = _number(next((cost for cost in costs if cost is not None), None))
     upstream = own_key.get("upstream_inference_cost") if isinstance(own_key, dict) else None
     return number if number is None else number + (_number(upstream) or 0.0)
 
