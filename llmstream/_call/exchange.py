@@ -15,7 +15,7 @@ from .._core.request import HTTPRequest
 from .._core.session import Session
 from .._runtime.scope import Stopped, StopReason
 from .._transport.base import Response, Transport
-from ..errors import LLMStreamError
+from ..errors import EventTooLarge, LLMStreamError
 from ..events.base import AnyEvent, marker_event
 from .context import CallContext
 
@@ -103,6 +103,7 @@ class Exchange:
             # else what was shown stays readable until the service has accepted the new request
         ctx.latest = session
         session.state.seed = ctx.trace_id
+        session.state.unix_time = ctx.clock.time
         session.on_sign_of_life = ctx.scope.timers.sign_of_life
         ctx.status = ctx.request_id = None
         ctx.meter.begin_attempt(ctx.clock.monotonic(), session.contents, session.state.usage)
@@ -198,7 +199,7 @@ class Exchange:
 
     def _read_some(self, response: Response, limit: int) -> bytes:
         """A body for an error's message: what of it arrives soon, at most about `limit` bytes."""
-        body = b""
+        body = bytearray()
         scope = self._ctx.scope
         scope.timers.linger(_LINGER)
         try:
@@ -210,7 +211,7 @@ class Exchange:
             stop = scope.stop_reason
             if stop is not None and stop.clock is not ClockName.LINGER:
                 raise
-        return body
+        return bytes(body)
 
     # -- a stored answer
 
@@ -293,12 +294,18 @@ def _is_success(status: int) -> bool:
 
 
 def _read_all(response: Response, limit: int, pieces: list[bytes]) -> bytes:
-    """The rest of a body after its first `pieces`, at most about `limit` bytes."""
-    size = 0
+    """The rest of a body after its first `pieces`. Raises EventTooLarge for more than `limit` bytes
+    in all."""
+    size = sum(map(len, pieces))
     try:
-        while size < limit and (data := response.read()):
+        while data := response.read():
             pieces.append(data)
             size += len(data)
+            if size > limit:
+                raise EventTooLarge(
+                    "the body is one JSON document that is larger than max_event_bytes: raise the "
+                    "limit if answers of this size are expected"
+                )
     except BaseException:
         data = b""  # a traceback may show locals
         pieces.clear()

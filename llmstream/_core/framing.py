@@ -24,17 +24,16 @@ class Framer:
     """Cuts a stream of bytes, which arrives in pieces of any size, after the end of a block.
 
     A block is the bytes between two empty lines, with its lines joined by LF. The cost is linear in
-    the bytes received, however they are cut: pieces are joined only when the end of their block has
-    arrived. Holds at most `limit` bytes and one piece. When a block, or a line without an end, is
+    the bytes received, however they are cut, and so is the memory: a block that arrives byte by byte
+    takes no more than one that arrives whole. Holds at most `limit` bytes and one piece. When a block, or a line without an end, is
     larger than `limit`, `overflow` becomes true and `feed` returns nothing more. Not thread-safe.
     """
 
-    __slots__ = ("_at_start", "_cr", "_limit", "_pieces", "_size", "overflow")
+    __slots__ = ("_at_start", "_cr", "_held", "_limit", "overflow")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pieces: list[bytes] = []  # of the block that has not ended yet
-        self._size = 0
+        self._held = bytearray()  # of the block that has not ended yet
         self._cr = False  # the last byte was CR: an LF directly after it belongs to it
         self._at_start = True
         self.overflow = False
@@ -42,7 +41,7 @@ class Framer:
     @property
     def pending(self) -> int:
         """The number of bytes of the block that has begun and has not ended."""
-        return self._size
+        return len(self._held)
 
     def feed(self, data: bytes) -> bytes:
         """The blocks that end in `data`, each with its empty line; b"" for none."""
@@ -54,14 +53,13 @@ class Framer:
             data = self._normalise(data)
         if not data:
             return b""
-        pieces = self._pieces
-        if pieces:
-            if _EMPTY_LINE not in data and not (data[0] == 10 and pieces[-1][-1] == 10):
+        held = self._held
+        if held:
+            if _EMPTY_LINE not in data and not (data[0] == 10 and held[-1] == 10):
                 return self._hold(data)
-            pieces.append(data)
-            data = b"".join(pieces)
-            pieces.clear()
-        self._size = 0
+            held += data
+            data = bytes(held)
+            held.clear()
         if data.endswith(_EMPTY_LINE):
             return data if len(data) <= self._limit else self._within(data)
         end = data.rfind(_EMPTY_LINE) + len(_EMPTY_LINE)
@@ -86,19 +84,17 @@ class Framer:
     def _hold(self, piece: bytes) -> bytes:
         if not piece:
             return b""
-        self._size += len(piece)
-        self._pieces.append(piece)
+        held = self._held
+        held += piece
         # The newline at the end of a line does not count.
-        if self._size > self._limit and self._size - (piece[-1] == 10) > self._limit:
+        if len(held) > self._limit and len(held) - (piece[-1] == 10) > self._limit:
             self.overflow = True
-            self._pieces.clear()
-            self._size = 0
+            held.clear()
         return b""
 
     def _strip_bom(self, data: bytes) -> bytes:
-        data = b"".join([*self._pieces, data])
-        self._pieces.clear()
-        self._size = 0
+        data = bytes(self._held) + data
+        self._held.clear()
         if len(data) < len(_BOM) and _BOM.startswith(data):
             if data:
                 self._hold(data)

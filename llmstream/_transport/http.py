@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import requests
 from urllib3 import HTTPResponse
 
+from .._core.encoding import Decoder, decoder_of
 from .._runtime.scope import CancelScope, Stopped
 from .._runtime.threads import Local
 from ..result import LLMStreamError
@@ -28,6 +30,9 @@ _READ = 65536  # the most bytes of one read
 # The reader's buffer. Small, because every open stream has one; 16 KiB is a full TLS record.
 _BUFFER = 16384
 _MAX_INTERIM = 20  # interim (1xx) responses that are skipped before the final one
+_MAX_LINE = 65536  # bytes of the line before a chunk: its size and its extensions
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
+_NEXT_CHUNK = re.compile(rb"\r\n([0-9A-Fa-f]{1,8})\r\n")  # the end of a chunk, the next one's size
 _MIN_CHUNK = 6  # bytes: the end of the chunk before, and a chunk with one byte of data
 _DRAIN = 65536  # bytes that are read after the end of an answer to keep its connection
 
@@ -42,8 +47,9 @@ current = Local()
 class _ReportingReader(io.RawIOBase):
     """The raw reader below a response. The clocks run exactly while its `readinto` blocks."""
 
-    def __init__(self, raw: io.RawIOBase, scope: CancelScope) -> None:
+    def __init__(self, raw: io.RawIOBase, scope: CancelScope, sock: Any) -> None:
         self._raw = raw
+        self._sock = sock
         self.scope = scope
         self.received = 0  # bytes of the last read
         self.peek_only = False  # do not read: report that no bytes are available
@@ -71,6 +77,39 @@ class _ReportingReader(io.RawIOBase):
             self._raw.close()
             super().close()
 
+    def has_decrypted(self) -> bool:
+        """Whether TLS has decrypted bytes that nobody has read: the socket does not show them."""
+        # TLS inside the TLS of a proxy is not a socket; its `sslobj` is what a socket's is.
+        pending = getattr(getattr(self._sock, "sslobj", self._sock), "pending", None)
+        with contextlib.suppress(OSError, ValueError):
+            return pending is not None and pending() > 0
+        return False
+
+
+class _Buffer(io.BufferedReader):
+    """The buffer above a _ReportingReader. It knows whether bytes were left in it."""
+
+    raw: _ReportingReader
+    _was_left = False
+
+    def buffered(self) -> bytes:
+        """The bytes that have been received and not been read."""
+        reader = self.raw
+        reader.peek_only = True  # otherwise `peek` would fill an empty buffer, which may block
+        try:
+            return self.peek()
+        finally:
+            reader.peek_only = False
+
+    def has_surplus(self) -> bool:
+        """Whether more bytes have arrived than were read."""
+        return self._was_left if self.closed else bool(self.buffered()) or self.raw.has_decrypted()
+
+    def close(self) -> None:
+        if not self.closed:  # http.client closes it at the end of a body
+            self._was_left = self.has_surplus()
+        super().close()
+
 
 class _ReportingSocket:
     """What http.client.HTTPResponse needs of a socket: `makefile`."""
@@ -79,32 +118,71 @@ class _ReportingSocket:
         self._sock = sock
         self._scope = scope
 
-    def makefile(self, mode: str) -> io.BufferedReader:
+    def makefile(self, mode: str) -> _Buffer:
         raw = self._sock.makefile(mode, buffering=0)
-        return io.BufferedReader(_ReportingReader(raw, self._scope), _BUFFER)
+        return _Buffer(_ReportingReader(raw, self._scope, self._sock), _BUFFER)
+
+
+class ChunkError(http.client.HTTPException):
+    """The chunks of a body (RFC 9112, section 7.1) are not where their sizes say."""
 
 
 class ReportingResponse(http.client.HTTPResponse):
-    """http.client's response, which reads through a _ReportingReader."""
+    """http.client's response, which reads through a _ReportingReader, and is strict about chunks:
+    http.client takes any two bytes for the end of a chunk, and a size may have a sign."""
+
+    _heads = 0  # that were read
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         scope: CancelScope = current.scope
         super().__init__(_ReportingSocket(sock, scope), *args, **kwargs)  # type: ignore[arg-type]
+        self.buffer: _Buffer = self.fp  # type: ignore[assignment]
         current.response = self
 
     def begin(self) -> None:
         super().begin()
         # http.client skips only 100 (Continue); 102 and 103 are interim responses too (RFC 9110,
         # section 15.2). 101 is not skipped: no request asks for a switch of protocols.
-        for _ in range(_MAX_INTERIM):
-            if not 101 < self.status < 200:
-                # urllib3 would log header lines that cannot be parsed, with the URL.
-                self.msg.defects.clear()
-                self.msg.set_payload([])
-                return
+        while 101 < self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
-        raise http.client.HTTPException("too many interim responses")
+        # urllib3 would log header lines that cannot be parsed, with the URL.
+        self.msg.defects.clear()
+        self.msg.set_payload([])
+
+    def _read_status(self) -> tuple[str, int, str]:
+        self._heads += 1
+        if self._heads > _MAX_INTERIM + 1:
+            raise http.client.HTTPException("too many interim responses")
+        found: tuple[str, int, str] = super()._read_status()
+        return found
+
+    def _get_chunk_left(self) -> int | None:
+        left: int | None = self.chunk_left  # type: ignore[has-type]
+        if left:
+            return left
+        if left is not None:
+            end = self._safe_read(2)  # type: ignore[attr-defined]
+            if end != b"\r\n":
+                raise ChunkError("a chunk does not end where its size says")
+        left = self._next_size()
+        if left == 0:
+            self._read_and_discard_trailer()  # type: ignore[attr-defined]
+            self._close_conn()  # type: ignore[attr-defined]
+            left = None
+        self.chunk_left = left
+        return left
+
+    def _next_size(self) -> int:
+        line: bytes = self.fp.readline(_MAX_LINE + 1)
+        if not line.endswith(b"\n"):
+            if len(line) > _MAX_LINE:
+                raise ChunkError("the line before a chunk is too long")
+            raise http.client.IncompleteRead(line)
+        size = line.partition(b";")[0].strip(b" \t\r\n")
+        if not _SIZE.fullmatch(size):
+            raise ChunkError("a chunk's size is not a hexadecimal number")
+        return int(size, 16)
 
 
 class RequestsResponse:
@@ -129,40 +207,64 @@ class RequestsResponse:
         self.forwarder = "" if route.tunnels else str(route.proxy)
         if getattr(self._raw, "_original_response", None) is not body:
             body = None  # a double's, which has read it
-        encoded = self.headers.get("content-encoding", "identity") not in ("", "identity")
-        # urllib3 decodes the others. Requests ask for identity, so that is rare.
-        self._body = None if encoded else body
         self._http = body
+        encoded = self.headers.get("content-encoding", "identity") not in ("", "identity")
+        self._plain = None if encoded else body  # None: it has to be decoded, or is a double's
+        self._decoder: Decoder | None = None
+        self._broken = False
 
     def read(self) -> bytes:
         error: LLMStreamError | None = None
         scope = self._scope
+        if scope.stop_reason is not None:  # what has been received may be read without any wait
+            raise Stopped
         try:
             data = self._read()
             if data or scope.stop_reason is None:
                 return data
             raise Stopped  # the end of a close-delimited body was the scope's shutdown
         except FOREIGN as exc:
+            self._broken = True
             scope.check()
             error = translate(exc, scope, None, self._route)
             cause = bare_cause(exc)
         raise error from cause
 
     def _read(self) -> bytes:
-        body = self._body
+        body = self._plain
+        if body is None:
+            return self._read_otherwise()
+        data = body.read1(_READ)
+        if not data:
+            _check_whole(body)
+        elif body.chunked and body.chunk_left == 0 and body.fp is not None:
+            more = _chunks_ahead(body.buffer, len(data))
+            if more:
+                return b"".join((data, *more))
+        return data
+
+    def _read_otherwise(self) -> bytes:
+        """A body that is encoded, though requests ask for identity; or a double's."""
+        body = self._http
         if body is None:
             # urllib3's response decodes; a double may have its own.
             options = {"decode_content": True} if isinstance(self._raw, HTTPResponse) else {}
             data: bytes = self._raw.read1(_READ, **options)
             return data
-        data = body.read1(_READ)
-        if not data and body.length:
-            raise http.client.IncompleteRead(b"", body.length)
-        if data and body.chunked and body.chunk_left == 0 and body.fp is not None:
-            more = _chunks_ahead(body.fp, len(data))
-            if more:
-                return b"".join((data, *more))
-        return data
+        decoder = self._decoder = self._decoder or decoder_of(self.headers["content-encoding"])
+        if decoder is None:
+            self._plain = body
+            return self._read()
+        while True:
+            self._scope.check_clocks()  # what arrives in one wait may decode to megabytes
+            decoded = decoder.read(_READ)
+            if decoded:
+                return decoded
+            received = body.read1(_READ)
+            if not received:
+                _check_whole(body)
+                return b""
+            decoder.feed(received)
 
     def finish(self) -> None:
         """Read to the end of the body if it is near, and return the connection to the pool."""
@@ -170,11 +272,13 @@ class RequestsResponse:
             left = _DRAIN
             while left > 0 and (data := self._read()):
                 left -= len(data)
-            ended = left > 0 and self._scope.stop_reason is None
+            ended = left > 0 and self._scope.stop_reason is None and not self._broken
         except ENDINGS:
             ended = False
         self._scope.detach()
-        if ended:
+        # After a surplus nobody knows where the next answer on this connection begins, nor after a
+        # 101, from which on the connection does not speak HTTP.
+        if ended and self.status >= 200 and not (self._http and self._http.buffer.has_surplus()):
             # In this order: another thread may use the connection as soon as it is in the pool.
             with contextlib.suppress(*FOREIGN):
                 if self._http is not None:
@@ -190,28 +294,25 @@ class RequestsResponse:
             self._raw.close()
 
 
-def _chunks_ahead(file: Any, had: int) -> list[bytes]:
+def _check_whole(body: ReportingResponse) -> None:
+    """The body has ended. Raises IncompleteRead if its Content-Length had promised more."""
+    if body.length:
+        raise http.client.IncompleteRead(b"", body.length)
+
+
+def _chunks_ahead(file: _Buffer, had: int) -> list[bytes]:
     """The chunks (RFC 9112, section 7.1) that are buffered already after the chunk of `had` bytes
     that was read. http.client returns them one at a time, at 2 us each. They are parsed exactly as
     http.client does; anything else (extensions, the last chunk, trailers) is left to it."""
-    reader: _ReportingReader = file.raw
-    if reader.received - had < _MIN_CHUNK:
+    if file.raw.received - had < _MIN_CHUNK:
         return []  # the last read had no further chunk
-    reader.peek_only = True  # otherwise `peek` would fill an empty buffer, which may block
-    try:
-        ahead: bytes = file.peek()
-    finally:
-        reader.peek_only = False
+    ahead = file.buffered()
     found: list[bytes] = []
     at = 0
-    while ahead.startswith(b"\r\n", at):  # which ends the chunk before
-        end = ahead.find(b"\n", at + 2)
-        try:
-            size = int(ahead[at + 2 : end], 16)
-        except ValueError:
-            break
-        start = end + 1
-        if end < 0 or size <= 0 or start + size > len(ahead):
+    while (head := _NEXT_CHUNK.match(ahead, at)) is not None:
+        start = head.end()
+        size = int(head[1], 16)
+        if not size or start + size > len(ahead):
             break
         at = start + size
         found.append(ahead[start:at])

@@ -14,6 +14,7 @@ from typing import Any
 import requests
 import urllib3
 
+from .._core.encoding import BadEncoding
 from .._core.phase import Phase
 from .._core.request import HTTPRequest
 from .._runtime.scope import CancelScope, Stopped
@@ -108,6 +109,12 @@ def translate(
     refusal = _find(exc, ProxyRefused)
     if refusal is not None:
         return refused(refusal, route)
+    encoding = _find(exc, BadEncoding)
+    if encoding is not None:
+        return ProtocolError(
+            f"the body of the response of {route.end} cannot be decoded ({encoding}): the request "
+            "asks for content-encoding identity; check the server, or a proxy in front of it"
+        )
     if scope.bytes == 0 or scope.phase in _CONNECTING:
         return _not_connected(exc, scope, route)
     if _is_garbage(exc, scope):
