@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ._call.call import Call
+from ._call.call import Call, close_dropped
 from ._call.factory import CallFactory
 from ._core.dialects import DEFAULT_API, LOCAL_API
 from ._core.request import Request
@@ -384,6 +384,7 @@ class Client:
             call = known()
             if call is not None:
                 call.cancel("the client was closed")
+        close_dropped()
         self._endpoint.transport.close()
 
     def __enter__(self) -> Client:

@@ -31,6 +31,7 @@ class Stream:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._close_when_dropped = _CloseWhenDropped(call)
+        call.held_by(self._close_when_dropped)
         self.trace_id = call.ctx.trace_id
         self._view_name = ""
         self._texts: Iterator[str] | None = None  # the view of the text, once it is chosen
@@ -155,7 +156,7 @@ class _CloseWhenDropped:
     """Held by a stream and by its view: when the last of them is dropped, the call is freed. It
     refers to neither, and the call to none of the three, so that needs no garbage collector."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("__weakref__", "_call")
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -195,8 +196,8 @@ class _View(Generic[T]):
 
     def _pull(self) -> T:
         call = self._call
-        call.acquire_reader()  # until the batch is in place: a second reader loses none
-        try:
+        call.check_reader()
+        with call.reader:  # until the batch is in place: a second reader loses none
             while True:
                 if (
                     self._scope.stop_reason is None or not call.ctx.cancelled
@@ -207,8 +208,6 @@ class _View(Generic[T]):
                 if batch is None:
                     raise StopIteration
                 self._items = iter(self._select(batch, call))
-        finally:
-            call.release_reader()
 
     def close(self) -> None:
         """End the call, as a generator's `close` would (WSGI servers call it). Idempotent."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
+from typing import Any
 
 from .._core.timers import Timers
 from .._runtime.deferred import defer
 from .._runtime.frames import forget_variables
 from .._runtime.scope import Stopped, StopReason
 from .._runtime.threads import Lock
-from ..errors import Cancelled, ConfigurationError, LLMStreamError
+from ..errors import ConfigurationError, LLMStreamError
 from ..events.base import AnyEvent
-from ..result import Attempt
 from ..telemetry.context import ActiveCall
 from ..telemetry.reporter import Reporter
 from .context import CallContext
 from .exchange import EventBatches
 from .retrying import Retrying
+from .telling import Telling
 
-__all__ = ["Call", "Progress"]
+__all__ = ["Call", "Progress", "close_dropped"]
 
 _TWO_READERS = "this stream is being read by another thread: a stream has one reader"
 
@@ -51,7 +56,10 @@ class Call:
         self.readable_as_text = retrying.readable_as_text  # any thread, to read
         self._retrying: Retrying | None = retrying  # None: ended, and the request let go
         self._begin_report: Callable[[float], Reporter | None] | None = begin_report
-        self._reader = Lock()  # held by the one thread that reads
+        self.reader = Lock()  # held by the one thread that reads; see `check_reader`
+        self._handle: weakref.ref[Any] | None = None
+        self._outcome: tuple[LLMStreamError | None] | None = None  # once it is known
+        self._tell: Telling | None = None  # what has to be told of the end, until it is
         self._batches: EventBatches | None = None
         self._active: ActiveCall | None = None
         self._error: LLMStreamError | None = None
@@ -70,33 +78,32 @@ class Call:
     def close(self, *, dropped: bool = False) -> None:
         """End the call if it still runs, and free everything it holds. Idempotent. `dropped`: in
         a finalizer."""
-        if self.ended:
+        if self.ended and self._tell is None:
+            _unsettled.pop(id(self), None)
             return
         self.cancel("closed before the end")
         # A reader in another thread holds the lock: it wakes up and frees everything itself.
-        if self._reader.acquire(blocking=False):
-            try:
-                if not self.ended:
-                    complete = self.ctx.session.complete
-                    self._end(None if complete else self.ctx.stop_error(), dropped)
-            finally:
-                self._reader.release()
+        if not self.reader.locked():
+            with self.reader:
+                whole = self.ended or self.ctx.session.complete
+                self._end(None if whole else self.ctx.stop_error(), dropped)
 
-    def acquire_reader(self) -> None:
-        """Take the reader lock. Raises ConfigurationError where another thread has it."""
-        if not self._reader.acquire(blocking=False):
+    def check_reader(self) -> None:
+        """Before `with call.reader`: raises ConfigurationError where another thread has it, or
+        where this is a signal handler of the one that has it."""
+        if self.reader.locked():
             raise ConfigurationError(_TWO_READERS)
-
-    def release_reader(self) -> None:
-        self._reader.release()
 
     def pull(self) -> list[AnyEvent] | None:
         """The next events (perhaps none), or None at the end. Raises what ended the call."""
-        self.acquire_reader()
-        try:
+        self.check_reader()
+        with self.reader:
             return self.next_batch()
-        finally:
-            self.release_reader()
+
+    def held_by(self, handle: Any) -> None:
+        """When `handle` is dropped, the call is closed: by the handle's finalizer or, where an
+        interrupt has cut that short, by the next call."""
+        self._handle = weakref.ref(handle)
 
     # -- the reader
 
@@ -105,27 +112,27 @@ class Call:
         if self.progress is _ENDED:
             self._raise_again()
             return None
-        error: LLMStreamError | None
+        error: LLMStreamError | None = None
         try:
-            if self._scope.stop_reason is not None and self.ctx.cancelled:
-                raise Stopped
-            if self._batches is None:
-                self._start()
-                assert self._batches is not None
-            batch = next(self._batches, None)
-            if batch is not None:
-                return batch
-            error = None
-        except Stopped:
-            error = self.ctx.stop_error()
-        except LLMStreamError as exc:
-            error = exc
+            try:
+                if self._scope.stop_reason is not None and self.ctx.cancelled:
+                    raise Stopped
+                if self._batches is None:
+                    self._start()
+                    assert self._batches is not None
+                batch = next(self._batches, None)
+                if batch is not None:
+                    return batch
+            except Stopped:
+                error = self.ctx.stop_error()
+            except LLMStreamError as exc:
+                error = exc
+            self._end(error)
         except BaseException as exc:  # Ctrl-C above all: free the stream, and let it through
-            forget_variables(exc)
             self.cancel("interrupted")
             self._end(self.ctx.stop_error())
+            forget_variables(exc)
             raise
-        self._end(error)
         self._raise_again()
         return None
 
@@ -134,6 +141,7 @@ class Call:
             raise self._error
 
     def _start(self) -> None:
+        close_dropped()
         ctx = self.ctx
         now = ctx.clock.monotonic()
         ctx.meter.begun = now
@@ -142,6 +150,11 @@ class Call:
         assert self._retrying is not None
         self._batches = self._retrying.batches()
         self.progress = Progress.RUNNING
+        handle = self._handle() if self._handle is not None else None
+        if handle is not None:
+            unsettled = _Unsettled(handle, _dropped.append)
+            unsettled.call = self
+            _unsettled[id(self)] = unsettled
         self._active = ActiveCall(ctx.trace_id)
         assert self._begin_report is not None
         ctx.reporter = self._begin_report(now)
@@ -150,7 +163,30 @@ class Call:
             ctx.reporter.start()
 
     def _end(self, error: LLMStreamError | None, dropped: bool = False) -> None:
-        """Free everything, then let it be known how the call ended."""
+        """Free everything, then let it be known how the call ended. What an interrupt has cut short
+        is done all the same, before the interrupt goes on: each step may be done twice."""
+        if self._outcome is None:
+            self._outcome = (error,)  # from now on it is this one
+        try:
+            self._settle(dropped)
+        except BaseException:
+            self._settle(dropped)
+            raise
+
+    def _settle(self, dropped: bool) -> None:
+        if not self.ended:
+            assert self._outcome is not None
+            self._free(*self._outcome)
+        tell = self._tell
+        if tell is not None:
+            if dropped:
+                defer(tell)
+            else:
+                tell()
+            self._tell = None
+        _unsettled.pop(id(self), None)
+
+    def _free(self, error: LLMStreamError | None) -> None:
         ctx = self.ctx
         if self._batches is not None:
             ctx.meter.end(ctx.clock.monotonic())
@@ -159,73 +195,37 @@ class Call:
         if error is not None:
             forget_variables(error)
             ctx.session.flush()  # what was held back is in .partial
-        last = ctx.end_attempt(error) if ctx.meter.attempts[1] else None
+        if ctx.meter.attempts[1]:
+            ctx.end_attempt(error)
         if error is not None:
             ctx.seal(error)
         ctx.session.state.compact()
         self._error = error
+        retrying = self._retrying
+        if self._active is not None:  # it has started
+            self._active.over = True
+            if not ctx.scope.forked:  # otherwise the call is our parent's
+                assert retrying is not None
+                self._tell = Telling(ctx, error, retrying.cancel_response)
         self.progress = Progress.ENDED
-        retrying, self._retrying, self._begin_report = self._retrying, None, None
-        assert retrying is not None
-        if self._active is None:
-            return  # it never started
-        self._active.over = True
-        if ctx.scope.forked:
-            return  # the call is our parent's
-        tell = _Telling(ctx, error, last, retrying.cancel_response)
-        if dropped:
-            defer(tell)
-        else:
-            tell()
+        self._retrying = self._begin_report = None
 
 
-class _Telling:
-    """Tells how a call ended. An object of its own, since a deferred thread may do it after the
-    call is gone. `last` is None for a call that ended between two attempts."""
+class _Unsettled(weakref.ref[Any]):
+    """A call that has begun, and whose end has not been told. It keeps the call, and refers to its
+    handle. When the handle goes, CPython itself puts it into `_dropped`: an interrupt that comes in
+    the handle's finalizer ends the finalizer, and goes no further."""
 
-    __slots__ = ("_cancel_response", "_ctx", "_error", "_last")
+    __slots__ = ("call",)
+    call: Call
 
-    def __init__(
-        self,
-        ctx: CallContext,
-        error: LLMStreamError | None,
-        last: Attempt | None,
-        cancel_response: Callable[[], None],
-    ) -> None:
-        self._ctx = ctx
-        self._error = error
-        self._last = last
-        self._cancel_response = cancel_response
 
-    def __call__(self) -> None:
-        try:
-            if self._ctx.reporter is not None:
-                self._report(self._ctx.reporter)
-        finally:
-            if isinstance(self._error, Cancelled):
-                self._cancel_response()
+_unsettled: dict[int, _Unsettled] = {}  # by the id of the call
+_dropped: deque[_Unsettled] = deque()
 
-    def _report(self, reporter: Reporter) -> None:
-        try:
-            if self._last is not None:
-                self._ctx.report_attempt(self._last)
-        finally:
-            self._report_end(reporter)
 
-    def _report_end(self, reporter: Reporter) -> None:
-        ctx, error, last = self._ctx, self._error, self._last
-        state, meter = ctx.session.state, ctx.meter
-        reporter.end(
-            error,
-            ctx.result,
-            phase=ctx.scope.phase.value if last is None else last.phase,
-            status=getattr(error, "status", None) if last is None else last.status,
-            finish=state.finish,
-            request_id=ctx.request_id,
-            response_id=state.response_id,
-            response_model=state.model,
-            first_token_ms=meter.first_token_ms,
-            total_ms=meter.total_ms(meter.begun),
-            waited_ms=ctx.scope.timers.waited * 1000.0,
-            backoff_ms=meter.rested * 1000.0,
-        )
+def close_dropped() -> None:
+    """Close the calls whose finalizer an interrupt has cut short."""
+    while _dropped:
+        with contextlib.suppress(IndexError):  # another thread was faster
+            defer(partial(_dropped.popleft().call.close, dropped=True))

@@ -36,7 +36,7 @@ from .._core.dialects import APIS
 from .._core.phase import Phase
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.fork import renew_in_child
-from .._runtime.threads import Lock
+from .._runtime.threads import RLock
 from ..errors import ConfigurationError
 from ..result import Attempt, Cost, Result, Usage
 from .records import CallRecord, RequestContent
@@ -282,16 +282,20 @@ class CostLimit:
     def __init__(self, limit: Any) -> None:
         self.limit = _checked(limit)
         _price_list()
-        self._lock = Lock()  # guards spent
-        renew_in_child(self, _lock=Lock)
+        self._lock = RLock()  # guards spent and _counted
+        renew_in_child(self, _lock=RLock)
         self.spent = Decimal(0)
+        self._counted: frozenset[int] = frozenset()  # calls that are counted, and not yet ended
         self._has_warned = False
 
     def on_content(self, call: CallRecord, request: RequestContent, result: Result) -> None:
         cost = cost_of(call.api, call.host, result, call.started)
         if cost is not None:
             with self._lock:
-                self.spent += cost.amount
+                if call.id not in self._counted:  # told again after an interrupt
+                    counted = self._counted | {call.id}
+                    # Together: no interrupt comes in between.
+                    self.spent, self._counted = self.spent + cost.amount, counted
         elif result.attempts and result.attempts[-1].error is None and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -300,6 +304,10 @@ class CostLimit:
                 result.model or call.model,
                 call.host,
             )
+
+    def on_end(self, call: CallRecord, end: CallRecord) -> None:
+        with self._lock:
+            self._counted -= {call.id}
 
     def check(self) -> None:
         """Raises ConfigurationError once the limit is reached."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from .._runtime.threads import Local, Lock
 from ..result import Result
 from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord
 
-__all__ = ["Dispatcher", "Hooks", "Observer", "Propagator"]
+__all__ = ["Dispatcher", "Hooks", "Listener", "Observer", "Propagator"]
 
 logger = logging.getLogger("llmstream")
 logger.addHandler(logging.NullHandler())  # quiet unless the application has set up logging
@@ -139,7 +141,27 @@ class Dispatcher:
 
     def notify(self, listeners: Iterable[Listener], *what: Any) -> None:
         """Call each listener. One that raises is logged once, and the others are called all the
-        same. Raises the last BaseException that is not an Exception (Ctrl-C), after all calls."""
+        same. Raises the last BaseException that is not an Exception (Ctrl-C), after all calls.
+
+        Where this thread is in a listener already (it makes a call, or a signal handler does), they
+        are called after that one has returned: it may hold a lock that they need."""
+        try:
+            lock, later = _here.told
+        except AttributeError:
+            lock, later = _here.told = Lock(), deque()
+        if lock.locked():
+            later.append((self, listeners, what))
+            return
+        with lock:
+            if later:
+                _tell_later(later)
+            try:
+                self._notify(listeners, what)
+            finally:
+                if later:
+                    _tell_later(later)
+
+    def _notify(self, listeners: Iterable[Listener], what: tuple[Any, ...]) -> None:
         interrupt: BaseException | None = None
         for listener in listeners:
             try:
@@ -175,6 +197,18 @@ class Dispatcher:
                 # Without this module's frame: its variables hold what was reported.
                 exc_info=(type(exc), exc, exc.__traceback__ and exc.__traceback__.tb_next),
             )
+
+
+# `told` of each thread: a lock that is held while the thread is in a listener (no other thread uses
+# it), and what is told after that.
+_here = Local()
+
+
+def _tell_later(later: deque[tuple[Dispatcher, Iterable[Listener], tuple[Any, ...]]]) -> None:
+    while later:
+        dispatcher, listeners, what = later[0]
+        dispatcher._notify(listeners, what)
+        later.popleft()
 
 
 def _listeners(rows: Iterable[_Row]) -> tuple[Listener, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from .._core.request import Request
 from .._runtime.ids import call_numbers
 from ..errors import LLMStreamError
 from ..result import Attempt, Result, Usage, total_usage
-from .observer import Dispatcher, Hooks
+from .observer import Dispatcher, Hooks, Listener
 from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord, error_code, outcome
 
 __all__ = ["Reporter", "start_reporter"]
@@ -33,6 +34,7 @@ class Reporter:
         "_pid",
         "_request",
         "_retries",
+        "_untold",
         "call",
         "phase",
         "tokens",
@@ -55,11 +57,18 @@ class Reporter:
         )
         self._headers: dict[str, str] = {}
         self._ended = False
+        self._untold: deque[_Told] = deque()  # what must be told and has not been
 
     def start(self) -> None:
         """Report that the call begins. Not in the constructor: the call must have its reporter
         before an observer can look at the call."""
-        self._notify("on_start", self.call)
+        self._must_tell("on_start", self.call)
+        self.tell_rest()
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts were reported."""
+        return len(self._attempts)
 
     @property
     def _mine(self) -> bool:
@@ -70,6 +79,26 @@ class Reporter:
         listeners = self._hooks[hook]
         if listeners and self._mine:
             self._dispatcher.notify(listeners, *what)
+
+    def _must_tell(self, hook: str, *what: Any) -> None:
+        self._untold.extend([_Told(listener, what) for listener in self._hooks[hook]])
+
+    def tell_rest(self) -> None:
+        """Tell the observers what they must be told, and have not been. One that an interrupt has
+        cut short is told again, once: nobody knows how far it came. Raises the interrupt, after all
+        calls."""
+        interrupt: BaseException | None = None
+        for told in tuple(self._untold) if self._mine else ():
+            try:
+                told.times += 1
+                self._dispatcher.notify((told.listener,), *told.what)
+            except BaseException as exc:
+                interrupt = exc
+                if told.times < _TIMES:
+                    continue
+            self._untold.remove(told)
+        if interrupt is not None:
+            raise interrupt
 
     def _ms(self, at: float) -> float:
         return (at - self._begun) * 1000.0
@@ -117,8 +146,9 @@ class Reporter:
             resent=attempt.resent,
             phases=tuple((name, self._ms(at)) for name, at in phases),
         )
+        self._must_tell("on_attempt", call, record)
         self._attempts.append(record)
-        self._notify("on_attempt", call, record)
+        self.tell_rest()
 
     def retry(self, delay: float) -> None:
         """After the attempt that was reported last another one follows, in `delay` seconds."""
@@ -131,16 +161,23 @@ class Reporter:
             status=last.status,
             phase=last.phase,
         )
+        self._must_tell("on_retry", self.call, record)
         self._retries.append(record)
-        self._notify("on_retry", self.call, record)
+        self.tell_rest()
 
     def end(self, error: LLMStreamError | None, result: Callable[[], Result], **known: Any) -> None:
         """The call has ended. `result` is called only where an observer has on_content; `known` are
         further fields of the call's record."""
         if not self._mine:
             return
+        if not self._ended:
+            self._close(error, result, known)
+        self.tell_rest()
+
+    def _close(
+        self, error: LLMStreamError | None, result: Callable[[], Result], known: dict[str, Any]
+    ) -> None:
         attempts = tuple(self._attempts)
-        self._ended = True
         gaps = [a.longest_gap_ms for a in attempts if a.longest_gap_ms is not None]
         end = msgspec.structs.replace(
             self.call,
@@ -156,13 +193,29 @@ class Reporter:
             retries=tuple(self._retries),
             **known,
         )
+        request = self._request
         try:
-            request, self._request = self._request, None  # a kept stream does not keep its prompt
             if request is not None and self._hooks["on_content"]:
                 content = RequestContent(request.prompt, request.instructions, request.tools)
-                self._notify("on_content", self.call, content, result())
+                self._must_tell("on_content", self.call, content, result())
         finally:
-            self._notify("on_end", self.call, end)
+            self._must_tell("on_end", self.call, end)
+            self._ended = True
+            self._request = None  # a kept stream does not keep its prompt
+
+
+_TIMES = 2  # that one listener is told of one thing, at most
+
+
+class _Told:
+    """What one listener must be told, and how often that was tried."""
+
+    __slots__ = ("listener", "times", "what")
+
+    def __init__(self, listener: Listener, what: tuple[Any, ...]) -> None:
+        self.listener = listener
+        self.what = what
+        self.times = 0
 
 
 def start_reporter(
