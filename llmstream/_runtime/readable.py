@@ -1,10 +1,12 @@
-"""Waits until a file descriptor can be read: the only file that imports `selectors`."""
+"""Waits for file descriptors: the only file that imports `selectors`."""
 
 from __future__ import annotations
 
 import selectors
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["is_readable"]
+__all__ = ["connected_or_failed", "is_readable"]
 
 
 def is_readable(descriptor: int, seconds: float) -> bool:
@@ -15,3 +17,14 @@ def is_readable(descriptor: int, seconds: float) -> bool:
     with selectors.SelectSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         return bool(selector.select(max(0.0, seconds)))
+
+
+def connected_or_failed(sockets: Sequence[Any], bell: Any, seconds: float | None) -> list[Any]:
+    """Wait at most `seconds` (None: without a limit) until one of the sockets, which are about to
+    connect, is connected or has failed, or `bell` can be read; returns those of the sockets."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(bell, selectors.EVENT_READ)
+        for sock in sockets:
+            selector.register(sock, selectors.EVENT_WRITE)
+        found = selector.select(seconds)
+    return [key.fileobj for key, _ in found if key.fileobj is not bell]

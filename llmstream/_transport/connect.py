@@ -1,4 +1,4 @@
-"""Makes a connected socket: name resolution, one address after the other, keepalive.
+"""Makes a connected socket: name resolution, then a race of the addresses (see `race`).
 
 The scope knows the socket before it connects, so that the connect clock, the total clock and a
 cancel can end every wait here. Relies on a helper thread for `getaddrinfo`, which cannot be
@@ -7,7 +7,6 @@ interrupted.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from functools import lru_cache
 from typing import Any
@@ -18,20 +17,9 @@ from urllib3.exceptions import NewConnectionError
 from .._core.phase import Phase
 from .._runtime.scope import CancelScope
 from .._runtime.threads import spawn
+from .race import first_connected, shut_down
 
 __all__ = ["NotResolved", "SocketHandle", "attach", "connect", "resolve"]
-
-# A peer that has disappeared is noticed although nothing is sent: after 60 s without data the
-# system sends four probes, 15 s apart (its own default is two hours). The clocks are stricter; this
-# is for idle connections, and keeps middleboxes from dropping a stream while the model thinks.
-_KEEPALIVE = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *(
-        (socket.IPPROTO_TCP, getattr(socket, name), value)
-        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
-        if hasattr(socket, name)
-    ),
-]
 
 
 class SocketHandle:
@@ -50,11 +38,7 @@ class SocketHandle:
         return cls(sock.dup(), is_own=True)
 
     def shutdown(self) -> None:
-        # It fails if the socket is not connected or is closed: then no thread is blocked in it.
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            # Not SSLSocket.shutdown: that drops the TLS layer, and a reader that reads once more
-            # would take encrypted bytes for plain ones.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        shut_down(self._sock)
 
     def release(self) -> None:
         if self._is_own:
@@ -71,27 +55,12 @@ class NotResolved(OSError):
 
 def connect(conn: HTTPConnection, host: str, port: int, scope: CancelScope) -> socket.socket:
     """A connected socket, with the options of `conn`. The connect clock covers all addresses
-    together. Each address gets an equal share of the time that is left, so that one that does not
-    answer cannot use up all of it. Raises Stopped, NotResolved and urllib3's connection errors."""
+    together. Raises Stopped, NotResolved and urllib3's connection errors."""
     addresses = resolve(host, port, scope)
-    failure: OSError | None = None
-    for index, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock: socket.socket | None = None
-        try:
-            sock = socket.socket(family, kind, protocol)
-            _try_address(sock, address, conn, scope, len(addresses) - index)
-        except OSError as exc:
-            if sock is not None:
-                sock.close()
-            scope.check()  # it may have failed because the scope shut it down
-            failure = exc
-        except BaseException:
-            if sock is not None:
-                sock.close()
-            raise
-        else:
-            return sock
-    raise NewConnectionError(conn, f"no address of {host} answered") from failure
+    try:
+        return first_connected(addresses, conn, scope)
+    except OSError as exc:
+        raise NewConnectionError(conn, f"no address of {host} answered") from exc
 
 
 def attach(sock: socket.socket, scope: CancelScope, tls: bool) -> socket.socket:
@@ -106,27 +75,6 @@ def attach(sock: socket.socket, scope: CancelScope, tls: bool) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _try_address(
-    sock: socket.socket, address: Any, conn: HTTPConnection, scope: CancelScope, left: int
-) -> None:
-    scope.attach(SocketHandle(sock))
-    for option in conn.socket_options or ():
-        sock.setsockopt(*option)
-    for level, option, value in _KEEPALIVE:
-        sock.setsockopt(level, option, value)
-    remaining = scope.timers.at - scope.clock.monotonic()
-    # The last address gets a little more than the time that is left: the scope should end the wait,
-    # and does so where shutdown() wakes a connect (Linux). Elsewhere the timeout ends it, and the
-    # scope has the reason.
-    share = remaining / left if left > 1 else remaining + 0.25
-    sock.settimeout(max(0.001, share) if share < 1e6 else None)
-    if conn.source_address:
-        sock.bind(conn.source_address)
-    sock.connect(address)
-    # From here on only the scope ends a wait, because a socket knows none of the five clocks.
-    sock.settimeout(None)
 
 
 @lru_cache(maxsize=64)

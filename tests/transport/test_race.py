@@ -1,0 +1,199 @@
+"""A host with several addresses: they are tried one after another, 250 ms apart, and the first
+connection counts; every clock and every cancel holds for all of them at once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support import (
+    ONCE,
+    PROMPT,
+    Reading,
+    clocks,
+    eventually,
+    failure,
+    open_sockets,
+    phase_of,
+)
+
+from llmstream import Cancelled, Client, ConnectionFailed
+from llmstream._transport.race import in_turns
+from llmstream.testing import LLMServer, blackhole
+
+HOST = "many.invalid"
+
+
+def known(family: Any, address: Any) -> Any:
+    return (family, socket.SOCK_STREAM, 6, "", address)
+
+
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The addresses of HOST, as getaddrinfo returns them: the test fills the list."""
+    found: list[Any] = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host != HOST:
+            return real(host, *args, **kwargs)
+        if kwargs.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "no number")
+        return list(found)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return found
+
+
+@pytest.fixture
+def hanging(nothing_left: None) -> Iterator[Any]:
+    """An address that does not answer."""
+    with blackhole() as place:
+        yield known(socket.AF_INET, place)
+
+
+@pytest.fixture
+def good(server: LLMServer) -> Any:
+    return known(socket.AF_INET, ("127.0.0.1", int(server.url.rpartition(":")[2])))
+
+
+REFUSING = known(socket.AF_INET, ("127.0.0.1", 1))
+BASE_URL = f"http://{HOST}:80/v1"
+
+
+def test_families_take_turns() -> None:
+    """Beginning with the one that the system prefers; otherwise in its order."""
+    four, six = (socket.AF_INET, socket.AF_INET6)
+    given = [known(six, n) for n in range(3)] + [known(four, n) for n in range(2)]
+    assert [a[::4] for a in in_turns(given)] == [(six, 0), (four, 0), (six, 1), (four, 1), (six, 2)]
+    assert [a[::4] for a in in_turns(given[::-1])] == [
+        *[(four, 1), (six, 2), (four, 0), (six, 1), (six, 0)]
+    ]
+    assert in_turns(given[:3]) == given[:3]
+
+
+def test_one_that_does_not_answer_costs_a_quarter_of_a_second(
+    client_for: Callable[..., Client], addresses: list[Any], hanging: Any, good: Any
+) -> None:
+    """With the default clocks, which leave ten seconds; nobody else is needed for it."""
+    addresses += [hanging, good, good]
+    client = client_for(None, base_url=BASE_URL, retry=ONCE)
+    begun = time.monotonic()
+    assert client.stream(PROMPT).result().text == "Hello, world!"
+    assert 0.2 < time.monotonic() - begun < 2
+
+
+def test_one_that_refuses_costs_nothing(
+    client_for: Callable[..., Client],
+    addresses: list[Any],
+    hanging: Any,
+    good: Any,
+    server: LLMServer,
+) -> None:
+    """Before one that does not answer, and while that is being waited for."""
+    addresses += [REFUSING, hanging, REFUSING, REFUSING, good]
+    client = client_for(None, base_url=BASE_URL, retry=ONCE)
+    begun = time.monotonic()
+    assert client.stream(PROMPT).result().text == "Hello, world!"
+    assert time.monotonic() - begun < 2
+    assert server.connections == 1
+
+
+def test_ipv6_that_does_not_work(
+    client_for: Callable[..., Client], addresses: list[Any], hanging: Any, good: Any
+) -> None:
+    """Many addresses of a family that cannot be had do not stand before the first of the other."""
+    documentation = [
+        known(socket.AF_INET6, (f"2001:db8::{n}", 80, 0, 0)) for n in range(1, 30)
+    ]  # RFC 3849: nobody has them
+    addresses += [*documentation, good]
+    client = client_for(None, base_url=BASE_URL, retry=ONCE)
+    begun = time.monotonic()
+    assert client.stream(PROMPT).result().text == "Hello, world!"
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("ending", ["connect", "total", "cancel", "close"])
+def test_clocks_and_cancels_hold_for_all(
+    client_for: Callable[..., Client],
+    addresses: list[Any],
+    hanging: Any,
+    ending: str,
+    count: int,
+) -> None:
+    """While the first is tried alone, and while several are under way; every socket is closed, and
+    no thread was needed."""
+    addresses += [hanging] * count
+    before = open_sockets()
+    limits = {"connect": 0.7, "total": None} if ending == "connect" else {"total": 0.7}
+    limits = limits if ending in ("connect", "total") else {}
+    client = client_for(None, base_url=BASE_URL, retry=ONCE, timeouts=clocks(60.0, **limits))
+    stream = client.stream(PROMPT)
+    threads = threading.active_count()
+    reading = Reading(stream)
+    begun = time.monotonic()
+    if ending in ("cancel", "close"):
+        eventually(lambda: phase_of(stream) == "connect", "it connects")
+        sockets = count + (2 if count > 1 else 0)  # and a pair that wakes the reader
+        eventually(lambda: len(open_sockets() - before) >= sockets, "all are under way")
+        names = [t.name for t in threading.enumerate()]
+        assert len(names) <= threads + 2, names  # the reader, the watchdog
+        begun = time.monotonic()
+        stream.cancel() if ending == "cancel" else client.close()
+        assert type(reading.ended()) is Cancelled
+        assert time.monotonic() - begun < 1
+    else:
+        expected = {"connect": "ConnectTimeout", "total": "DeadlineExceeded"}[ending]
+        assert type(reading.ended()).__name__ == expected
+        assert 0.5 < time.monotonic() - begun < 2
+    eventually(lambda: not open_sockets() - before, "all are closed")
+
+
+def test_none_can_be_reached(client_for: Callable[..., Client], addresses: list[Any]) -> None:
+    """At once; the reason is the system's."""
+    addresses += [REFUSING, REFUSING]
+    error = failure(client_for(None, base_url=BASE_URL, retry=ONCE).stream(PROMPT))
+    assert type(error) is ConnectionFailed
+    assert "refused" in str(error)
+
+
+def test_the_earlier_one_may_win(
+    client_for: Callable[..., Client], addresses: list[Any], hanging: Any
+) -> None:
+    """It is not given up when the next one is tried."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        place = listener.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(place)
+        addresses += [known(socket.AF_INET, place), hanging]
+        before = open_sockets()
+        client = client_for(None, base_url=BASE_URL, retry=ONCE)
+        stream = client.stream(PROMPT)
+        reading = Reading(stream)
+        eventually(lambda: len(open_sockets() - before) >= 4, "both are under way")
+        for filler in fillers:
+            filler.close()
+        listener.settimeout(0.2)
+        accepted = []
+        eventually(
+            lambda: phase_of(stream) not in ("", "connect") or taken(listener, accepted),
+            "the first is connected after all",
+        )
+        stream.cancel()
+        assert type(reading.ended()) is Cancelled
+        for sock in accepted:
+            sock.close()
+
+
+def taken(listener: socket.socket, accepted: list[socket.socket]) -> None:
+    with contextlib.suppress(TimeoutError):
+        accepted.append(listener.accept()[0])
