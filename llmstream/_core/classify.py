@@ -24,7 +24,7 @@ from ..errors import (
 )
 from .asked import place_asked
 from .error_body import ErrorBody, read_body, read_error
-from .retry import is_daily_quota, parse_retry_after, reset_of_used_up_limits
+from .retry import is_daily_quota, is_of_a_day, parse_retry_after, reset_of_used_up_limits
 
 __all__ = ["error_from_payload", "error_from_status", "request_id_of"]
 
@@ -116,7 +116,9 @@ def error_from_status(
     is the Unix time in seconds, for waits that end at a moment; `url` is what was asked, and
     `forwarder` describes the proxy that has seen the request, if any."""
     said = read_body(body)
-    cls = _class_of(said, status)
+    limits = {**said.headers, **headers}  # the upstream's own, where a gateway quotes them
+    wait = parse_retry_after(limits, said.words, now, said.parts)
+    cls = _class_of(said, status, wait)
     place = place_asked(status, bool(said.code or said.type), headers, url, forwarder)
     error = cls(
         f"HTTP {status}{_label(said)}: {said.message or 'the service gave no reason'}{place}",
@@ -124,40 +126,40 @@ def error_from_status(
         code=said.code,
         type=said.type,
         param=said.param,
-        retry_after=_retry_after(cls, said, headers, now),
+        retry_after=_retry_after(cls, wait, limits, now),
         retryable=_should_retry(headers) if cls is not QuotaExceededError else None,
     )
     error.request_id = request_id_of(headers) or said.request_id
     return error
 
 
-def error_from_payload(payload: Any) -> ServiceError:
+def error_from_payload(payload: Any, now: float | None = None) -> ServiceError:
     """The error that was received inside a stream, or as the JSON body of a 200. `payload` is the
-    decoded JSON."""
+    decoded JSON, `now` the Unix time in seconds, if it is known."""
     said = read_error(payload)
-    cls = _class_of(said, None)
+    wait = parse_retry_after(said.headers, said.words, now, said.parts)
+    cls = _class_of(said, None, wait)
     error = cls(
         f"error inside the stream{_label(said)}: {said.message or 'the service gave no reason'}",
         code=said.code,
         type=said.type,
         param=said.param,
-        retry_after=_retry_after(cls, said, {}, None),
+        retry_after=_retry_after(cls, wait, said.headers, now),
     )
     error.request_id = said.request_id
     return error
 
 
 def _retry_after(
-    cls: type[ServiceError], said: ErrorBody, headers: Mapping[str, str], now: float | None
+    cls: type[ServiceError], wait: float | None, headers: Mapping[str, str], now: float | None
 ) -> float | None:
-    headers = {**said.headers, **headers}
-    wait = parse_retry_after(headers, said.words, now, said.parts)
     if wait is None and cls is RateLimitError:
         return reset_of_used_up_limits(headers, now)
     return wait
 
 
-def _class_of(said: ErrorBody, status: int | None) -> type[ServiceError]:
+def _class_of(said: ErrorBody, status: int | None, wait: float | None) -> type[ServiceError]:
+    """`wait` is what the service asks for: a limit of a day that ends soon is not a quota."""
     upstream = list(filter(None, map(_class_of_word, said.upstream)))
     own = list(filter(None, map(_class_of_word, (said.code, said.type, said.status))))
     if QuotaExceededError in (*upstream, *map(_known, (said.code, said.type))):
@@ -168,7 +170,9 @@ def _class_of(said: ErrorBody, status: int | None) -> type[ServiceError]:
         cls = _class_of_status(status)
     else:
         cls = own[0] if own else ServerError
-    if cls is RateLimitError and any(map(is_daily_quota, said.parts)):
+    if cls is RateLimitError and (
+        any(map(is_daily_quota, said.parts)) or (wait is None and is_of_a_day(said.words))
+    ):
         return QuotaExceededError
     return cls
 

@@ -21,6 +21,7 @@ __all__ = [
     "RetryPolicy",
     "is_daily_quota",
     "is_for_whole_key",
+    "is_of_a_day",
     "parse_retry_after",
     "reset_of_used_up_limits",
 ]
@@ -117,10 +118,10 @@ _PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT})s?(?![^\W\d_])", re.IGNORECASE)
 _DURATION = rf"\d+(?:\.\d+)?\s*(?:{_UNIT})s?(?![^\W\d_])"
 _BETWEEN = r"\s*(?:,\s*)?(?:and\s+)?"
 # "Please try again in 6.379s" (OpenAI), "retry after 2 seconds" (Azure), "Please retry in 36.4s"
-# (Google), "wait 20 seconds". A number without a unit is in seconds; it has to end the sentence, so
+# (Google), "wait 20 seconds", "the limit resets in 12s". A number without a unit is in seconds; it has to end the sentence, so
 # that "5 months" is not taken for 5 s.
 _ASKED = re.compile(
-    r"\b(?:(?:re)?try(?:ing)?(?:\s+(?:again|(?:your|the|this)\s+request|it))*\s*"
+    r"\b(?:resets?\s+(?:in|after)\b|(?:re)?try(?:ing)?(?:\s+(?:again|(?:your|the|this)\s+request|it))*\s*"
     r"(?:\s(?:in|after)\b|[-_]after\b)|wait(?:\s+(?:for|at\s+least|another))*\b)"
     r"['\"]?\s*[:=]?\s*['\"]?(?:(?:about|approximately|at\s+least)\s+)?"
     rf"(?P<parts>{_DURATION}(?:{_BETWEEN}{_DURATION})*|"
@@ -161,6 +162,10 @@ def parse_retry_after(
     return _in_message(message)
 
 
+_NAME_OF_LIMIT = re.compile("limit|^anthropic-priority-")
+_RESETS = ("reset", "renewalperiod")
+
+
 def reset_of_used_up_limits(headers: Mapping[str, str], now: float | None) -> float | None:
     """The seconds until all limits are reset whose `remaining` is 0, or None where no header says
     both. `headers` has lower-case names.
@@ -169,16 +174,14 @@ def reset_of_used_up_limits(headers: Mapping[str, str], now: float | None) -> fl
     `x-ratelimit-remaining-requests` (OpenAI and most others), `x-ratelimit-remaining` (OpenRouter),
     `anthropic-ratelimit-tokens-remaining`, `ratelimit-remaining` (the IETF's draft). A reset is a
     number of seconds, a duration such as "1m26.4s", or a moment: an RFC 3339 time, an HTTP date,
-    Unix seconds or milliseconds.
+    Unix seconds or milliseconds. Where a limit has no reset, its period is one
+    (`x-ratelimit-renewalperiod-tokens`, Azure).
     """
-    resets = [
-        _reset(headers[name.replace("remaining", "reset")], now)
-        for name, value in headers.items()
-        if "remaining" in name
-        and "limit" in name
-        and name.replace("remaining", "reset") in headers
-        and _number(value) == 0
-    ]
+    resets = []
+    for name, value in headers.items():
+        if "remaining" in name and _NAME_OF_LIMIT.search(name) and _number(value) == 0:
+            found = (headers.get(name.replace("remaining", word)) for word in _RESETS)
+            resets += [_reset(reset, now) for reset in found if reset is not None][:1]
     known = [reset for reset in resets if reset is not None]
     return max(known) if known else None
 
@@ -291,6 +294,17 @@ def is_daily_quota(error: Any) -> bool:
         if isinstance(metadata, Mapping):
             ids += [metadata.get("quota_limit"), metadata.get("quotaId")]
     return any(isinstance(word, str) and "perday" in word.lower().replace("_", "") for word in ids)
+
+
+_A_DAY = re.compile(r"(?<![a-z])(?:per[ _-]?day|daily|[rt]pd)(?![a-z])", re.IGNORECASE)
+_LESS = re.compile(
+    r"(?<![a-z])(?:per[ _-]?(?:second|minute|min|hour)|[rt]pm|concurren\w*)(?![a-z])", re.IGNORECASE
+)
+
+
+def is_of_a_day(words: str) -> bool:
+    """Whether the words of a rate limit's error name a limit of a day, and none of less."""
+    return bool(_A_DAY.search(words)) and not _LESS.search(words)
 
 
 def _objects(values: Any) -> list[Mapping[str, Any]]:

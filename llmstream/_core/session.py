@@ -341,7 +341,7 @@ class Session:
             if _failure(payload):
                 if isinstance(payload, dict) and payload.get("status") == "failed":
                     self.state.status = "failed"
-                self._fail(error_from_payload(payload))
+                self._fail(error_from_payload(payload, self.state.unix_time()))
                 return []
             if self._dialect.is_unfinished(payload):
                 self._fail(StreamTruncated("the service is still working on the answer"))

@@ -155,6 +155,10 @@ class FastPath(NamedTuple):
     item_index: int  # the index of the chunks
 
 
+def _unknown() -> None:
+    return None
+
+
 class State:
     """What has arrived of one answer.
 
@@ -178,6 +182,8 @@ class State:
             request says, the Responses dialect for what the response says.
         limit: the limit of the answer's tokens, where the service may not report that it has cut
             the answer, or None. The Exchange writes it.
+        unix_time: returns the Unix time in seconds, or None: errors name moments. The Exchange
+            writes it.
         fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 
@@ -194,6 +200,7 @@ class State:
         self.seed = ""
         self.stored = True
         self.limit: Any = None
+        self.unix_time: Callable[[], float | None] = _unknown
         self._ids: dict[str, ItemState] = {}
         self._next = 0  # the first index after all items
         self._latest: ItemState | None = None  # the item with the greatest index

@@ -846,3 +846,63 @@ def test_a_provider_behind_a_router(
             assert words in error.message
             assert "secret" not in error.message
             assert error.code == str(status)
+
+
+# --- limits of a day, and resets ----------------------------------------------------------------
+
+OF_A_DAY = (
+    "Rate limit exceeded: free-models-per-day",
+    "Rate limit reached for requests per day (RPD): Limit 200, Used 200",
+    "You have exceeded your daily quota",
+    "Daily limit reached",
+)
+
+
+@pytest.mark.parametrize("words", OF_A_DAY)
+def test_a_limit_of_a_day_is_a_quota(words: str) -> None:
+    """Inside the stream too; but not where the service says that it ends soon, nor where a limit of
+    a minute is named beside it."""
+    payload = {"error": {"message": words, "code": 429}}
+    assert type(by_status(429, payload)) is QuotaExceededError
+    assert type(error_from_payload(payload)) is QuotaExceededError
+    soon = {"error": {"message": f"{words}. Please try again in 7.5s", "code": 429}}
+    assert type(by_status(429, soon)) is RateLimitError
+    both = {"error": {"message": f"{words}, and 10 per minute", "code": 429}}
+    assert type(by_status(429, both)) is RateLimitError
+    assert type(by_status(400, payload)) is InvalidRequestError
+
+
+RESETS = {
+    "anthropic-priority-input-tokens": "2026-09-21T14:13:40Z",
+    "x-ratelimit-tokens": "20",
+}
+
+
+@pytest.mark.parametrize(("name", "reset"), RESETS.items(), ids=RESETS)
+def test_further_resets(name: str, reset: str) -> None:
+    kind, _, last = name.rpartition("-")
+    remaining, when = (
+        (f"{name}-remaining", f"{name}-reset")
+        if "priority" in name
+        else (f"{kind}-remaining-{last}", f"{kind}-renewalperiod-{last}")
+    )
+    for left, wait in (("0", 20.0), ("5", None)):
+        assert by_status(429, {}, {remaining: left, when: reset}).retry_after == wait
+
+
+def test_a_reset_in_the_headers_that_a_router_quotes() -> None:
+    """It names a moment, which the stream knows the time for."""
+    headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int((NOW + 10) * 1000))}
+    payload = {"error": {"code": 429, "message": "slow", "metadata": {"headers": headers}}}
+    assert error_from_payload(payload, NOW).retry_after == 10.0
+    assert error_from_payload(payload).retry_after is None
+    for api in APIS:
+        session = Session(APIS[api].load())
+        session.state.unix_time = lambda: NOW
+        session.receive(block(payload if api == "chat" else {"type": "error", **payload}))
+        assert isinstance(session.error, RateLimitError)
+        assert session.error.retry_after == 10.0
+
+
+def test_a_reset_in_words() -> None:
+    assert by_status(429, {"error": {"message": "The limit resets in 12s."}}).retry_after == 12.0

@@ -180,7 +180,7 @@ class ChatDialect:
             return CONTENT
         state.fast_path = None
         if isinstance(event, ev.ChatErrorEvent):
-            return Effect(error=error_from_payload({"error": event.error}))
+            return Effect(error=error_from_payload({"error": event.error}, state.unix_time()))
         if not isinstance(event, ev.ChatCompletionChunkEvent):
             return unknown(state, event) if isinstance(event, UnknownEvent) else NOTHING
         state.response_id = event.id or state.response_id
@@ -196,7 +196,8 @@ class ChatDialect:
         failure = failure or next((c.error for c in event.choices or () if c.error), None)
         if failure:
             _show_last_finish(state)
-            return Effect(activity, error=error_from_payload({"error": failure}))
+            failed = error_from_payload({"error": failure}, state.unix_time())
+            return Effect(activity, error=failed)
         for choice in event.choices or ():
             if choice.finish_reason and (error := broken_off(choice.finish_reason)) is not None:
                 return Effect(activity, error=error)

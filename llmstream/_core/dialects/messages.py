@@ -407,7 +407,7 @@ def _ping(state: State, event: Any) -> Effect:
 
 
 def _error(state: State, event: ev.MessageErrorEvent) -> Effect:
-    return Effect(NOTHING.activity, error=error_from_payload(event.json()))
+    return Effect(NOTHING.activity, error=error_from_payload(event.json(), state.unix_time()))
 
 
 def _unknown(state: State, event: UnknownEvent) -> Effect:

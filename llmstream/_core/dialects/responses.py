@@ -364,13 +364,12 @@ def _output_of(raw: bytes, position: int) -> Any:
 
 def _failed(state: State, event: Any) -> Effect:
     _take(state, event.response)
-    return Effect(NOTHING.activity, error=error_from_payload(event.json()))
+    return Effect(NOTHING.activity, error=error_from_payload(event.json(), state.unix_time()))
 
 
 def _error(state: State, event: ev.ResponseErrorEvent) -> Effect:
-    return Effect(
-        NOTHING.activity, error=error_from_payload(event.json()), linger=_LINGER_AFTER_ERROR
-    )
+    error = error_from_payload(event.json(), state.unix_time())
+    return Effect(NOTHING.activity, error=error, linger=_LINGER_AFTER_ERROR)
 
 
 # ---- the table ---------------------------------------------------------------------------------
