@@ -72,6 +72,7 @@ class ClientOptions(TypedDict, total=False):
     profile: str | None
     headers: Mapping[str, str] | None
     max_connections: int
+    idle_connection_timeout: float | None
     observers: Sequence[Any]
     max_cost: Decimal | float | str | None
     verify: Verify
@@ -135,6 +136,8 @@ class Client:
             lenient enough for all.
         headers: sent with every request.
         max_connections: idle connections kept; more may be open, nobody waits for one.
+        idle_connection_timeout: seconds (default 60) after which an idle connection is not used
+            again, because balancers forget one in silence; None: no limit, 0: none is kept.
         observers: who is told of every call, see `llmstream.telemetry.Observer`; for example a
             `llmstream.telemetry.PrometheusObserver()`. One may serve many clients. The log
             `llmstream` is written by a `LogObserver`, which is added unless one is among them.
@@ -181,6 +184,7 @@ class Client:
         profile: str | None = None,
         headers: Mapping[str, str] | None = None,
         max_connections: int = 100,
+        idle_connection_timeout: float | None = 60.0,
         observers: Sequence[Any] = (),
         max_cost: Decimal | float | str | None = None,
         verify: Verify = True,
@@ -203,6 +207,7 @@ class Client:
             profile=profile,
             headers=headers,
             max_connections=max_connections,
+            idle_connection_timeout=idle_connection_timeout,
             max_cost=max_cost,
             verify=verify,
             cert=cert,
@@ -213,10 +218,12 @@ class Client:
         )
         transports = transport or RequestsTransport(
             max_connections=settings.max_connections,
+            idle_timeout=settings.idle_connection_timeout,
             verify=settings.verify,
             cert=settings.cert,
             proxies=settings.proxies,
             trust_env=trust_env,
+            clock=clock or SYSTEM_CLOCK,
         )
         self._cost_limit = None if max_cost is None else _cost_limit(max_cost)
         self._factory = CallFactory(

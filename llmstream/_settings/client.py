@@ -16,6 +16,7 @@ from .._core.dialects import DEFAULT_API
 from .._core.retry import RetryPolicy
 from .._core.session import MAX_EVENT_BYTES
 from .._core.timers import Timeouts
+from .._transport.pool import checked_idle_timeout
 from .._transport.proxy import Proxies, checked_proxies
 from .._transport.tls import Certificate, Verify, checked_cert, checked_verify
 from ..errors import ConfigurationError
@@ -64,6 +65,7 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     profile: str | None = None
     headers: Mapping[str, str] = {}
     max_connections: int = 100
+    idle_connection_timeout: float | None = 60.0
     max_cost: Decimal | float | str | None = None
     verify: Verify = True
     cert: Certificate | None = None
@@ -89,6 +91,7 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
                 "retry": of_type(RetryPolicy, "retry", given["retry"]) or RetryPolicy(),
                 "on_disconnect": checked_policy(given["on_disconnect"]),
                 "headers": checked_headers(given["headers"]),
+                "idle_connection_timeout": checked_idle_timeout(given["idle_connection_timeout"]),
                 "verify": verify,
                 "cert": checked_cert(given["cert"], verify),
                 "proxies": checked_proxies(given["proxies"]),

@@ -20,12 +20,13 @@ from msgspec import Struct
 from requests.adapters import HTTPAdapter
 
 from .._core.request import HTTPRequest
+from .._runtime.clock import SYSTEM_CLOCK, Clock
 from .._runtime.scope import CancelScope, Stopped
 from ..result import LLMStreamError
 from . import mocks
 from .base import Response
 from .http import RequestsResponse, current
-from .pool import POOLS, SOCKS_POOLS
+from .pool import Idle, pools
 from .proxy import refusal_of
 from .route import Route, route_of
 from .socks import check_installed
@@ -54,7 +55,8 @@ class _Adapter(HTTPAdapter):
     """requests' adapter with the pools of `pool`. urllib3 retries nothing: `_call.retrying` makes
     all retries, and one attempt is one connect."""
 
-    def __init__(self, idle: int) -> None:
+    def __init__(self, max_connections: int, idle: Idle) -> None:
+        self._idle = idle
         retries = urllib3.Retry(
             total=None,
             connect=0,
@@ -66,11 +68,11 @@ class _Adapter(HTTPAdapter):
             raise_on_status=False,
             respect_retry_after_header=False,
         )
-        super().__init__(max_retries=retries, pool_maxsize=idle, pool_block=False)
+        super().__init__(max_retries=retries, pool_maxsize=max_connections, pool_block=False)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = POOLS
+        self.poolmanager.pool_classes_by_scheme = pools(self._idle)
 
     def close_connections(self) -> None:
         """Close the idle connections now. urllib3 leaves that to the garbage collector, which any
@@ -92,7 +94,7 @@ class _Adapter(HTTPAdapter):
                 kwargs["proxy_assert_hostname"] = False
         manager = super().proxy_manager_for(proxy, **kwargs)
         is_http = isinstance(manager, urllib3.ProxyManager)
-        manager.pool_classes_by_scheme = POOLS if is_http else SOCKS_POOLS
+        manager.pool_classes_by_scheme = pools(self._idle, socks=not is_http)
         return manager
 
     def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,23 +130,29 @@ class RequestsTransport:
     """A Transport over requests and urllib3, with a connection pool of its own.
 
     `max_connections` is the number of idle connections that are kept (default 100). More may be
-    open at the same time: no call ever waits for a connection. `verify` is True (the certificates
-    of certifi, or those that a variable names, see `tls.trust_of`), a path to a CA file or folder,
-    False, or an SSLContext; `cert` is the client's own certificate. `proxies` is a dict as requests
-    takes it; what it does not say is taken from the environment. With `trust_env=False` nothing is:
-    no proxy and no CA file. Thread-safe, also after a fork.
+    open at the same time: no call ever waits for a connection. One that is idle for longer than
+    `idle_timeout` seconds (by `clock`; None: without a limit) is not used again.
+
+    `verify` is True (the certificates of certifi, or those that a variable names, see
+    `tls.trust_of`), a path to a CA file or folder, False, or an SSLContext; `cert` is the client's
+    own certificate. `proxies` is a dict as requests takes it; what it does not say is taken from
+    the environment. With `trust_env=False` nothing is: no proxy and no CA file.
+
+    Thread-safe, also after a fork.
     """
 
     def __init__(
         self,
         *,
         max_connections: int = 100,
+        idle_timeout: float | None = 60.0,
         verify: Verify = True,
         cert: Certificate | None = None,
         proxies: Mapping[str, str | None] | None = None,
         trust_env: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._idle = max_connections
+        self._pool_settings = max_connections, Idle(clock, idle_timeout)
         self._verify = verify
         self._cert = cert
         self._contexts = Contexts()
@@ -152,7 +160,7 @@ class RequestsTransport:
         self._trust_env = trust_env
         # The adapter by the number of its process: one at most. Each access is atomic, so a signal
         # handler may come in between.
-        self._adapters = {os.getpid(): _Adapter(max_connections)}
+        self._adapters = {os.getpid(): _Adapter(*self._pool_settings)}
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> Response:
         error: LLMStreamError | None = None
@@ -237,7 +245,7 @@ class RequestsTransport:
         if found is None:
             for parent in list(self._adapters):
                 self._adapters.pop(parent, None)
-            found = self._adapters.setdefault(pid, _Adapter(self._idle))
+            found = self._adapters.setdefault(pid, _Adapter(*self._pool_settings))
         return found
 
     def close(self) -> None:

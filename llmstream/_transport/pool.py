@@ -11,20 +11,24 @@ import re
 import socket
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from queue import Empty
 from typing import Any
 
+from msgspec import Struct
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from .._runtime.clock import Clock
 from .._runtime.scope import CancelScope
+from ..errors import ConfigurationError
 from .connect import SocketHandle, attach, connect
 from .http import ReportingResponse, current
 from .mocks import recorded
 from .proxy import ProxyRefused
 from .socks import connect_through_socks
 
-__all__ = ["POOLS", "SOCKS_POOLS"]
+__all__ = ["Idle", "checked_idle_timeout", "pools"]
 
 _REFUSAL = re.compile(r"Tunnel connection failed: (\d+)")  # http.client's words
 _MAX_JOINED = 65536  # bytes of a request that are copied to be sent in one piece
@@ -117,29 +121,65 @@ class _SocksTLSConnection(_SocksConnection, _ScopedTLSConnection):
     pass
 
 
+class Idle(Struct, frozen=True):
+    """How long a connection may be idle, in seconds, and the clock; None: without a limit.
+
+    Balancers and NATs forget a connection that is idle for some minutes, many without a word: what
+    is sent on it is lost, and the call waits for its first token until the clock breaks."""
+
+    clock: Clock
+    timeout: float | None = None
+
+    def since(self) -> tuple[float, float]:
+        """Now. By both clocks: on some systems the monotonic one stands while a machine sleeps."""
+        return self.clock.monotonic(), self.clock.time()
+
+    def is_over(self, since: tuple[float, float]) -> bool:
+        if self.timeout is None:
+            return False
+        now = self.since()
+        return max(now[0] - since[0], now[1] - since[1]) >= self.timeout
+
+
+def checked_idle_timeout(value: Any) -> float | None:
+    """The argument `idle_connection_timeout`. Raises ConfigurationError."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or (is_number and value >= 0):
+        seconds: float | None = value
+        return seconds
+    raise ConfigurationError("idle_connection_timeout: pass seconds, from 0, or None for no limit")
+
+
 class _IdleQueue:
     """The idle connections of a pool: what urllib3 uses of a LifoQueue. A connection that finds it
     full replaces the one that was used longest ago, without the warning that urllib3 would log:
-    more connections than it has places may be open.
+    more connections than it has places may be open. One that was idle for too long is closed when
+    another call looks for a connection, or gives one back.
 
     Each step is one operation of a deque, because a LifoQueue has a lock, which an interrupt leaves
     held, and at which a call in a signal handler waits for ever."""
 
-    def __init__(self, maxsize: int = 0) -> None:
+    def __init__(self, maxsize: int, limit: Idle) -> None:
         self._places = maxsize
-        self._idle: deque[Any] = deque()
+        self._limit = limit
+        # Each connection with the moment since which it is idle: the last one was used last.
+        self._idle: deque[tuple[Any, tuple[float, float]]] = deque()
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         if item is None:  # urllib3's mark for a connection that may be made: here, any may
             return
-        self._idle.append(item)
-        while len(self._idle) > self._places:
-            with contextlib.suppress(IndexError):  # another thread has taken it
-                self._idle.popleft().close()
+        self._idle.append((item, self._limit.since()))
+        with contextlib.suppress(IndexError):  # another thread has taken it
+            while len(self._idle) > self._places or self._limit.is_over(self._idle[0][1]):
+                self._idle.popleft()[0].close()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         try:
-            return self._idle.pop()
+            while True:
+                item, since = self._idle.pop()
+                if not self._limit.is_over(since):
+                    return item
+                item.close()
         except IndexError:
             raise Empty from None
 
@@ -148,8 +188,14 @@ class _IdleQueue:
 
 
 class _Pool(HTTPConnectionPool):
-    QueueCls: Any = _IdleQueue
     _connection: type[HTTPConnection] = _ScopedConnection
+
+    def __init__(self, *args: Any, idle: Idle, **kwargs: Any) -> None:
+        self._idle = idle
+        super().__init__(*args, **kwargs)
+
+    def QueueCls(self, maxsize: int = 0) -> Any:  # type: ignore[override]  # noqa: N802 (urllib3's name)
+        return _IdleQueue(maxsize, self._idle)
 
     @property
     def ConnectionCls(self) -> Any:  # type: ignore[override]  # noqa: N802 (urllib3's name)
@@ -157,8 +203,14 @@ class _Pool(HTTPConnectionPool):
 
 
 class _TLSPool(HTTPSConnectionPool):
-    QueueCls: Any = _IdleQueue
     _connection: type[HTTPConnection] = _ScopedTLSConnection
+
+    def __init__(self, *args: Any, idle: Idle, **kwargs: Any) -> None:
+        self._idle = idle
+        super().__init__(*args, **kwargs)
+
+    def QueueCls(self, maxsize: int = 0) -> Any:  # type: ignore[override]  # noqa: N802
+        return _IdleQueue(maxsize, self._idle)
 
     @property
     def ConnectionCls(self) -> Any:  # type: ignore[override]  # noqa: N802
@@ -173,5 +225,7 @@ class _SocksTLSPool(_TLSPool):
     _connection = _SocksTLSConnection
 
 
-POOLS = {"http": _Pool, "https": _TLSPool}
-SOCKS_POOLS = {"http": _SocksPool, "https": _SocksTLSPool}
+def pools(idle: Idle, *, socks: bool = False) -> dict[str, Any]:
+    """What makes the pools of a client, by scheme, as urllib3's managers take it."""
+    plain, tls = (_SocksPool, _SocksTLSPool) if socks else (_Pool, _TLSPool)
+    return {"http": partial(plain, idle=idle), "https": partial(tls, idle=idle)}
