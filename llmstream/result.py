@@ -6,6 +6,7 @@ else of the package.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
@@ -26,6 +27,7 @@ __all__ = [
     "ToolCall",
     "Usage",
     "decode_arguments",
+    "printable",
     "total_usage",
     "whole_prompt",
 ]
@@ -306,6 +308,27 @@ class Result(Struct, frozen=True):
         return list(self.turn)
 
 
+# ---- what a service writes, where people read it -----------------------------------------------
+
+_BLANK = re.compile(r"\s*[^\S ]\s*")  # white space that is more than spaces
+_JOINERS = "\u200c\u200d"  # of letters, and of emojis: they show nothing else
+
+
+def printable(text: str) -> str:
+    """`text` as it may be shown on a terminal and in a log: on one line, with escapes in place of
+    control characters and of those that change the direction of the text around them."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in _JOINERS else _escape(char)
+        for char in _BLANK.sub(" ", text)
+    )
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
 # ---- the roots of the error tree (the rest is in errors.py) --------------------------------------
 # Here, because a result refers to the errors of its attempts, and an error to its partial result.
 
@@ -322,7 +345,7 @@ class LLMStreamError(Exception):
     retryable: bool = False
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.partial: Result = Result()
         self.attempts: tuple[Attempt, ...] = ()
         self.trace_id: str | None = None
@@ -335,7 +358,7 @@ class LLMStreamError(Exception):
 
     def add(self, remark: str) -> None:
         """Append `remark` to the message."""
-        self.args = (f"{self.message}; {remark}", *self.args[1:])
+        self.args = (f"{self.message}; {printable(remark)}", *self.args[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not through __init__: subclasses take more arguments than the message. The attributes are

@@ -22,6 +22,7 @@ from ..errors import (
     ServerError,
     ServiceError,
 )
+from ..result import printable
 from .asked import place_asked
 from .error_body import ErrorBody, read_body, read_error
 from .retry import is_daily_quota, is_of_a_day, parse_retry_after, reset_of_used_up_limits
@@ -101,7 +102,7 @@ _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-ms-re
 def request_id_of(headers: Mapping[str, str]) -> str | None:
     """The service's own id of the request, or None. `headers` has lower-case names."""
     found = (headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name))
-    return next((value[:_MAX_ID] for value in found), None)
+    return next((printable(value[:_MAX_ID])[:_MAX_ID] for value in found), None)
 
 
 def error_from_status(

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ..events.base import decode_json
+from ..result import printable
 
 __all__ = ["ErrorBody", "read_body", "read_error"]
 
@@ -264,7 +265,7 @@ def _whole(value: Any) -> str:
 
 def _text(value: Any) -> str | None:
     """A field of the service, for an error's attribute."""
-    return _short(_whole(value)) or None
+    return _short(printable(_whole(value))) or None
 
 
 def _short(text: str) -> str:

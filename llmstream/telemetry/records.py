@@ -3,6 +3,8 @@
 Except for RequestContent, no record holds a prompt, an answer, a key or a header's value, nor the
 words of an error, in which services quote them.
 
+No text in a record has a control character: they are escaped, and white space is a space.
+
 Records are values: equal when their fields are, hashable, picklable, and JSON through
 `msgspec.json.encode`. All times are in milliseconds, but for `CallRecord.started`.
 """
@@ -13,10 +15,11 @@ import re
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from .._core.dialects import APIS
 from ..errors import Cancelled, ServiceError
-from ..result import LLMStreamError, Usage, whole_prompt
+from ..result import LLMStreamError, Usage, printable, whole_prompt
 
 __all__ = [
     "AttemptRecord",
@@ -70,6 +73,9 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     bytes: int = 0
     resent: bool = False
     phases: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        _make_printable(self, ("model", "request_id"))
 
     @property
     def tokens_in(self) -> int | None:
@@ -137,6 +143,9 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     attempts: tuple[AttemptRecord, ...] = ()
     retries: tuple[RetryRecord, ...] = ()
 
+    def __post_init__(self) -> None:
+        _make_printable(self, _OF_A_CALL)
+
     @property
     def tokens_in(self) -> int | None:
         return _tokens_in(self.api, self.usage)
@@ -156,6 +165,18 @@ class RequestContent(Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []  # rich shows the variables of frames
+
+
+# The texts of a call's record that a caller or a service has chosen.
+_OF_A_CALL = ("model", "reason", "finish", "request_id", "response_id", "response_model")
+
+
+def _make_printable(record: Struct, names: tuple[str, ...]) -> None:
+    """What a service sends reaches logs, metrics, spans and pages by the records only."""
+    for name in names:
+        text = getattr(record, name)
+        if text is not None and not text.isprintable():
+            force_setattr(record, name, printable(text))
 
 
 def outcome(error: LLMStreamError | None) -> str:

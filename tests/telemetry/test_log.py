@@ -22,6 +22,7 @@ from told import (
 )
 
 from llmstream import Stream
+from llmstream.result import printable
 from llmstream.telemetry import CallRecord, LogObserver
 from llmstream.testing import Answer, LLMServer, Pause, Reply
 
@@ -239,7 +240,8 @@ HOSTILE = (
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_values_break_no_line(log: pytest.LogCaptureFixture, hostile: str) -> None:
     """A model's name, a cancel's reason and the service's own id: each log line stays one
-    line, reads back to exactly these values, and has nothing else."""
+    line, reads back to exactly the record's values, and has nothing else. Nor has a value of the
+    record a line end or a control character, for a formatter that shows it."""
     answer = Answer(["one ", "two"], response_id=hostile, model=hostile)
     client, _, _ = make(Reply.error(500), answer)
     stream = client.stream(PROMPT, trace_id="t-1", model=hostile)
@@ -255,7 +257,10 @@ def test_hostile_values_break_no_line(log: pytest.LogCaptureFixture, hostile: st
             shown = f"{value:.1f}" if isinstance(value, float) else str(value)
             assert fields.get(name) == (None if value is None else shown), name
     ended = log.records[-1]
-    assert (ended.model, ended.reason, ended.response_id) == (hostile,) * 3  # type: ignore[attr-defined]
+    kept = (ended.model, ended.reason, ended.response_id)  # type: ignore[attr-defined]
+    assert kept == (printable(hostile),) * 3
+    assert printable(hostile).isprintable()
+    assert not hostile.isprintable() or printable(hostile) == hostile
     assert parsed(ended.getMessage())[1]["outcome"] == "cancelled"
 
 
@@ -268,7 +273,7 @@ def test_half_a_surrogate_can_be_written(log: pytest.LogCaptureFixture) -> None:
     failure(stream, lambda s: s.result())
     line = lines_of(log)[-1]
     assert line.encode("utf-8")
-    assert parsed(line)[1]["reason"] == "report-\udcff.txt"
+    assert parsed(line)[1]["reason"] == "report-\\udcff.txt"
 
 
 def hostile_id_header(value: str) -> Reply:
