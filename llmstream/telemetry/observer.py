@@ -7,13 +7,15 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .._runtime.threads import Local, Lock
 from ..result import Result
 from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord
 
-__all__ = ["Dispatcher", "Hooks", "Listener", "Observer", "Propagator"]
+__all__ = ["Dispatcher", "Hooks", "Listener", "Observer", "Propagator", "undisturbed"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("llmstream")
 logger.addHandler(logging.NullHandler())  # quiet unless the application has set up logging
@@ -202,6 +204,22 @@ class Dispatcher:
 # `told` of each thread: a lock that is held while the thread is in a listener (no other thread uses
 # it), and what is told after that.
 _here = Local()
+
+
+def undisturbed(work: Callable[[], T]) -> T:
+    """What `work` returns, which holds a lock that observers need. If a signal handler makes a call
+    meanwhile, in this thread, the observers are told of it afterwards."""
+    try:
+        lock, later = _here.told
+    except AttributeError:
+        lock, later = _here.told = Lock(), deque()
+    if lock.locked():
+        return work()
+    with lock:
+        try:
+            return work()
+        finally:
+            _tell_later(later)
 
 
 def _tell_later(later: deque[tuple[Dispatcher, Iterable[Listener], tuple[Any, ...]]]) -> None:

@@ -63,7 +63,9 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -76,6 +78,7 @@ from .._core.dialects import APIS
 from .._runtime.fork import around_fork
 from .._runtime.threads import RLock
 from ..errors import ConfigurationError
+from .observer import undisturbed
 from .records import AttemptRecord, CallRecord, RetryRecord
 
 __all__ = ["PrometheusObserver"]
@@ -196,6 +199,9 @@ class _Metrics(Collector):
         self._bound: dict[tuple[str, str], _Series] = {}
         self._bound_retries: dict[tuple[str, str, str], Gauge] = {}
         self._bound_errors: dict[tuple[str, str], Counter] = {}
+        # The calls that run, by API and model. in_flight is set to their number, not counted up and
+        # down: an observer is told again where an interrupt has come in between.
+        self._running: dict[tuple[str, str], set[tuple[int, int]]] = {}
         self._forked = False  # in_flight still has the parent's calls
 
     def families(self) -> tuple[Counter | Gauge | Histogram, ...]:
@@ -217,6 +223,9 @@ class _Metrics(Collector):
         return [metric for family in self.families() for metric in family.describe()]
 
     def collect(self) -> Iterable[Metric]:
+        return undisturbed(self._collect)
+
+    def _collect(self) -> Iterable[Metric]:
         with _lock:
             self._after_fork()
             return [metric for family in self.families() for metric in family.collect()]
@@ -249,6 +258,17 @@ class _Metrics(Collector):
         found = self._bound_errors.get(key)
         return found or self._bound_errors.setdefault(key, self._errors.labels(*key))
 
+    def begun(self, api: str, model: str, call: tuple[int, int]) -> None:
+        running = self._running.setdefault((api, model), set())
+        series = self.series(api, model)
+        running.add(call)
+        series.in_flight.set(len(running))
+
+    def ended(self, api: str, model: str, call: tuple[int, int]) -> None:
+        running = self._running.setdefault((api, model), set())
+        running.discard(call)
+        self.series(api, model).in_flight.set(len(running))
+
     # -- forks
 
     def forked(self) -> None:
@@ -259,9 +279,10 @@ class _Metrics(Collector):
     def _after_fork(self) -> None:
         """The parent's calls are not in flight in this process."""
         if self._forked:
-            self._forked = False
+            self._running.clear()
             for series in self._bound.values():
                 series.in_flight.set(0)
+            self._forked = False
 
 
 def _sum(name: str, what: str, *labels: str) -> Gauge:
@@ -322,12 +343,14 @@ class PrometheusObserver:
         # The gaps of the calls that run, until they are recorded. Each list belongs to the thread
         # that reads the call. The dict is shared: single operations on it are atomic.
         self._gaps: dict[int, list[float]] = {}
+        # What is left to do of an attempt of a call, or (0) of its end.
+        self._steps: dict[tuple[int, int], deque[Callable[[], None]]] = {}
         _instances.add(self)
 
     def on_start(self, call: CallRecord) -> None:
         with _lock:
-            self._series(call).in_flight.inc()
-        self._gaps[call.id] = []
+            self._gaps[call.id] = []
+            self._metrics.begun(*self._labels(call), (id(self), call.id))
 
     def on_first_token(self, call: CallRecord, at_ms: float) -> None:
         with _lock:
@@ -346,10 +369,12 @@ class PrometheusObserver:
         with _lock:
             self._record_gaps(call)
             series = self._series(call)
-            series.tokens_in.inc(max(0, attempt.tokens_in or 0))
-            series.tokens_out.inc(max(0, usage.output_tokens or 0))
-            if attempt.outcome == "error":
-                self._count_error(attempt)
+            self._once(
+                (call.id, attempt.number),
+                partial(series.tokens_in.inc, max(0, attempt.tokens_in or 0)),
+                partial(series.tokens_out.inc, max(0, usage.output_tokens or 0)),
+                *([self._error_counter(attempt).inc] if attempt.outcome == "error" else ()),
+            )
 
     def on_retry(self, call: CallRecord, retry: RetryRecord) -> None:
         with _lock:
@@ -358,14 +383,25 @@ class PrometheusObserver:
     def on_end(self, call: CallRecord, end: CallRecord) -> None:
         with _lock:
             self._record_gaps(call)
-            if self._gaps.pop(call.id, None) is None:
+            if call.id not in self._gaps:
                 return  # its start was not reported to this observer
             series = self._series(call)
-            series.in_flight.dec()
-            _observe(series.total[end.outcome], end.total_ms, call)
-            series.backoff.inc(end.backoff_ms)
-            if _failed_outside(end):
-                self._count_error(end)
+            self._metrics.ended(*self._labels(call), (id(self), call.id))
+            self._once(
+                (call.id, 0),
+                partial(_observe, series.total[end.outcome], end.total_ms, call),
+                partial(series.backoff.inc, end.backoff_ms),
+                *([self._error_counter(end).inc] if _failed_outside(end) else ()),
+            )
+            self._gaps.pop(call.id, None)
+
+    def _once(self, what: tuple[int, int], *steps: Callable[[], None]) -> None:
+        """Do each step once, also where `what` is told again after an interrupt."""
+        left = self._steps.setdefault(what, deque(steps))
+        while left:
+            left[0]()
+            left.popleft()
+        self._steps.pop(what, None)
 
     def _record_gaps(self, call: CallRecord) -> None:
         gaps = self._gaps.get(call.id)
@@ -374,8 +410,8 @@ class PrometheusObserver:
                 self._series(call).gap.observe_all(gaps)
             gaps.clear()
 
-    def _count_error(self, record: AttemptRecord | CallRecord) -> None:
-        self._metrics.errors(_code(record.error_code), _type(record.error_type)).inc()
+    def _error_counter(self, record: AttemptRecord | CallRecord) -> Counter:
+        return self._metrics.errors(_code(record.error_code), _type(record.error_type))
 
     def _series(self, call: CallRecord) -> _Series:
         return self._metrics.series(*self._labels(call))
@@ -389,6 +425,7 @@ class PrometheusObserver:
     def forked(self) -> None:
         """In a forked child, where none of the calls runs."""
         self._gaps.clear()
+        self._steps.clear()
         self._metrics.forked()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..._runtime.fork import renew_in_child
-from ..._runtime.threads import Lock
+from ..._runtime.threads import RLock
 from ..records import CallRecord
 from .attributes import metric_attributes
 from .conventions import Metric, Names
@@ -32,9 +32,9 @@ class Instruments:
         self._duration = _histogram(meter, names.duration)
         self._first_chunk = _histogram(meter, names.first_chunk)
         self._tokens = tuple(_token_recorder(meter, one.metric) for one in names.tokens)
-        self._lock = Lock()
+        self._lock = RLock()
         self._series: dict[tuple[Any, ...], dict[str, Any]] = {}  # guarded by _lock
-        renew_in_child(self, _lock=Lock)
+        renew_in_child(self, _lock=RLock)
 
     def attributes(self, call: CallRecord, response_model: str | None = None) -> dict[str, Any]:
         """The attributes that all metrics of a call have in common."""

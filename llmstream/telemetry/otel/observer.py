@@ -103,6 +103,8 @@ class OpenTelemetryObserver:
 
     def on_start(self, call: CallRecord) -> None:
         """Start the span."""
+        if call.id in self._calls:
+            return  # told again after an interrupt
         parent = otel_context.get_current()
         begun = int(call.started * 1e9)
         span = self._tracer.start_span(
@@ -166,13 +168,20 @@ class OpenTelemetryObserver:
 
     def on_end(self, call: CallRecord, end: CallRecord) -> None:
         """End the span, and record the call's metrics."""
-        running = self._calls.pop(call.id, None)
+        running = self._calls.get(call.id)
         if running is None:
             return  # its start was not reported to this observer
         try:
-            self._instruments.record_end(end, running.context)
+            if not running.recorded:
+                self._instruments.record_end(end, running.context)
+                running.recorded = True
+        except Exception:
+            running.recorded = True
+            raise
         finally:
-            self._end_span(running, end)
+            if running.recorded:  # otherwise an interrupt came in between: it is told again
+                self._end_span(running, end)
+                self._calls.pop(call.id, None)
 
     def _end_span(self, running: _RunningCall, end: CallRecord) -> None:
         span = running.span
@@ -180,14 +189,14 @@ class OpenTelemetryObserver:
             span.set_attributes(end_attributes(end, self._names.unfinished))
             if end.outcome == "error":
                 span.set_status(Status(StatusCode.ERROR, end.error_type))
-        span.end(running.at(end.total_ms))
+            span.end(running.at(end.total_ms))
 
 
 class _RunningCall:
     """What is known of a call that runs: its span, the context of its requests, its start in
     nanoseconds of Unix time, and the attributes of its metrics."""
 
-    __slots__ = ("attributes", "begun", "context", "span")
+    __slots__ = ("attributes", "begun", "context", "recorded", "span")
 
     def __init__(
         self, span: Span, context: Context, begun: int, attributes: dict[str, Any]
@@ -196,6 +205,7 @@ class _RunningCall:
         self.context = context
         self.begun = begun
         self.attributes = attributes
+        self.recorded = False  # its metrics are
 
     def at(self, ms: float) -> int:
         return self.begun + int(ms * 1e6)

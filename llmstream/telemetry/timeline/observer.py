@@ -6,7 +6,7 @@ import os
 from collections import deque
 
 from ..._runtime.fork import renew_in_child
-from ..._runtime.threads import Lock
+from ..._runtime.threads import RLock
 from ..records import AttemptRecord, CallRecord
 from .history import CallHistory
 from .page import page
@@ -33,12 +33,12 @@ class TimelineObserver:
         if calls < 1:
             raise ValueError(f"calls={calls!r}: keep at least one")
         self._path = path
-        self._lock = Lock()  # guards _running, _ended and _total
+        self._lock = RLock()  # guards _running, _ended and _total
         self._running: dict[int, CallHistory] = {}
         self._ended: deque[CallHistory] = deque(maxlen=calls)
         self._total = 0
-        self._writing = Lock()  # held while the page is made and written
-        renew_in_child(self, _lock=Lock, _writing=Lock, _running=dict)
+        self._writing = RLock()  # held while the page is made and written
+        renew_in_child(self, _lock=RLock, _writing=RLock, _running=dict)
 
     @property
     def calls(self) -> int:
@@ -64,7 +64,7 @@ class TimelineObserver:
 
     def on_start(self, call: CallRecord) -> None:
         with self._lock:
-            self._running[call.id] = CallHistory(call)
+            self._running.setdefault(call.id, CallHistory(call))
 
     def on_phase(self, call: CallRecord, phase: str, at_ms: float) -> None:
         history = self._running.get(call.id)
@@ -83,11 +83,12 @@ class TimelineObserver:
 
     def on_end(self, call: CallRecord, end: CallRecord) -> None:
         with self._lock:
-            history = self._running.pop(call.id, None)
-            if history is None:
-                return
-            history.end(end)
-            self._ended.append(history)
-            self._total += 1
+            history = self._running.get(call.id)
+            if history is not None:
+                history.end(end)
+                if history not in self._ended:  # told again after an interrupt
+                    self._ended.append(history)
+                    self._total += 1
+                self._running.pop(call.id, None)
         if self._path is not None:
             self.write()
