@@ -357,8 +357,8 @@ class LLMStreamError(Exception):
         return str(self.args[0])
 
     def add(self, remark: str) -> None:
-        """Append `remark` to the message."""
-        self.args = (f"{self.message}; {printable(remark)}", *self.args[1:])
+        """Append `remark` to the message, which may end with a full stop of the service."""
+        self.args = (f"{self.message.rstrip(' .')}; {printable(remark)}", *self.args[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not through __init__: subclasses take more arguments than the message. The attributes are

@@ -39,6 +39,8 @@ from .budget import Budget
 
 __all__ = ["Endpoint"]
 
+# What Amazon's API Gateway says, with 403, where the header in which it takes keys has none.
+_FINDS_NO_KEY = re.compile(r": (?:Forbidden|Missing Authentication Token)$")
 _TRACE_ID = re.compile("[0-9a-f]{32}")
 # The headers in which services take a key.
 _KEY_HEADERS = frozenset(
@@ -128,7 +130,7 @@ class Endpoint:
             return {"authorization": f"Bearer {key}"}
         return {name: key} if name != "own" else self.dialect.auth(key)
 
-    def say_what_was_sent(
+    def advise(
         self, error: LLMStreamError, secret: Secret | None, headers: Mapping[str, str]
     ) -> None:
         """Add to the error what to do about it: where the profile knows the service's words; and
@@ -138,7 +140,8 @@ class Endpoint:
             if words in error.message:
                 error.add(advice)
         refused = isinstance(error, AuthenticationError) or (
-            isinstance(error, PermissionDeniedError) and secret is None
+            isinstance(error, PermissionDeniedError)
+            and (secret is None or _FINDS_NO_KEY.search(error.message) is not None)
         )
         if not refused or _KEY_HEADERS & {name.lower() for name in (*self._headers, *headers)}:
             return

@@ -138,14 +138,9 @@ class Exchange:
         ctx.request_id = request_id_of(response.headers)
         if not _is_success(response.status):
             body = self._read_some(response, _ERROR_BODY)
-            error = error_from_status(
-                response.status,
-                body,
-                response.headers,
-                ctx.clock.time(),
-                request.url,
-                getattr(response, "forwarder", ""),  # doubles of a transport have none
-            )
+            now, forwarder = ctx.clock.time(), response.forwarder
+            headers, url = response.headers, request.url
+            error = error_from_status(response.status, body, headers, now, url, forwarder)
             del body  # some servers quote the key in it, and tracebacks may show locals
             raise error
         scope.enter(Phase.BODY if scope.timers.resumed else Phase.FIRST_TOKEN)

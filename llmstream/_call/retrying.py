@@ -96,14 +96,14 @@ class Retrying:
         for_all_models = isinstance(error, RateLimitError) and is_for_whole_key(
             error.message, self._model
         )
-        simpler = self._without_refused_option(attempt.request, error)
+        accepted = self._without_refused_option(attempt.request, error)
         endpoint.redact(error, self._request, self._headers, self._secrets, self._expired)
         sent = self._secrets[-1] if self._secrets else None
-        endpoint.say_what_was_sent(error, sent, self._headers)
+        endpoint.advise(error, sent, self._headers)
         if error.request_id is not None:
             ctx.request_id = error.request_id  # as it is now
         self._learn(error, for_all_models)
-        at_once = self._at_once(attempt, error, simpler)
+        at_once = self._at_once(attempt, error, accepted)
         if at_once is not None:
             return at_once
         # New content is progress: then the attempts count anew.
@@ -122,10 +122,10 @@ class Retrying:
         if not endpoint.budget.spend():
             error.add("not sent again: the retry budget of this host and key is used up")
             raise error
-        self._give_up(error, delay, had_content)
+        self._end_failed_attempt(error, delay, had_content)
         if following.mode not in (Mode.RESUME, Mode.POLL):
             self._cancel_response()
-        self._rest(delay, Phase.BACKOFF)
+        self._pause(delay, Phase.BACKOFF)
         return following
 
     def _expired(self) -> bool:
@@ -134,7 +134,7 @@ class Retrying:
         return ctx.cancelled or ctx.scope.timers.remaining(ctx.clock.monotonic()) <= 0
 
     def _at_once(
-        self, attempt: NextAttempt, error: LLMStreamError, simpler: HTTPRequest | None
+        self, attempt: NextAttempt, error: LLMStreamError, accepted: HTTPRequest | None
     ) -> NextAttempt | None:
         """An attempt that costs no wait and no attempt, where there is one."""
         ctx = self._ctx
@@ -144,9 +144,9 @@ class Retrying:
             self._resent = True
             ctx.report_attempt(ctx.end_attempt(error, resent=True))
             return attempt
-        if simpler is not None:
+        if accepted is not None:
             ctx.report_attempt(ctx.end_attempt(error))
-            return msgspec.structs.replace(attempt, request=simpler)
+            return msgspec.structs.replace(attempt, request=accepted)
         fallback = self._recovery.fallback(ctx.session, error)
         if fallback is not None:
             ctx.report_attempt(ctx.end_attempt(error))
@@ -160,12 +160,12 @@ class Retrying:
         if self._ctx.meter.first_token is not None:
             return None  # it has begun to answer: asked again, it would repeat
         without = self._endpoint.dialect.without_refused_option
-        simpler = without(request, error)
-        if simpler is None or hash(simpler.body) in self._asked:
+        accepted = without(request, error)
+        if accepted is None or hash(accepted.body) in self._asked:
             return None
-        self._asked.add(hash(simpler.body))
+        self._asked.add(hash(accepted.body))
         self._first = without(self._first, error) or self._first
-        return simpler
+        return accepted
 
     def _delay(self, error: LLMStreamError) -> float | None:
         if self._retries >= _GREATEST_FACTOR * self._policy.max_attempts:
@@ -174,7 +174,7 @@ class Retrying:
         remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
         return self._policy.next_delay(error, self._failures, random.random(), remaining)
 
-    def _give_up(self, error: LLMStreamError, delay: float, had_content: bool) -> None:
+    def _end_failed_attempt(self, error: LLMStreamError, delay: float, had_content: bool) -> None:
         """The attempt has failed, and another one follows. What it brought stays readable."""
         ctx = self._ctx
         ctx.report_attempt(ctx.end_attempt(error, delay))
@@ -186,7 +186,7 @@ class Retrying:
 
     # -- waits
 
-    def _rest(self, seconds: float, phase: Phase) -> None:
+    def _pause(self, seconds: float, phase: Phase) -> None:
         """Wait between two attempts. Raises Stopped."""
         ctx = self._ctx
         since = ctx.clock.monotonic()
@@ -217,7 +217,7 @@ class Retrying:
             if left >= ctx.scope.timers.remaining(now):
                 ctx.scope.enter(Phase.THROTTLED)
                 raise budget.refusal(now, self._model)
-            self._rest(max(left, until - now), Phase.THROTTLED)
+            self._pause(max(left, until - now), Phase.THROTTLED)
             left, _ = budget.throttled(ctx.clock.monotonic(), self._model)
         ctx.meter.throttled = ctx.clock.monotonic() - since
 

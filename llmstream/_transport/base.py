@@ -22,6 +22,11 @@ class Response(Protocol):
     status: int
 
     @property
+    def forwarder(self) -> str:
+        """The proxy that has seen the request and may have answered it, in words for an error's
+        message; "" where there is none."""
+
+    @property
     def headers(self) -> Mapping[str, str]:
         """The headers, with lower-case names."""
 

@@ -183,6 +183,8 @@ class _Player:
 class _FakeResponse:
     """A reply as the library sees a response."""
 
+    forwarder = ""
+
     def __init__(self, reply: Reply, headers: Mapping[str, str | None], player: _Player) -> None:
         self.status = reply.status
         given: dict[str, str | None] = {"content-type": reply.content_type}

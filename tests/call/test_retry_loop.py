@@ -1053,3 +1053,12 @@ def test_a_configuration_error_on_the_way_is_not_asked_again(
     client = client_for(server, headers={"x-note": "one\r\ntwo: three"}, retry=AT_ONCE)
     assert type(failure(client.stream(PROMPT))) is ConfigurationError
     assert server.requests == []
+
+
+def test_a_remark_follows_a_sentence_of_the_service(
+    server: LLMServer, client_for: Callable[..., Client]
+) -> None:
+    """Its full stop makes room."""
+    server.script(*[Reply.error(503, message="Please wait.")] * 2)
+    error = failure(client_for(server, retry=RetryPolicy(2, base=0.0)).stream(PROMPT))
+    assert str(error).endswith("Please wait; after 2 attempts")

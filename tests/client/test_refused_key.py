@@ -25,7 +25,7 @@ def sent(api: str, base_url: str = "https://gateway.example/v1", **settings: Any
 
 def refused(status: int = 401, api: str = "chat", **settings: Any) -> LLMStreamError:
     headers = settings.pop("call_headers", None)
-    transport = FakeTransport(Reply.error(status, message="no"))
+    transport = FakeTransport(settings.pop("reply", None) or Reply.error(status, message="no"))
     given = {"base_url": "https://gateway.example/v1", "model": "m", **settings}
     client = Client(api, transport=transport, clock=FakeClock(), **given)
     with pytest.raises((AuthenticationError, PermissionDeniedError)) as caught:
@@ -101,7 +101,32 @@ def test_where_there_is_nothing_to_advise(settings: dict[str, Any]) -> None:
 
 
 def test_a_403_of_a_key_is_about_permission() -> None:
+    """Where the service says so; a gateway that does not find a key where it looks for it says no
+    more than this."""
     assert "header" not in str(refused(403, api_key=KEY))
+    for words in ("Forbidden", "Missing Authentication Token"):
+        gateway = Reply.json({"message": words}, 403)
+        told = str(refused(reply=gateway, api_key=KEY))
+        assert "the key was sent in the header 'authorization'" in told
+        assert "'aws-gateway' 'x-api-key'" in told
+        assert "header" not in str(refused(reply=gateway, api_key=KEY, profile="aws-gateway"))
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(
+    "host",
+    [
+        "bedrock-runtime.us-east-1.amazonaws.com",
+        "bedrock-runtime-fips.us-gov-west-1.amazonaws.com",
+        "bedrock-runtime.cn-north-1.amazonaws.com.cn",
+        "bedrock-mantle.eu-west-1.api.aws",
+    ],
+)
+def test_bedrock_wants_a_bearer_token(api: str, host: str) -> None:
+    """On every API. What an API Gateway wants depends on what is behind it."""
+    assert sent(api, f"https://{host}/openai/v1") == {"authorization": f"Bearer {KEY}"}
+    gateway = "https://abc123.execute-api.us-east-1.amazonaws.com/prod/v1"
+    assert sent(api, gateway) == sent(api)
 
 
 # ---- the environment, for an address that is given ---------------------------------------------

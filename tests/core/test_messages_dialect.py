@@ -14,6 +14,7 @@ from support import ONCE, failure
 from llmstream import (
     Chunk,
     Client,
+    ConfigurationError,
     FirstTokenTimeout,
     IdleTimeout,
     OverloadedError,
@@ -1188,3 +1189,16 @@ def test_a_whole_message_is_compared_with_what_was_streamed() -> None:
     for body in ((OPEN, message("two"), END), (message("two"), OPEN, END)):
         session, _ = read(*body)
         assert type(session.error) is ProtocolError
+
+
+@pytest.mark.parametrize("model", ["claude-opus-4-7", "us.anthropic.claude-sonnet-5-v1:0"])
+def test_a_budget_for_a_model_that_takes_none(model: str) -> None:
+    """The error says what to pass; the API's own option is sent as it is."""
+    with pytest.raises(
+        ConfigurationError, match=f"{model} takes no budget.*pass True or an effort"
+    ):
+        thinking_of(model, 2048)
+    own = {"type": "enabled", "budget_tokens": 2048}
+    assert thinking_of(model, own)["thinking"] == own
+    for older in ("claude-opus-4-6", "claude-haiku-4-5", "another-model"):
+        assert thinking_of(older, 2048)["thinking"] == own

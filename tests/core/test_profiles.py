@@ -73,6 +73,9 @@ def requested(
         ("https://res.openai.azure.com", "azure"),
         ("https://res.services.ai.azure.com/openai/v1", "azure"),
         ("https://res.cognitiveservices.azure.com/", "azure"),
+        ("https://bedrock-runtime.us-east-1.amazonaws.com/openai/v1", "bedrock"),
+        ("https://bedrock-mantle.us-east-1.api.aws/v1", "bedrock"),
+        ("https://abc.execute-api.us-east-1.amazonaws.com/v1", "default"),
         ("https://openrouter.ai/api/v1", "openrouter"),
         ("https://api.mistral.ai/v1", "mistral"),
         ("https://generativelanguage.googleapis.com/v1beta/openai", "gemini"),
@@ -215,7 +218,17 @@ def test_usage_is_asked_for_where_it_has_to_be(name: str) -> None:
 
 # thinking= -> profile -> what arrives; a profile that is not there refuses it
 BY_THINKING = ("deepseek", "kimi", "moonshot")
-BY_EFFORT = ("default", "openai", "azure", "ollama", "gemini", "groq", "perplexity", "cerebras")
+BY_EFFORT = (
+    "default",
+    "openai",
+    "azure",
+    "bedrock",
+    "ollama",
+    "gemini",
+    "groq",
+    "perplexity",
+    "cerebras",
+)
 THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
     (
         True,

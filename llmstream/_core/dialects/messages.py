@@ -585,6 +585,7 @@ def _split_system(request: Request) -> tuple[Any, list[Any]]:
 # Thinking that the model doses itself shows no text unless it is asked for.
 _ADAPTIVE = {"type": "adaptive", "display": "summarized"}
 _ADAPTIVE_SINCE = (4, 6)  # older models refuse it, and efforts, and want a budget
+_WITHOUT_BUDGETS_SINCE = (4, 7)  # newer models refuse a budget
 _LEAST_BUDGET = 1024
 _BUDGETS = {"minimal": 1024, "low": 2048, "medium": 4096, "high": 8192, "xhigh": 16384}
 _FAMILIES = "opus|sonnet|haiku|instant"
@@ -619,6 +620,12 @@ def _thinking(request: Request) -> tuple[Any, Any, int]:
     if isinstance(thinking, int):
         if thinking < _LEAST_BUDGET:
             raise ConfigurationError(f"thinking={thinking}: the budget is at least 1024 tokens")
+        if (_version(request.model.lower()) or (0, 0)) >= _WITHOUT_BUDGETS_SINCE:
+            raise ConfigurationError(
+                f"thinking={thinking}: {request.model} takes no budget, because it doses its "
+                "thinking itself: pass True or an effort ('low', 'medium', 'high'); a dict is sent "
+                "as it is"
+            )
         return {"type": "enabled", "budget_tokens": thinking}, None, thinking
     if isinstance(thinking, dict):
         given = thinking.get("budget_tokens")

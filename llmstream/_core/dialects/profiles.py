@@ -6,6 +6,7 @@ strict enough to recognise a truncated stream. Pure.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -22,7 +23,8 @@ class Profile(Struct, frozen=True, kw_only=True):
 
     Args:
         name: the value of `Client(profile=...)`.
-        hosts: the endings of host names by which the service is recognised.
+        hosts: the endings of host names by which the service is recognised; "*" stands for
+            anything.
         ends: what completes a chat answer: "finish" (a finish_reason), "done" ([DONE]), or either.
         linger: seconds to wait after the finish for usage and [DONE].
         usage: whether the request asks for usage with stream_options.
@@ -82,6 +84,15 @@ _ROWS = (
         auth="api-key",
         path="/openai/v1",
         tells_limit=True,
+    ),
+    # Amazon Bedrock itself; its keys are Bearer tokens, for every API.
+    Profile(
+        name="bedrock",
+        hosts=(
+            *("bedrock-runtime*.*.amazonaws.com", "bedrock-runtime*.*.amazonaws.com.cn"),
+            *("bedrock-mantle*.*.api.aws", "bedrock-mantle*.*.amazonaws.com"),
+        ),
+        auth="bearer",
     ),
     # Not by its host: a gateway without keys of its own passes the Authorization header on.
     # What is behind it is unknown, and with that the option for thinking.
@@ -145,7 +156,14 @@ def profile_for(name: str | None, base_url: str) -> Profile:
 
 
 def _is_at(profile: Profile, host: str) -> bool:
-    return any(host == known or host.endswith("." + known) for known in profile.hosts)
+    return any(
+        host.endswith("." + known) or host == known or ("*" in known and _matches(known, host))
+        for known in profile.hosts
+    )
+
+
+def _matches(known: str, host: str) -> bool:
+    return re.fullmatch(re.escape(known).replace(r"\*", ".*"), host) is not None
 
 
 def endpoint(profile: Profile, base_url: str, path: str) -> str:

@@ -547,9 +547,9 @@ class ResponsesDialect(TypedDialect):
     ) -> HTTPRequest | None:
         """Some servers refuse `stream_options` or a part of it; and models that do not reason
         refuse to encrypt it, and some servers do not know it."""
-        simpler = without_refused(request, error)
-        if simpler is not None:
-            return simpler
+        accepted = without_refused(request, error)
+        if accepted is not None:
+            return accepted
         if not may_refuse_option(error) or _ENCRYPTED.encode() not in request.body:
             return None
         named = is_refused_by_name(error, "include") or is_refused_by_name(error, _ENCRYPTED)
