@@ -13,7 +13,7 @@ from .._core.phase import ClockName, Phase
 from .._core.recovery import Mode, NextAttempt
 from .._core.request import HTTPRequest
 from .._core.session import Session
-from .._runtime.scope import Stopped, StopReason
+from .._runtime.scope import CancelScope, Stopped, StopReason
 from .._transport.base import Response, Transport
 from ..errors import EventTooLarge, LLMStreamError
 from ..events.base import AnyEvent, marker_event
@@ -137,7 +137,7 @@ class Exchange:
         ctx.status = response.status
         ctx.request_id = request_id_of(response.headers)
         if not _is_success(response.status):
-            body = self._read_some(response, _ERROR_BODY)
+            body = _read_some(response, _ERROR_BODY, scope)
             now, forwarder = ctx.clock.time(), response.forwarder
             headers, url = response.headers, request.url
             error = error_from_status(response.status, body, headers, now, url, forwarder)
@@ -163,7 +163,7 @@ class Exchange:
             yield self._noted(session, session.receive_json(body))
             return
         if foreign:
-            first += self._read_some(response, _SNIFF - len(first))
+            first += _read_some(response, _SNIFF - len(first), self._scope)
             session.refuse(first, _described(response, foreign), response.status)
             return
         data = first
@@ -191,22 +191,6 @@ class Exchange:
             return response.read()
         except (Stopped, LLMStreamError):
             return b""
-
-    def _read_some(self, response: Response, limit: int) -> bytes:
-        """A body for an error's message: what of it arrives soon, at most about `limit` bytes."""
-        body = bytearray()
-        scope = self._ctx.scope
-        scope.timers.linger(_LINGER)
-        try:
-            while len(body) < limit and (data := response.read()):
-                body += data
-        except LLMStreamError:
-            pass  # the status, or what arrived, is reason enough
-        except Stopped:
-            stop = scope.stop_reason
-            if stop is not None and stop.clock is not ClockName.LINGER:
-                raise
-        return bytes(body)
 
     # -- a stored answer
 
@@ -286,6 +270,22 @@ class Exchange:
 
 def _is_success(status: int) -> bool:
     return 200 <= status < 300
+
+
+def _read_some(response: Response, limit: int, scope: CancelScope) -> bytes:
+    """A body for an error's message: what of it arrives soon, at most about `limit` bytes."""
+    body = bytearray()
+    scope.timers.linger(_LINGER)
+    try:
+        while len(body) < limit and (data := response.read()):
+            body += data
+    except LLMStreamError:
+        pass  # the status, or what arrived, is reason enough
+    except Stopped:
+        stop = scope.stop_reason
+        if stop is not None and stop.clock is not ClockName.LINGER:
+            raise
+    return bytes(body)
 
 
 def _read_all(response: Response, limit: int, pieces: list[bytes]) -> bytes:

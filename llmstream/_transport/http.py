@@ -17,10 +17,10 @@ from typing import Any
 import requests
 from urllib3 import HTTPResponse
 
-from .._core.encoding import Decoder, decoder_of
 from .._runtime.scope import CancelScope, Stopped
 from .._runtime.threads import Local
 from ..result import LLMStreamError
+from .encoding import Decoder, decoder_of
 from .route import Route
 from .translate import ENDINGS, FOREIGN, bare_cause, translate
 
@@ -154,11 +154,11 @@ class ReportingResponse(http.client.HTTPResponse):
         self._heads += 1
         if self._heads > _MAX_INTERIM + 1:
             raise http.client.HTTPException("too many interim responses")
-        found: tuple[str, int, str] = super()._read_status()
+        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
         return found
 
     def _get_chunk_left(self) -> int | None:
-        left: int | None = self.chunk_left  # type: ignore[has-type]
+        left: int | None = self.chunk_left
         if left:
             return left
         if left is not None:
@@ -234,7 +234,7 @@ class RequestsResponse:
         body = self._plain
         if body is None:
             return self._read_otherwise()
-        data = body.read1(_READ)
+        data: bytes = body.read1(_READ)
         if not data:
             _check_whole(body)
         elif body.chunked and body.chunk_left == 0 and body.fp is not None:
@@ -249,8 +249,8 @@ class RequestsResponse:
         if body is None:
             # urllib3's response decodes; a double may have its own.
             options = {"decode_content": True} if isinstance(self._raw, HTTPResponse) else {}
-            data: bytes = self._raw.read1(_READ, **options)
-            return data
+            found: bytes = self._raw.read1(_READ, **options)
+            return found
         decoder = self._decoder = self._decoder or decoder_of(self.headers["content-encoding"])
         if decoder is None:
             self._plain = body

@@ -14,13 +14,13 @@ from typing import Any
 import requests
 import urllib3
 
-from .._core.encoding import BadEncoding
 from .._core.phase import Phase
 from .._core.request import HTTPRequest
 from .._runtime.scope import CancelScope, Stopped
 from ..errors import ConfigurationError, ConnectionFailed, StreamInterrupted
 from ..result import LLMStreamError, ProtocolError
 from .connect import NotResolved
+from .encoding import BadEncoding
 from .proxy import ProxyRefused
 from .route import Route
 

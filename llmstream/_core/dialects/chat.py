@@ -308,7 +308,7 @@ class ChatDialect:
             if arguments:
                 chunks.append(Chunk("tool_call", arguments, item.index))
                 activity = Activity.CONTENT
-        return Activity.CONTENT if delta.audio else activity
+        return Activity.CONTENT if _has_audio(delta.audio) else activity
 
     def _call(
         self,
@@ -393,6 +393,13 @@ def _only_text(event: ev.ChatCompletionChunkEvent, fast: FastPath) -> str:
     """The text of an event that has nothing else and belongs to the same choice of the same answer
     as the event before; "" for any other event."""
     choices = event.choices
+def _has_audio(audio: Any) -> bool:
+    """Whether it is a piece of audio or of its transcript, and not only its id."""
+    if not isinstance(audio, dict):
+        return bool(audio)
+    return any(value for key, value in audio.items() if key not in ("id", "expires_at"))
+
+
     if (
         choices is None
         or len(choices) != 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from llmstream._core.encoding import BadEncoding, Decoder, decoder_of
+from llmstream._transport.encoding import BadEncoding, Decoder, decoder_of
 
 TEXT = b"".join(b"data: %d\n\n" % number for number in range(2000))
 

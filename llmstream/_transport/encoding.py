@@ -2,7 +2,7 @@
 
 Every request asks for `identity`, so a body is encoded only by a server, or a proxy, that does not
 honour that. It is decoded once at most, and piece by piece: a body of 1 KB may stand for gigabytes.
-Source: RFC 9110, section 8.4; RFC 1950 to 1952 for the formats. Pure: relies on zlib.
+Source: RFC 9110, section 8.4; RFC 1950 to 1952 for the formats. No I/O: relies on zlib.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Decoder:
         while self._is_ready():
             before = self._pending
             try:
-                decoded = self._zlib.decompress(before, limit)
+                decoded: bytes = self._zlib.decompress(before, limit)
             except zlib.error:
                 raise BadEncoding(f"the bytes are not {self._encoding}") from None
             ended = self._zlib.eof
