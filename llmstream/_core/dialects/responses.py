@@ -65,7 +65,7 @@ def _delta(channel: str, item_type: str | None = None) -> Apply:
     def apply(state: State, event: Any) -> Effect:
         delta = event.delta
         if not delta:
-            return NOTHING if delta is not None else _lost(state, event)
+            return NOTHING
         item = state.item(event.output_index, event.item_id)
         if item.closed and event.output_index is None and event.item_id is None:
             item = state.begin_item(None, None)  # from a server that sends neither
@@ -352,12 +352,9 @@ def _agreement(item: ItemState, final: ev.Item) -> int:
     return 2 if all(wholes.get(c, "").startswith(text) for c, text in texts.items()) else 0
 
 
-def _texts_of(item: ItemState) -> dict[str, str]:
-    """The texts of an item so far, by channel; without empty ones."""
-    pieces: dict[str, list[str]] = {}
-    for (channel, _), part in item.content.items():
-        pieces.setdefault(channel, []).append(part.text)
-    return {channel: text for channel, parts in pieces.items() if (text := "".join(parts))}
+def _text_in(item: ItemState, channel: str) -> str:
+    """The text of a channel so far, across its parts."""
+    return "".join(part.text for key, part in item.content.items() if key[0] == channel)
 
 
 def _output_of(raw: bytes, position: int) -> Any:
@@ -392,6 +389,7 @@ def _content(state: State, event: Any) -> Effect:
     return CONTENT if whole else NOTHING
 
 
+_IMAGE = ev.ResponseImageGenCallPartialImageEvent
 _TABLE: dict[type[Any], Apply] = {
     ev.ResponseCreatedEvent: _lifecycle,
     ev.ResponseQueuedEvent: _lifecycle,
@@ -437,22 +435,12 @@ for _cls in ev.EVENTS:  # the others: a tool's status, an item or part begun or 
 
 
 def _unknown(state: State, event: UnknownEvent) -> Effect:
-    # An unknown event must not keep a dead stream open: only events of the API count as progress.
     if event.type == "response.cancelled":
         state.status = "cancelled"  # by another client: the answer is cut off
         return NOTHING
-    meant = _meant(state, event.data)
-    if meant is None:
-        return unknown(state, event)
-    meant.raw = event.raw
-    placed = _TABLE[type(meant)](state, meant)
-    event.chunks = meant.chunks
-    return placed
+    return unknown(state, event)
 
 
-for _cls, _rule in tuple(_TABLE.items()):
-    if "delta" not in _cls.__struct_fields__:
-        _TABLE[_cls] = without_text(_rule)
 _TABLE[UnknownEvent] = _unknown
 
 
@@ -582,7 +570,6 @@ class ResponsesDialect(TypedDialect):
             return None
         return StoredResponse(url_below(request.url, response_id), request.headers)
 
-_IMAGE = ev.ResponseImageGenCallPartialImageEvent
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         calls = [item for item in state.in_order() if item.type in _TOOL_TYPES]
         names = call_ids(state, [item.call_id or item.id for item in calls])
