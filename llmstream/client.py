@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._call.call import Call, close_dropped
 from ._call.factory import CallFactory
+from ._core.checks import few
 from ._core.dialects import DEFAULT_API, LOCAL_API
 from ._core.request import Request
 from ._core.retry import RetryPolicy
@@ -22,11 +23,23 @@ from ._runtime.clock import SYSTEM_CLOCK, Clock
 from ._runtime.frames import without_variables
 from ._runtime.ids import random_id
 from ._settings.arguments import (
+    checked_address,
+    checked_api,
     checked_count,
+    checked_double,
+    checked_flag,
     checked_headers,
+    checked_key,
+    checked_name,
     checked_number,
+    checked_object,
     checked_policy,
     checked_prompt,
+    checked_stop,
+    checked_text,
+    checked_thinking,
+    checked_tool_choice,
+    checked_tools,
     checked_trace_id,
     of_type,
 )
@@ -57,6 +70,8 @@ if TYPE_CHECKING:
         from typing_extensions import Unpack
 
 __all__ = ["Client", "ClientOptions", "StreamOptions", "stream"]
+
+_MOST_TEMPERATURE = 100  # services take 1 or 2; more is a percentage
 
 
 class ClientOptions(TypedDict, total=False):
@@ -216,6 +231,8 @@ class Client:
             max_event_bytes=max_event_bytes,
             max_identical_chunks=max_identical_chunks,
         )
+        transport = checked_double("transport", transport, "send", "close")
+        clock = checked_double("clock", clock, "monotonic", "time", "wait")
         transports = transport or RequestsTransport(
             max_connections=settings.max_connections,
             idle_timeout=settings.idle_connection_timeout,
@@ -264,18 +281,23 @@ class Client:
         variables do not count, and LLMSTREAM_API_KEY does unless LLMSTREAM_BASE_URL names another
         server. Raises ConfigurationError with the ways out where nothing is set.
         """
-        base_url = overrides.get("base_url")
+        base_url = checked_address(overrides.get("base_url"))
+        if (api := overrides.get("api")) is not None:
+            checked_api(api)
+        overrides["api_key"] = checked_key(overrides.get("api_key"))
         if base_url:
             found = for_address(base_url)
-            overrides["api"] = overrides.get("api") or found.api
-            overrides["api_key"] = overrides.get("api_key") or found.api_key
+            overrides["api"] = api or found.api
+            overrides["api_key"] = overrides["api_key"] or found.api_key
             return cls(**overrides)
-        api = overrides.pop("api", None)
-        environ = {**os.environ, "LLMSTREAM_API": api} if isinstance(api, str) else None
-        if overrides.get("api_key"):
-            found = find_in_environment(environ) or ServiceSettings(api or DEFAULT_API)
-        else:
+        overrides.pop("api", None)
+        overrides.pop("base_url", None)  # None would stand over the one of the environment
+        environ = {**os.environ, "LLMSTREAM_API": api} if api else None
+        if overrides["api_key"] is None:
+            del overrides["api_key"]
             found = from_environment(environ)
+        else:
+            found = find_in_environment(environ) or ServiceSettings(api or DEFAULT_API)
         given: ClientOptions = {"api": found.api}
         if found != (vendor_settings(found.api) or keyring_settings(found.api)):
             given["base_url"], given["api_key"] = found.base_url, found.api_key
@@ -347,21 +369,25 @@ class Client:
         """
         limits = of_type(Timeouts, "timeouts", timeouts) or self.settings.timeouts
         policy = of_type(RetryPolicy, "retry", retry) or self.settings.retry
-        on_disconnect = checked_policy(on_disconnect or self.settings.on_disconnect)
+        on_disconnect = (
+            self.settings.on_disconnect if on_disconnect is None else checked_policy(on_disconnect)
+        )
         _check_cost(self._cost_limit)
         request = Request(
             prompt=checked_prompt(prompt),
             model=_model(model, self.settings.model, self._endpoint.dialect.default_model),
-            instructions=instructions,
-            max_output_tokens=checked_count("max_output_tokens", max_output_tokens),
-            temperature=checked_number("temperature", temperature),
-            top_p=checked_number("top_p", top_p),
-            stop=stop,
-            tools=tools,
-            tool_choice=tool_choice,
-            thinking=thinking,
-            background=background,
-            extra_body=extra_body,
+            instructions=checked_text("instructions", instructions),
+            max_output_tokens=None
+            if max_output_tokens is None
+            else checked_count("max_output_tokens", max_output_tokens),
+            temperature=checked_number("temperature", temperature, _MOST_TEMPERATURE),
+            top_p=checked_number("top_p", top_p, 1),
+            stop=checked_stop(stop),
+            tools=checked_tools(tools),
+            tool_choice=checked_tool_choice(tool_choice),
+            thinking=checked_thinking(thinking),
+            background=checked_flag("background", background),
+            extra_body=checked_object("extra_body", extra_body),
         )
         trace_id = checked_trace_id(trace_id) or random_id(128)
         call = self._factory.make(
@@ -411,7 +437,8 @@ def _from_settings(cls: type[Client], settings: ClientSettings) -> Client:
 
 
 def _model(asked: str | None, settings: str | None, default: str | None) -> str:
-    chosen = asked or settings or os.environ.get("LLMSTREAM_MODEL") or default
+    chosen = checked_name("model", asked) or settings
+    chosen = chosen or checked_name("LLMSTREAM_MODEL", os.environ.get("LLMSTREAM_MODEL")) or default
     if not chosen:
         raise ConfigurationError("this API has no default model: pass model=")
     return chosen
@@ -429,8 +456,8 @@ def _cost_limit(max_cost: Any) -> CostLimit:
 
 
 def _dispatcher(observers: Any, cost_limit: CostLimit | None) -> Dispatcher:
+    everyone = few("observers", observers, "observers")
     try:
-        everyone = list(observers)
         if cost_limit is not None:
             everyone.append(cost_limit)
         if not any(isinstance(observer, LogObserver) for observer in everyone):

@@ -105,7 +105,7 @@ def encode_body(body: Mapping[str, Any], extra: Mapping[str, Any] | None) -> byt
     fields.update(extra or {})
     try:
         return msgspec.json.encode(fields)
-    except (TypeError, ValueError, RecursionError) as exc:
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise ConfigurationError(
             f"the request cannot be written as JSON ({exc}): use plain dicts, lists, strings and "
             "numbers"

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from ..errors import ConfigurationError, FirstTokenTimeout, ServiceError
 from ..result import LLMStreamError
+from .checks import CENTURY, is_number, is_whole, shown
 
 __all__ = [
     "RetryPolicy",
@@ -27,6 +28,18 @@ __all__ = [
 ]
 
 
+_MOST_ATTEMPTS = 10_000
+_MOST_JITTER = 10.0  # the wait at most eleven times as long
+_NO_BOUND = ", or math.inf for no bound"
+# Field, its greatest value, and what is said where it may be infinite.
+_RANGES = (
+    ("base", CENTURY, ""),
+    ("cap", CENTURY, _NO_BOUND),
+    ("jitter", _MOST_JITTER, ""),
+    ("max_retry_after", CENTURY, _NO_BOUND),
+)
+
+
 class RetryPolicy(Struct, frozen=True):
     """How often, and after what wait, a request is sent again before its first content. Immutable.
 
@@ -35,13 +48,16 @@ class RetryPolicy(Struct, frozen=True):
 
     Args:
         max_attempts: the number of attempts in a row without new content, the first one included:
-            1 means no retry. New content sets the count back to 0; a call makes at most three times
-            as many attempts in all. A free resend on a stale connection is not counted.
-        base: the first d, in seconds.
-        cap: the greatest d without a wait that the server asks for, in seconds.
-        jitter: the greatest random part of the wait, relative to d.
+            1 means no retry, 10,000 is the most. New content sets the count back to 0; a call makes
+            at most three times as many attempts in all. A free resend on a stale connection is not
+            counted.
+        base: the first d, in seconds, at most a century (3,153,600,000).
+        cap: the greatest d without a wait that the server asks for, in seconds: at most a century,
+            or math.inf.
+        jitter: the greatest random part of the wait, relative to d; at most 10.
         max_retry_after: a longer wait that the server asks for, in seconds, is not waited out: the
-            error is raised at once. So is one that ends after the total clock.
+            error is raised at once. So is one that ends after the total clock. At most a century,
+            or math.inf: every wait is waited out.
         retry_first_token: whether a FirstTokenTimeout is retried too. The service may bill both
             requests.
 
@@ -60,19 +76,23 @@ class RetryPolicy(Struct, frozen=True):
     retry_first_token: bool = False
 
     def __post_init__(self) -> None:
-        attempts: Any = self.max_attempts
-        if not isinstance(attempts, int) or attempts < 1:
+        if not is_whole(self.max_attempts, 1, _MOST_ATTEMPTS):
             raise ConfigurationError(
-                f"RetryPolicy(max_attempts={self.max_attempts!r}): the first attempt counts, "
-                "so give 1 for no retry"
+                f"RetryPolicy(max_attempts={shown(self.max_attempts)}): the first attempt counts, "
+                f"so give 1 for no retry, and at most {_MOST_ATTEMPTS:,}"
             )
-        for name in ("base", "cap", "jitter", "max_retry_after"):
+        for name, most, words in _RANGES:
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and value >= 0
-            if not number or (name == "jitter" and value == math.inf):
+            if not is_number(value) or not 0 <= value <= (math.inf if words else most):
                 raise ConfigurationError(
-                    f"RetryPolicy({name}={value!r}): give a number of 0 or more"
+                    f"RetryPolicy({name}={shown(value)}): give a number from 0 to {most:,.0f}"
+                    f"{words}"
                 )
+        if not isinstance(self.retry_first_token, bool):
+            raise ConfigurationError(
+                f"RetryPolicy(retry_first_token={shown(self.retry_first_token)}): give True or "
+                "False"
+            )
 
     def delay(self, n: int, random: float, floor: float = 0.0) -> float:
         """Seconds to wait after failure number n (from 0). `random` is in [0, 1); `floor` is the
@@ -114,8 +134,10 @@ _UNITS = {
     "ns": 1e-9, "nanosecond": 1e-9,
 }  # fmt: skip
 _UNIT = "|".join(sorted((re.escape(unit) for unit in _UNITS), key=len, reverse=True))
-_PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT})s?(?![^\W\d_])", re.IGNORECASE)
-_DURATION = rf"\d+(?:\.\d+)?\s*(?:{_UNIT})s?(?![^\W\d_])"
+# "ms" is no plural of "m": if each of n parts could be read in two ways, 2**n would be tried.
+_PLURAL = r"(?:(?<!m)s)?"
+_PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT}){_PLURAL}(?![^\W\d_])", re.IGNORECASE)
+_DURATION = rf"\d+(?:\.\d+)?\s*(?:{_UNIT}){_PLURAL}(?![^\W\d_])"
 _BETWEEN = r"\s*(?:,\s*)?(?:and\s+)?"
 # "Please try again in 6.379s" (OpenAI), "retry after 2 seconds" (Azure), "Please retry in 36.4s"
 # (Google), "wait 20 seconds", "the limit resets in 12s". A number without a unit is in seconds; it has to end the sentence, so
@@ -133,6 +155,9 @@ _RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?\s*([Zz
 _EPOCH = 1e8  # seconds: a greater number is a moment, not a wait of years
 _EPOCH_MS = 1e11  # a greater number is a moment in milliseconds
 _LONGEST = 10_000  # characters of a message that are searched
+_LONGEST_VALUE = 200  # characters of a field or header that says when: a longer one says nothing
+_LONGEST_OWNER = 1000  # characters of a message in which the owner of a limit is looked for
+_SPACES = re.compile(r"\s{2,}")
 
 
 def parse_retry_after(
@@ -187,6 +212,8 @@ def reset_of_used_up_limits(headers: Mapping[str, str], now: float | None) -> fl
 
 
 def _reset(value: str, now: float | None) -> float | None:
+    if len(value) > _LONGEST_VALUE:
+        return None
     number = _number(value)
     if number is not None and number < _EPOCH:
         return number
@@ -211,6 +238,8 @@ def _reset(value: str, now: float | None) -> float | None:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
+    if isinstance(value, str) and len(value) > _LONGEST_VALUE:
+        return None
     try:
         number = float(value)
     except (ValueError, TypeError, OverflowError):
@@ -219,6 +248,8 @@ def _number(value: Any) -> float | None:
 
 
 def _until(value: str, now: float) -> float | None:
+    if len(value) > _LONGEST_VALUE:
+        return None
     try:
         date = email.utils.parsedate_to_datetime(value)
         if date.tzinfo is None:  # an obsolete form, or "-0000"; HTTP dates are in UTC
@@ -235,7 +266,9 @@ def _seconds(text: str) -> float | None:
 
 
 def _in_message(message: str) -> float | None:
-    found = _ASKED.search(message[:_LONGEST])
+    # One space for each run: the expression tries every division of a run among its parts.
+    text = _SPACES.sub(lambda run: "\n" if "\n" in run[0] else " ", message[:_LONGEST])
+    found = _ASKED.search(text)
     if not found:
         return None
     parts = found["parts"]
@@ -340,7 +373,7 @@ def is_for_whole_key(words: str, model: str) -> bool:
     not of `model` alone. An error that names a model, whose ever the limit is, is the model's:
     "Rate limit reached for gpt-4o in organization org-1".
     """
-    words = _ADDRESS.sub(" ", words)
+    words = _ADDRESS.sub(" ", words[:_LONGEST_OWNER])
     if not _OWNERS_LIMIT.search(words):
         return False
     if _ALL_MODELS.search(words):

@@ -12,6 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ..errors import ConfigurationError
+from .checks import CENTURY, is_number, shown
 from .phase import ClockName
 
 __all__ = ["Timeouts", "Timers"]
@@ -52,8 +53,8 @@ class Timeouts(Struct, frozen=True):
     hands over what arrived, never while the body of the caller's loop runs; only `total` always
     runs. An attempt that resumes an answer runs `idle` instead of `first_token`.
 
-    Raises ConfigurationError for a value that is not a number greater than 0 ("auto" for `silence`
-    excepted).
+    Raises ConfigurationError for a value that is not a number greater than 0 and at most
+    3,153,600,000 (a century); "auto" for `silence`, and math.inf for no limit, are excepted.
     """
 
     connect: float | None = 10.0
@@ -65,14 +66,15 @@ class Timeouts(Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if value is None or (name == "silence" and value == _AUTO):
+            if value is None or (is_number(value) and (0 < value <= CENTURY or value == _OFF)):
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                words = ', "auto",' if name == "silence" else ","
-                raise ConfigurationError(
-                    f"Timeouts({name}={value!r}): give seconds greater than 0{words} or None for "
-                    "no limit"
-                )
+            if name == "silence" and isinstance(value, str) and value == _AUTO:
+                continue
+            words = ', "auto",' if name == "silence" else ","
+            raise ConfigurationError(
+                f"Timeouts({name}={shown(value)}): give seconds greater than 0 and at most "
+                f"{CENTURY:,.0f} (a century){words} or None for no limit"
+            )
 
     def seconds(self, name: str) -> float | None:
         """What the clock `name` is set to: its seconds, those of "auto" too, or None."""

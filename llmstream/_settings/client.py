@@ -12,7 +12,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from .._core.asked import bare_url
+from .._core.credentials import is_credential, without_credentials
 from .._core.dialects import DEFAULT_API
+from .._core.dialects.profiles import profile_for
 from .._core.retry import RetryPolicy
 from .._core.session import MAX_EVENT_BYTES
 from .._core.timers import Timeouts
@@ -24,21 +27,31 @@ from .arguments import (
     checked_address,
     checked_api,
     checked_count,
+    checked_flag,
     checked_headers,
     checked_key,
+    checked_name,
     checked_policy,
     of_type,
 )
-from .environment import WAYS_OUT, ServiceSettings, keyring_settings, own_key, vendor_settings
+from .environment import (
+    WAYS_OUT,
+    ServiceSettings,
+    keyring_settings,
+    own_address,
+    own_key,
+    vendor_settings,
+)
 from .key_source import KeySource
 from .secret import Secret
 
 __all__ = ["ClientSettings"]
 
-# Headers that authenticate. They are not pickled without the key.
-_CREDENTIALS = frozenset(
-    {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
-)
+
+# The greatest settings. More connections than a machine has ports, or larger events than a memory,
+# are a mistake in the unit.
+MOST_CONNECTIONS = 65_535
+MOST_EVENT_BYTES = 2**40
 
 
 class ClientSettings(Struct, frozen=True, kw_only=True):
@@ -48,10 +61,12 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     The fields are the arguments of `Client` as they were passed. Where `base_url` and `api_key` are
     None, each process that uses the settings reads them from its own environment.
 
-    Pickling leaves out the key, the headers that authenticate, and users and passwords of proxies.
-    The process that unpickles the settings then needs a key of its own (`LLMSTREAM_API_KEY`, or,
-    without a `base_url`, the vendor's variable). The settings that `with_key()` returns are pickled
-    with all of it. `key_left_behind` is true if a key was left out, `key_travels` if it is pickled.
+    Pickling leaves out the key, the headers that authenticate, users and passwords of proxies and
+    of `base_url`, and what its query may have of a key. The process that unpickles the settings
+    then needs a key of its own (`LLMSTREAM_API_KEY`, or `LLMSTREAM_BASE_URL` with the whole
+    address, or, without a `base_url`, the vendor's variable). The settings that `with_key()`
+    returns are pickled with all of it. `key_left_behind` is true if a key was left out,
+    `key_travels` if it is pickled.
     Settings whose `verify` is an SSLContext cannot be pickled: that raises ConfigurationError.
     """
 
@@ -81,6 +96,9 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         """Settings from the arguments of `Client`. Raises ConfigurationError for values that cannot
         work."""
         checked_api(given["api"])
+        if given["profile"] is not None:
+            profile_for(given["profile"], "")
+        repeats = given["max_identical_chunks"]
         verify = checked_verify(given["verify"])
         return cls(
             **{
@@ -95,12 +113,17 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
                 "verify": verify,
                 "cert": checked_cert(given["cert"], verify),
                 "proxies": checked_proxies(given["proxies"]),
-                "trust_env": bool(of_type(bool, "trust_env", given["trust_env"])),
-                "max_connections": checked_count("max_connections", given["max_connections"]) or 1,
-                "max_event_bytes": checked_count("max_event_bytes", given["max_event_bytes"]) or 0,
-                "max_identical_chunks": checked_count(
-                    "max_identical_chunks", given["max_identical_chunks"]
+                "model": checked_name("model", given["model"]),
+                "trust_env": checked_flag("trust_env", given["trust_env"]),
+                "max_connections": checked_count(
+                    "max_connections", given["max_connections"], MOST_CONNECTIONS
                 ),
+                "max_event_bytes": checked_count(
+                    "max_event_bytes", given["max_event_bytes"], MOST_EVENT_BYTES
+                ),
+                "max_identical_chunks": repeats
+                if repeats is None
+                else checked_count("max_identical_chunks", repeats),
             }
         )
 
@@ -112,10 +135,13 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         del given["key_travels"]
         if given.pop("key_left_behind"):
             given["api_key"] = own_key() or given["api_key"]
-            if given["api_key"] is None and self.base_url is not None:
+            whole = self.base_url and own_address(self.base_url)
+            given["base_url"] = whole or self.base_url
+            if given["api_key"] is None and self.base_url is not None and not whole:
                 raise ConfigurationError(
                     "these settings were pickled without their key: set LLMSTREAM_API_KEY where "
-                    "they are used, or pickle client.settings.with_key()"
+                    "they are used (or LLMSTREAM_BASE_URL, where the key is in the address), or "
+                    "pickle client.settings.with_key()"
                 )
         return given
 
@@ -137,6 +163,16 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         Send them only to places where a key may be stored."""
         return msgspec.structs.replace(self, key_travels=True)
 
+    def __repr__(self) -> str:
+        return f"ClientSettings({', '.join(f'{n}={v!r}' for n, v in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        hidden = {
+            "base_url": self.base_url and bare_url(self.base_url),
+            "headers": dict.fromkeys(self.headers, "***"),
+        }
+        return [(name, hidden.get(name, getattr(self, name))) for name in self.__struct_fields__]
+
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self.verify, (bool, str)):
             raise ConfigurationError(
@@ -149,8 +185,11 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
             if isinstance(key, KeySource):
                 return _with_key, (state, key.ask)
             return _with_key, (state, key and key.reveal(), key is not None and key.bearer)
-        headers = {n: v for n, v in self.headers.items() if n not in _CREDENTIALS}
+        headers = {n: v for n, v in self.headers.items() if not is_credential(n, v)}
         left = key is not None or len(headers) < len(self.headers) or self.key_left_behind
+        if self.base_url is not None:
+            state["base_url"] = without_credentials(self.base_url)
+            left = left or state["base_url"] != self.base_url
         if self.proxies is not None:
             state["proxies"] = self.proxies.without_credentials()
         return _with_key, ({**state, "headers": headers, "key_left_behind": left}, None)

@@ -14,8 +14,8 @@ from .._core.asked import bare_url
 from .._core.credentials import without_credentials
 from .._core.dialects import APIS, DEFAULT_API, Api
 from ..errors import ConfigurationError
-from .arguments import checked_address
-from .key_source import KeySource
+from .arguments import checked_address, checked_api
+from .key_source import KeySource, fault_of
 from .secret import Secret
 
 __all__ = [
@@ -67,10 +67,20 @@ def vendor_settings(api: str, environ: Mapping[str, str] | None = None) -> Servi
 
 
 def _vendor_key(row: Api, environ: Mapping[str, str]) -> Secret | None:
-    if key := environ.get(row.key_variable):
-        return Secret(key)
-    token = environ.get(row.bearer_variable) if row.bearer_variable else None
-    return Secret(token, bearer=True) if token else None
+    return _key(row.key_variable, environ) or _key(row.bearer_variable, environ, bearer=True)
+
+
+def _key(
+    variable: str | None, environ: Mapping[str, str], *, bearer: bool = False
+) -> Secret | None:
+    """The key in a variable, or None. Raises ConfigurationError, which names the variable."""
+    value = environ.get(variable) if variable else None
+    if value and fault_of(value):
+        raise ConfigurationError(
+            f"{variable} has white space or characters that no header can contain: set it to the "
+            "key alone"
+        )
+    return Secret(value, bearer=bearer) if value else None
 
 
 def keyring_settings(api: str) -> ServiceSettings | None:
@@ -93,8 +103,7 @@ def keyring_settings(api: str) -> ServiceSettings | None:
 
 def own_key(environ: Mapping[str, str] | None = None) -> Secret | None:
     """LLMSTREAM_API_KEY, or None."""
-    key = (os.environ if environ is None else environ).get("LLMSTREAM_API_KEY")
-    return Secret(key) if key else None
+    return _key("LLMSTREAM_API_KEY", os.environ if environ is None else environ)
 
 
 def own_address(base_url: str, environ: Mapping[str, str] | None = None) -> str | None:
@@ -104,6 +113,14 @@ def own_address(base_url: str, environ: Mapping[str, str] | None = None) -> str 
     if found is None or found == base_url or without_credentials(found) != base_url:
         return None
     return found
+
+
+def _api(environ: Mapping[str, str]) -> str | None:
+    """LLMSTREAM_API, or None. Raises ConfigurationError, which names the variable."""
+    api = environ.get("LLMSTREAM_API") or None
+    if api is not None:
+        checked_api(api, "LLMSTREAM_API")
+    return api
 
 
 def _address(variable: str, environ: Mapping[str, str]) -> str | None:
@@ -116,9 +133,9 @@ def for_address(base_url: str, environ: Mapping[str, str] | None = None) -> Serv
     vendor's key is never sent there, nor one that LLMSTREAM_BASE_URL shows to be meant for another
     server."""
     environ = os.environ if environ is None else environ
-    named = environ.get("LLMSTREAM_BASE_URL")
+    named = _address("LLMSTREAM_BASE_URL", environ)
     meant = not named or urlsplit(named)[:2] == urlsplit(base_url)[:2]
-    api = environ.get("LLMSTREAM_API") or DEFAULT_API
+    api = _api(environ) or DEFAULT_API
     return ServiceSettings(api, base_url, own_key(environ) if meant else None)
 
 
@@ -141,10 +158,10 @@ def from_environment(environ: Mapping[str, str] | None = None) -> ServiceSetting
 def find_in_environment(environ: Mapping[str, str] | None = None) -> ServiceSettings | None:
     """Like `from_environment`, but None if nothing names a service."""
     environ = os.environ if environ is None else environ
-    api, api_key = (environ.get(f"LLMSTREAM_{name}") or None for name in ("API", "API_KEY"))
+    api, api_key = _api(environ), own_key(environ)
     base_url = _address("LLMSTREAM_BASE_URL", environ)
     if base_url or api_key:
-        return ServiceSettings(api or DEFAULT_API, base_url, Secret(api_key) if api_key else None)
+        return ServiceSettings(api or DEFAULT_API, base_url, api_key)
     candidates = [api] if api else list(APIS)
     for candidate in candidates:
         settings = vendor_settings(candidate, environ)

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import ConfigurationError
 from .secret import Secret
 
-__all__ = ["ApiKey", "KeySource"]
+__all__ = ["ApiKey", "KeySource", "fault_of"]
 
 
 class KeySource:
@@ -32,7 +32,7 @@ class KeySource:
                 "call it yourself to see it)"
             )
         else:
-            fault = _fault(value)
+            fault = fault_of(value)
             if not fault:
                 return Secret(value, bearer=_is_web_token(value))
         raise ConfigurationError(f"api_key: {self._name} {fault}; nothing was sent")
@@ -63,7 +63,8 @@ class KeySource:
 ApiKey = str | Secret | KeySource | Callable[[], str]
 
 
-def _fault(value: Any) -> str:
+def fault_of(value: Any) -> str:
+    """Why this cannot be a key, in words for "the function ..."; "" if it can be one."""
     if not isinstance(value, str):
         return f"returned {type(value).__name__} instead of a string"
     if not value:

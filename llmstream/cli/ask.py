@@ -15,6 +15,7 @@ import msgspec
 from .._core.dialects import APIS
 from .._core.timers import Timeouts
 from .._runtime.clock import SYSTEM_CLOCK
+from .._runtime.files import check_replaceable
 from .._version import __version__
 from ..client import Client
 from ..errors import ConfigurationError, DeadlineExceeded, LLMStreamError
@@ -89,33 +90,30 @@ def _run(options: argparse.Namespace) -> int:
     from ..telemetry.timeline import TimelineObserver
 
     timeline, path = TimelineObserver(), options.timeline
-    is_new = not os.path.lexists(path)
     try:
-        with open(path, "a"):  # a path that cannot be written is reported before the call costs
-            pass
-    except OSError as error:
+        check_replaceable(path)  # a path that cannot be written is reported before the call costs
+    except (OSError, ValueError) as error:
         return _unwritten(path, error)
     try:
         code = _call(options, timeline)
     finally:  # also when a signal or a closed pipe ends the call
-        write_code = _write(timeline, path, is_new)
+        write_code = _write(timeline, path)
     return code or write_code
 
 
-def _write(timeline: TimelineObserver, path: str, is_new: bool) -> int:
+def _write(timeline: TimelineObserver, path: str) -> int:
     """Returns 0, or the exit code of a page that cannot be written."""
     try:
         if timeline.calls:
             timeline.write(path)
-        elif is_new:  # no call was made
-            os.unlink(path)
     except OSError as error:
         return _unwritten(path, error)
     return 0
 
 
-def _unwritten(path: str, error: OSError) -> int:
-    complain("cannot write the timeline", f"{path}: {error.strerror or type(error).__name__}")
+def _unwritten(path: str, error: Exception) -> int:
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    complain("cannot write the timeline", f"{path}: {why}")
     return FAILED
 
 

@@ -32,6 +32,7 @@ from datetime import date, datetime, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from .._core.checks import shown
 from .._core.dialects import APIS
 from .._core.phase import Phase
 from .._runtime.clock import SYSTEM_CLOCK
@@ -265,6 +266,9 @@ def _is_whole(price: Any, attempt: Attempt) -> bool:
     return attempt.error is None and not (written and longer is not None)
 
 
+_MOST_USD = 10**12
+_LONGEST_LIMIT = 40  # characters
+
 # ---- a limit -------------------------------------------------------------------------------------
 
 
@@ -273,7 +277,8 @@ class CostLimit:
     usable after a fork.
 
     Args:
-        limit: USD (int, float, str or Decimal), greater than 0. Infinity: only add up.
+        limit: USD (int, float, str or Decimal), greater than 0 and at most 10**12. Infinity: only
+            add up.
 
     Raises ConfigurationError for another limit, and without the extra `cost`. `spent` is the known
     cost so far in USD.
@@ -322,11 +327,15 @@ def _checked(limit: Any) -> Decimal:
     try:
         if isinstance(limit, bool) or not isinstance(limit, (int, float, str, Decimal)):
             raise ValueError
-        amount = Decimal(str(limit))
-        if math.isnan(amount) or amount <= 0:
+        if isinstance(limit, str) and len(limit) > _LONGEST_LIMIT:
+            raise ValueError
+        # By way of the text, so that 0.1 is 0.1.
+        amount = Decimal(str(limit) if isinstance(limit, float) else limit)
+        if math.isnan(amount) or not (0 < amount <= _MOST_USD or amount == math.inf):
             raise ValueError
     except (InvalidOperation, ValueError):
         raise ConfigurationError(
-            f"max_cost={limit!r}: give an amount of USD greater than 0"
+            f"max_cost={shown(limit)}: give an amount of USD greater than 0 and at most "
+            f"{_MOST_USD:,}, or infinity to count only"
         ) from None
     return amount

@@ -12,6 +12,8 @@ import logging
 import re
 from typing import Any
 
+from .._core.checks import shown
+from ..errors import ConfigurationError
 from .records import AttemptRecord, CallRecord, RetryRecord
 
 __all__ = ["LogObserver"]
@@ -30,7 +32,8 @@ class LogObserver:
     """Writes calls to a standard logger.
 
     Args:
-        logger: default: the logger `llmstream`.
+        logger: a Logger or LoggerAdapter; default: the logger `llmstream`. Raises
+            ConfigurationError for anything else.
 
     The end of a call is one line: INFO for a success and a cancel, WARNING for an error. A retry is
     one line at WARNING, a phase one line at DEBUG. Each line is "what: name=value ...". The same
@@ -41,6 +44,8 @@ class LogObserver:
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
+        if logger is not None and not isinstance(logger, (logging.Logger, logging.LoggerAdapter)):
+            raise ConfigurationError(f"logger={shown(logger)}: pass a logging.Logger")
         self._logger = logger or logging.getLogger("llmstream")
         self._attempts: dict[int, int] = {}  # call -> attempts that have ended; at DEBUG only
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
+from .._core.checks import shown
 from .._runtime.threads import Local, Lock
 from ..result import Result
 from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord
@@ -236,7 +237,7 @@ def _listeners(rows: Iterable[_Row]) -> tuple[Listener, ...]:
 def _check(observer: Any) -> None:
     names = (*_HOOKS, _PROPAGATE)
     if isinstance(observer, type) or not any(_own(observer, name) for name in names):
-        raise TypeError(f"{observer!r} has none of the methods {', '.join(names)}")
+        raise TypeError(f"{shown(observer)} has none of the methods {', '.join(names)}")
     for name in (*names, "wants"):
         if _is_async(getattr(observer, name, None)):
             raise TypeError(f"{type(observer).__name__}.{name} is async, and would not be awaited")

@@ -73,6 +73,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from .. import errors
+from .._core.checks import few, shown
 from .._core.classify import KNOWN_WORDS
 from .._core.dialects import APIS
 from .._runtime.fork import around_fork
@@ -339,6 +340,8 @@ class PrometheusObserver:
         self, registry: CollectorRegistry | None = None, models: Iterable[str] = ()
     ) -> None:
         self._models = _checked_models(models)
+        if registry is not None and not isinstance(registry, CollectorRegistry):
+            raise ConfigurationError(f"registry={shown(registry)}: pass a CollectorRegistry")
         self._metrics = _metrics_on(REGISTRY if registry is None else registry)
         # The gaps of the calls that run, until they are recorded. Each list belongs to the thread
         # that reads the call. The dict is shared: single operations on it are atomic.
@@ -430,9 +433,9 @@ class PrometheusObserver:
 
 
 def _checked_models(models: Iterable[str]) -> frozenset[str]:
-    listed = (models,) if isinstance(models, str) else tuple(models)
-    if isinstance(models, str) or not all(isinstance(model, str) for model in listed):
-        raise ConfigurationError(f"models={models!r}: give a list of the models' names")
+    listed = few("models", models, "the models' names")
+    if not all(isinstance(model, str) for model in listed):
+        raise ConfigurationError("models: give a list of the models' names, which are strings")
     return frozenset(listed)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..._core.checks import shown
 from ...errors import ConfigurationError
 
 __all__ = ["NAMES", "OPERATION", "Metric", "Names", "TokenMetric", "chosen_names"]
@@ -191,5 +192,5 @@ def chosen_names(names: Any) -> Names:
         names = "inference" if _LATEST in opted else "operation"
     found = NAMES.get(names) if isinstance(names, str) else None
     if found is None:
-        raise ConfigurationError(f"names={names!r} is not known: give one of {list(NAMES)}")
+        raise ConfigurationError(f"names={shown(names)} is not known: give one of {list(NAMES)}")
     return found

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..._core.checks import shown
 from ..._runtime.fork import renew_in_child
+from ..._settings.arguments import checked_flag
 from ..._version import __version__
 from ...errors import ConfigurationError
 from ...result import Result
@@ -84,6 +86,12 @@ class OpenTelemetryObserver:
             raise ConfigurationError(
                 'OpenTelemetry is not installed: pip install "llmstream-sync[otel]"'
             ) from _missing
+        for name, provider, method in (
+            ("tracer_provider", tracer_provider, "get_tracer"),
+            ("meter_provider", meter_provider, "get_meter"),
+        ):
+            if provider is not None and not callable(getattr(provider, method, None)):
+                raise ConfigurationError(f"{name}={shown(provider)}: pass one of OpenTelemetry's")
         self._names = chosen_names(names)
         schema_url = self._names.schema_url
         self._tracer = trace.get_tracer(
@@ -91,7 +99,7 @@ class OpenTelemetryObserver:
         )
         meter = metrics.get_meter("llmstream", __version__, meter_provider, schema_url=schema_url)
         self._instruments = Instruments(meter, self._names)
-        self._captures_content = capture_content
+        self._captures_content = checked_flag("capture_content", capture_content)
         self._calls: dict[int, _RunningCall] = {}  # each access is one atomic operation
         renew_in_child(self, _calls=dict)
 

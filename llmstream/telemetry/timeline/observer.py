@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections import deque
 
+from ..._runtime.files import replace_file
 from ..._runtime.fork import renew_in_child
 from ..._runtime.threads import RLock
+from ..._settings.arguments import checked_count, checked_path
+from ...errors import ConfigurationError
 from ..records import AttemptRecord, CallRecord
 from .history import CallHistory
 from .page import page
 
 __all__ = ["TimelineObserver"]
+
+_MOST_CALLS = 10_000
 
 
 class TimelineObserver:
@@ -19,20 +24,20 @@ class TimelineObserver:
 
     Args:
         path: the file of the page, written anew at the end of every call. Default: no file is
-            written, see `write` and `html`.
-        calls: how many calls are kept, the latest; default 20. A page of one call is about 20 KB,
-            a page of 20 long ones less than 1 MB.
+            written, see `write` and `html`. It is replaced, never half-written.
+        calls: how many calls are kept, the latest; default 20, at most 10,000. A page of one call
+            is about 20 KB, a page of 20 long ones less than 1 MB.
 
-    Raises ValueError for `calls` below 1.
+    Raises ConfigurationError for `calls` that is not from 1 to 10,000, and for a path that cannot
+    be one.
 
     For diagnosis: the observer keeps what it draws in memory. One observer serves many clients.
     Thread-safe, and usable after a fork.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, calls: int = 20) -> None:
-        if calls < 1:
-            raise ValueError(f"calls={calls!r}: keep at least one")
-        self._path = path
+        calls = checked_count("calls", calls, _MOST_CALLS)
+        self._path = None if path is None else checked_path("path", path)
         self._lock = RLock()  # guards _running, _ended and _total
         self._running: dict[int, CallHistory] = {}
         self._ended: deque[CallHistory] = deque(maxlen=calls)
@@ -52,13 +57,14 @@ class TimelineObserver:
         return page(shown, total, running)
 
     def write(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Write the page to `path`; default: the observer's own. Raises OSError, and ValueError
-        where neither has a path."""
-        target = path if path is not None else self._path
+        """Put the page in the place of the file `path`; default: the observer's own. The file is
+        replaced: a reader sees the old page or the new one, whole. Its folder has to be writable.
+        Raises OSError, and ConfigurationError where neither has a path."""
+        target = checked_path("path", path) if path is not None else self._path
         if target is None:
-            raise ValueError("write(): give a path, here or to the observer")
-        with self._writing, open(target, "w", encoding="utf-8") as file:
-            file.write(self.html())
+            raise ConfigurationError("write(): give a path, here or to the observer")
+        with self._writing:
+            replace_file(target, self.html().encode("utf-8", "replace"))
 
     # -- the hooks; for one call they are called by one thread at a time
 
