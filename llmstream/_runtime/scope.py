@@ -79,6 +79,7 @@ class CancelScope:
         eof: whether the end of the connection's stream was read.
         reused: whether the connection had served an earlier request.
         last_byte: the moment at which the last bytes arrived, or None.
+        has_turn: whether the call has the turn of the gate (see `gate`). Any thread gives it.
     """
 
     __slots__ = (
@@ -92,6 +93,7 @@ class CancelScope:
         "bytes",
         "clock",
         "eof",
+        "has_turn",
         "last_byte",
         "listener",
         "phase",
@@ -124,6 +126,7 @@ class CancelScope:
         self.eof = False
         self.reused = False
         self.last_byte: float | None = None
+        self.has_turn = False
 
     # -- the reader's side
 

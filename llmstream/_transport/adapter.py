@@ -12,15 +12,18 @@ from __future__ import annotations
 import http.client
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, cast
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from msgspec import Struct
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
 
 from .._core.request import HTTPRequest
 from .._runtime.clock import SYSTEM_CLOCK, Clock
+from .._runtime.gate import GATE
 from .._runtime.scope import CancelScope, Stopped
 from ..result import LLMStreamError
 from . import mocks
@@ -50,25 +53,62 @@ class _TLS(Struct, frozen=True):
 
 _NO_TLS = _TLS()
 
+# urllib3 retries nothing: `_call.retrying` makes all retries, and one attempt is one connect.
+_NO_RETRIES = urllib3.Retry(
+    total=None,
+    connect=0,
+    read=0,
+    redirect=0,
+    status=0,
+    other=0,
+    backoff_factor=0,
+    raise_on_status=False,
+    respect_retry_after_header=False,
+)
+_NO_TIMEOUT = urllib3.Timeout(None)  # the scope has the clocks
+_MAX_WAYS = 64  # that an adapter remembers
+
+
+class _Way(NamedTuple):
+    """How urllib3 is asked for an address. `target` is without the query, which may contain a key:
+    urllib3 writes it to its log. The connection appends it. `fields` are the headers that come from
+    the address."""
+
+    pool: HTTPConnectionPool
+    target: str
+    query: str
+    fields: dict[str, str]
+
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter with the pools of `pool`. urllib3 retries nothing: `_call.retrying` makes
-    all retries, and one attempt is one connect."""
+    """requests' adapter with the pools of `pool`. It finds the pool and its settings for an
+    address; what follows does not need it."""
 
     def __init__(self, max_connections: int, idle: Idle) -> None:
         self._idle = idle
-        retries = urllib3.Retry(
-            total=None,
-            connect=0,
-            read=0,
-            redirect=0,
-            status=0,
-            other=0,
-            backoff_factor=0,
-            raise_on_status=False,
-            respect_retry_after_header=False,
-        )
-        super().__init__(max_retries=retries, pool_maxsize=max_connections, pool_block=False)
+        super().__init__(max_retries=_NO_RETRIES, pool_maxsize=max_connections, pool_block=False)
+        self._ways: dict[tuple[str, Route, _TLS], _Way] = {}
+
+    def way(self, url: str, route: Route, tls: _TLS) -> _Way:
+        """The way to an address. It is found anew where its proxy or certificates have changed."""
+        key = url, route, tls
+        way = self._ways.get(key)
+        if way is None or way.pool.pool is None:  # closed
+            if len(self._ways) >= _MAX_WAYS:
+                self._ways.clear()
+            way = self._ways[key] = self._find_way(url, route)
+        return way
+
+    def _find_way(self, url: str, route: Route) -> _Way:
+        prepared = requests.Request("POST", url).prepare()
+        proxies = {} if route.proxy is None else {"all": route.proxy.url}
+        pool = self.get_connection_with_tls_context(prepared, route.trust.verify, proxies)
+        target, mark, query = self.request_url(prepared, proxies).partition("?")
+        fields = {"host": _host_field(str(prepared.url))}
+        credentials = prepared.headers.get("authorization")  # requests makes it of the address
+        if credentials is not None:
+            fields["authorization"] = str(credentials)
+        return _Way(cast(HTTPConnectionPool, pool), target, mark + query, fields)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -111,16 +151,6 @@ class _Adapter(HTTPAdapter):
             if not tls.service.check_hostname:
                 pool["assert_hostname"] = False  # else urllib3 would check it by itself
         return host, pool
-
-    def request_url(self, request: Any, proxies: Any) -> str:
-        """What urllib3 is given, and writes to its log: without the query, which may contain a key.
-        The connection appends it."""
-        url: str = super().request_url(request, proxies)
-        if mocks.is_recorded():
-            return url  # the recording is compared with all of it
-        bare, mark, query = url.partition("?")
-        current.query = mark + query
-        return bare
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """The SSLContext of the pool has all of it. urllib3 would read the files once more."""
@@ -170,6 +200,7 @@ class RequestsTransport:
         outer = [getattr(current, name, None) for name in names]
         route = Route("the server")
         try:
+            GATE.enter(scope)
             route = route_of(request.url, self._verify, self._proxies, self._trust_env)
             return self._send(request, scope, route)
         except LLMStreamError as exc:  # some are OSErrors too
@@ -187,39 +218,28 @@ class RequestsTransport:
             if error is None:
                 raise exc.with_traceback(None)  # noqa: B904
         finally:
+            GATE.leave(scope)
             current.scope, current.response, current.query, current.tls = outer
         # Outside the handler, so that the foreign exception, which refers to the request and its
         # key, is not chained.
         raise error.with_traceback(None) from cause
 
     def _send(self, request: HTTPRequest, scope: CancelScope, route: Route) -> Response:
-        prepared = requests.Request(
-            request.method,
-            request.url,
-            headers=request.headers,
-            data=request.body or None,
-            # requests must not replace a key by the user and password of the URL.
-            auth=_unchanged if "authorization" in request.headers else None,
-        ).prepare()
         proxy = route.proxy
         if proxy is not None and proxy.is_socks:
             check_installed(proxy)
         current.scope = scope
         current.response = None
         current.query = ""
-        current.tls = self._tls_of(route) if route.has_tls else _NO_TLS
-        sent = mocks.send(
-            self._for_this_process(),
-            prepared,
-            stream=True,
-            timeout=None,
-            verify=route.trust.verify,
-            cert=self._cert,
-            proxies={} if proxy is None else {"all": proxy.url},
-        )
-        response = RequestsResponse(sent, current.response, scope, route)
+        current.tls = tls = self._tls_of(route) if route.has_tls else _NO_TLS
+        adapter = self._for_this_process()
+        if mocks.are_active():
+            raw = mocks.send(adapter, request, route, self._cert)
+        else:
+            raw = _exchange(adapter.way(request.url, route, tls), request)
+        response = RequestsResponse(raw, scope, route)
         if scope.eof:
-            # http.client treats an end of file among the headers as their end.
+            # An end of file among the headers is their end, as in http.client.
             response.close()
             raise http.client.IncompleteRead(b"")
         if not route.tunnels:
@@ -237,7 +257,7 @@ class RequestsTransport:
         service = self._contexts.of(route.trust, self._cert) if route.secure else proxy
         return _TLS(service, proxy)
 
-    def _for_this_process(self) -> HTTPAdapter:
+    def _for_this_process(self) -> _Adapter:
         # A TLS connection that two processes use breaks in both. So a forked child makes new
         # connections, and does not close the parent's sockets.
         pid = os.getpid()
@@ -255,5 +275,35 @@ class RequestsTransport:
             adapter.close()
 
 
-def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
-    return prepared
+def _host_field(url: str) -> str:
+    """The value of the field Host (RFC 9110, section 7.2)."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host.partition('%')[0]}]"
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return host if parts.port in (None, default) else f"{host}:{parts.port}"
+
+
+def _exchange(way: _Way, request: HTTPRequest) -> Any:
+    """Send the request and return urllib3's response."""
+    target = way.target
+    if mocks.is_recorded():
+        target += way.query  # the recording is compared with all of it
+    else:
+        current.query = way.query
+    fields = {**way.fields, **request.headers}
+    if request.body or request.method == "POST":
+        fields["content-length"] = str(len(request.body))
+    return way.pool.urlopen(
+        request.method,
+        target,
+        body=request.body,
+        headers=fields,
+        retries=_NO_RETRIES,
+        redirect=False,
+        assert_same_host=False,
+        timeout=_NO_TIMEOUT,
+        preload_content=False,
+        decode_content=False,
+    )

@@ -14,13 +14,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import requests
 from urllib3 import HTTPResponse
 
 from .._runtime.scope import CancelScope, Stopped
 from .._runtime.threads import Local
 from ..result import LLMStreamError
 from .encoding import Decoder, decoder_of
+from .head import read_head
 from .route import Route
 from .translate import ENDINGS, FOREIGN, bare_cause, translate
 
@@ -29,7 +29,6 @@ __all__ = ["ReportingResponse", "RequestsResponse", "current"]
 _READ = 65536  # the most bytes of one read
 # The reader's buffer. Small, because every open stream has one; 16 KiB is a full TLS record.
 _BUFFER = 16384
-_MAX_INTERIM = 20  # interim (1xx) responses that are skipped before the final one
 _MAX_LINE = 65536  # bytes of the line before a chunk: its size and its extensions
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
 _NEXT_CHUNK = re.compile(rb"\r\n([0-9A-Fa-f]{1,8})\r\n")  # the end of a chunk, the next one's size
@@ -131,8 +130,6 @@ class ReportingResponse(http.client.HTTPResponse):
     """http.client's response, which reads through a _ReportingReader, and is strict about chunks:
     http.client takes any two bytes for the end of a chunk, and a size may have a sign."""
 
-    _heads = 0  # that were read
-
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         scope: CancelScope = current.scope
         super().__init__(_ReportingSocket(sock, scope), *args, **kwargs)  # type: ignore[arg-type]
@@ -140,22 +137,43 @@ class ReportingResponse(http.client.HTTPResponse):
         current.response = self
 
     def begin(self) -> None:
-        super().begin()
-        # http.client skips only 100 (Continue); 102 and 103 are interim responses too (RFC 9110,
-        # section 15.2). 101 is not skipped: no request asks for a switch of protocols.
-        while 101 < self.status < 200:
-            self.headers = self.msg = None  # type: ignore[assignment]
-            super().begin()
-        # urllib3 would log header lines that cannot be parsed, with the URL.
-        self.msg.defects.clear()
-        self.msg.set_payload([])
+        """As http.client does it, with a head that `head` has read."""
+        head = read_head(self.fp.readline)
+        self.code = self.status = head.status
+        self.reason = head.reason
+        self.version = head.version
+        self.headers = head.first  # type: ignore[assignment]  # http.client only looks names up
+        self.fields = head.joined
+        self.chunked = head.first.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()  # type: ignore[attr-defined]
+        self.length = self._length()
+        if not self.will_close and not self.chunked and self.length is None:
+            self.will_close = True
 
-    def _read_status(self) -> tuple[str, int, str]:
-        self._heads += 1
-        if self._heads > _MAX_INTERIM + 1:
-            raise http.client.HTTPException("too many interim responses")
-        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-        return found
+    @property
+    def msg(self) -> http.client.HTTPMessage:
+        """For requests, which looks for cookies where a double of it has let a request through."""
+        message = http.client.HTTPMessage()
+        for name, value in self.fields.items():
+            message[name] = value
+        return message
+
+    @msg.setter
+    def msg(self, value: Any) -> None:
+        pass
+
+    def _length(self) -> int | None:
+        """The length of the body where that is known from the head."""
+        if self.status in (204, 304) or self.status < 200 or self._method == "HEAD":  # type: ignore[attr-defined]
+            return 0
+        if self.chunked:
+            return None
+        try:
+            length = int(self.headers.get("content-length") or "")
+        except ValueError:
+            return None
+        return length if length >= 0 else None
 
     def _get_chunk_left(self) -> int | None:
         left: int | None = self.chunk_left
@@ -186,30 +204,24 @@ class ReportingResponse(http.client.HTTPResponse):
 
 
 class RequestsResponse:
-    """The transport's Response (see `base.Response`), over a response of requests. `body` is
-    http.client's response, None under a test double of requests."""
+    """The transport's Response (see `base.Response`), over a response of urllib3."""
 
-    def __init__(
-        self,
-        response: requests.Response,
-        body: ReportingResponse | None,
-        scope: CancelScope,
-        route: Route,
-    ) -> None:
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = {
-            name.lower(): value for name, value in response.headers.items()
-        }
-        # A double of requests may have a body, and nothing that it is read from.
-        self._raw = io.BytesIO(response.content) if response.raw is None else response.raw
+    def __init__(self, raw: Any, scope: CancelScope, route: Route) -> None:
+        self.status: int = raw.status
+        self._raw = raw
         self._scope = scope
         self._route = route
         self.forwarder = "" if route.tunnels else str(route.proxy)
-        if getattr(self._raw, "_original_response", None) is not body:
-            body = None  # a double's, which has read it
-        self._http = body
+        # http.client's response; a double of HTTP may have none.
+        body = getattr(raw, "_original_response", None)
+        self._http = body if isinstance(body, ReportingResponse) else None
+        self.headers: Mapping[str, str] = (
+            {name.lower(): value for name, value in raw.headers.items()}
+            if self._http is None
+            else self._http.fields
+        )
         encoded = self.headers.get("content-encoding", "identity") not in ("", "identity")
-        self._plain = None if encoded else body  # None: it has to be decoded, or is a double's
+        self._plain = None if encoded else self._http  # None: it is to be decoded, or a double's
         self._decoder: Decoder | None = None
         self._broken = False
 

@@ -8,42 +8,104 @@ no request gets past a double to the network in silence.
 
 from __future__ import annotations
 
+import http.client
+import io
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from .._core.request import HTTPRequest
 from ..errors import ConfigurationError
+from .route import Route
 
-__all__ = ["is_recorded", "recorded", "send", "unanswered"]
+__all__ = ["are_active", "is_recorded", "recorded", "send", "unanswered"]
 
-_OWN = "requests.sessions"
 _INSTEAD = "or use a server or a FakeTransport of llmstream.testing"
 
 
-def send(
-    adapter: HTTPAdapter, prepared: requests.PreparedRequest, **options: Any
-) -> requests.Response:
-    """Send by the adapter, or by a session with this adapter where a session's methods are
-    replaced. Raises also what the double raises, and ConfigurationError for its odd answers."""
+_OWN = ("requests.adapters", "requests.sessions")
+
+
+def are_active() -> bool:
+    """Whether a double of requests is in place at the moment."""
+    methods: tuple[Any, ...] = (
+        HTTPAdapter.send,
+        requests.Session.send,
+        requests.Session.get_adapter,
+    )
+    return any(getattr(m, "__module__", None) not in _OWN for m in methods)
+
+
+def send(adapter: HTTPAdapter, request: HTTPRequest, route: Route, cert: Any) -> Any:
+    """Send by requests, as the double expects it: by the adapter, or by a session with this adapter
+    where a session's methods are replaced. Returns a response as urllib3's. Raises also what the
+    double raises, and ConfigurationError for its odd answers."""
+    prepared = requests.Request(
+        request.method,
+        request.url,
+        headers=request.headers,
+        data=request.body or None,
+        # requests must not replace a key by the user and password of the URL.
+        auth=_unchanged if "authorization" in request.headers else None,
+    ).prepare()
+    options: dict[str, Any] = {
+        "stream": True,
+        "timeout": None,
+        "verify": route.trust.verify,
+        "cert": cert,
+        "proxies": {} if route.proxy is None else {"all": route.proxy.url},
+    }
     session = requests.Session
-    homes = {getattr(m, "__module__", _OWN) for m in (session.send, session.get_adapter)}
-    if homes == {_OWN}:
-        return adapter.send(prepared, **options)
+    homes = {getattr(m, "__module__", None) for m in (session.send, session.get_adapter)}
+    if homes == {"requests.sessions"}:
+        return _raw(adapter.send(prepared, **options))
     mocked = session()
     mocked.trust_env = False
     mocked.adapters.clear()
     mocked.mount("http://", adapter)
     mocked.mount("https://", adapter)
-    answer: Any = mocked.send(prepared, allow_redirects=False, **options)
+    return _raw(mocked.send(prepared, allow_redirects=False, **options))
+
+
+def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+    return prepared
+
+
+def _raw(answer: Any) -> Any:
+    """urllib3's response in that of requests; where a double has none, one that is made of it."""
     if not isinstance(answer, requests.Response):
         raise ConfigurationError(
             "HTTP is replaced by a double that does not return a requests.Response: let it, "
             f"{_INSTEAD}"
         )
-    return answer
+    if isinstance(getattr(answer.raw, "_original_response", None), http.client.HTTPResponse):
+        return answer.raw  # the double has let the request through
+    # A double may have a body, and nothing that it is read from.
+    body = io.BytesIO(answer.content) if answer.raw is None else answer.raw
+    return _Answer(answer.status_code, answer.headers, body)
+
+
+class _Answer:
+    """A double's answer, as a response of urllib3."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: Any) -> None:
+        self.status = status
+        self.headers = headers
+        self._body = body
+
+    def read1(self, size: int) -> bytes:
+        # urllib3's response decodes if it is asked to; a double may have its own.
+        options = {"decode_content": True} if isinstance(self._body, HTTPResponse) else {}
+        data: bytes = self._body.read1(size, **options)
+        return data
+
+    def close(self) -> None:
+        self._body.close()
 
 
 def unanswered(exc: BaseException) -> ConfigurationError | None:

@@ -16,15 +16,18 @@ from queue import Empty
 from typing import Any
 
 from msgspec import Struct
+from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from .._runtime.clock import Clock
+from .._runtime.gate import GATE
 from .._runtime.scope import CancelScope
 from ..errors import ConfigurationError
 from .connect import SocketHandle, attach, connect
+from .head import request_head
 from .http import ReportingResponse, current
-from .mocks import recorded
+from .mocks import is_recorded, recorded
 from .proxy import ProxyRefused
 from .socks import connect_through_socks
 
@@ -38,15 +41,16 @@ class _ScopedConnection(HTTPConnection):
     """A connection that attaches its socket to the scope before it connects, and reports the phases
     of a request to it."""
 
-    response_class = ReportingResponse
+    response_class: type[ReportingResponse] = ReportingResponse
 
     def _new_conn(self) -> socket.socket:
         scope: CancelScope = current.scope
+        GATE.leave(scope)
         return attach(connect(self, self._dns_host, self.port, scope), scope, self._tls)
 
     _tls = False
     _is_new = False  # connected, and not used by a request yet
-    _pieces: list[Any] | None = None  # of the request that is being written
+    _sent = ("", "")  # method and address of the request, as urllib3 gave them
 
     def _tunnel(self) -> None:
         try:
@@ -67,7 +71,17 @@ class _ScopedConnection(HTTPConnection):
         if isinstance(self.sock, socket.socket):
             current.scope.attach(SocketHandle(self.sock))
 
-    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
+    def request(  # type: ignore[override]
+        self,
+        method: str,
+        url: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Send a request in one piece; `headers` are all of them. http.client would send head and
+        body separately, and without Nagle's algorithm each becomes a packet that wakes the server.
+        `options` are those of urllib3's response."""
         scope: CancelScope = current.scope
         if self.sock is None:
             self.connect()
@@ -76,30 +90,46 @@ class _ScopedConnection(HTTPConnection):
             # TLS inside the TLS of a proxy is not a socket; the socket below it is.
             scope.attach(SocketHandle(getattr(self.sock, "socket", self.sock)))
         self._is_new = False
+        if scope.listener is not None:
+            GATE.leave(scope)  # it is called with the next phase
         scope.sending()
-        pieces: list[Any] = []
-        self._pieces = pieces
-        try:
-            super().request(method, url + current.query, *args, **kwargs)
-        finally:
-            self._pieces = None
-        for data in _joined(pieces):
-            self.send(data)
+        GATE.enter(scope)
+        self._sent = method, url
+        head = request_head(method, url + current.query, headers or {})
+        GATE.leave(scope)
+        if body and len(body) > _MAX_JOINED:
+            self.send(head)
+            self.send(body)
+        else:
+            self.send(head + body if body else head)
         scope.awaiting_response()
 
-    def send(self, data: Any) -> None:
-        if self._pieces is None:
-            super().send(data)
-        else:
-            self._pieces.append(data)
-
-
-def _joined(pieces: list[Any]) -> list[Any]:
-    """Head and body of a request as one piece, unless they are large. http.client sends them
-    separately, and without Nagle's algorithm each becomes a packet that wakes up the server."""
-    if sum(map(len, pieces)) > _MAX_JOINED:
-        return pieces
-    return [b"".join(pieces)]
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        """The response, as soon as its head has arrived."""
+        method, url = self._sent
+        response = self.response_class(self.sock, method=method)
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        if response.will_close:
+            self.close()  # the response holds the socket
+        fields = response.fields
+        read_by_urllib3 = "content-encoding" in fields or is_recorded()
+        return HTTPResponse(
+            body=response,
+            headers=HTTPHeaderDict(fields) if read_by_urllib3 else None,
+            status=response.status,
+            version=response.version,
+            version_string="HTTP/1.0" if response.version == 10 else "HTTP/1.1",
+            reason=response.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=response,
+            request_method=method,
+            request_url=url,
+        )
 
 
 class _ScopedTLSConnection(_ScopedConnection, HTTPSConnection):
@@ -114,6 +144,7 @@ class _SocksConnection(_ScopedConnection):
         self._socks_options = _socks_options
 
     def _new_conn(self) -> socket.socket:
+        GATE.leave(current.scope)
         return connect_through_socks(self, self._socks_options, current.scope, self._tls)
 
 
