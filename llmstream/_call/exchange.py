@@ -27,7 +27,8 @@ _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
 _EMPTY = (204, 205)  # a status that says that there is no body
 _FIELDS = (b"data", b"event", b"id", b"retry", b"error")  # the last one: llama.cpp, GPUStack
-_FIELD = re.compile(rb":|(?:data|event|id|retry|error)[:\r\n]")
+# An "error" that is one of these has JSON: "error: no such host" is text.
+_FIELD = re.compile(rb":|(?:data|event|id|retry)[:\r\n]|error:[ \t]*(?:[\[{\"\r\n]|\Z)")
 _ANY_FIELD = re.compile(rb"[A-Za-z_-]{1,40}[:\r\n]")  # an unknown field, which is ignored
 _POLL_FIRST, _POLL_LONGEST = 0.5, 5.0  # seconds between two polls
 _DRAIN_SECONDS = 0.05  # for the end of the body after the end of the answer

@@ -138,12 +138,12 @@ def _nested(outer: Mapping[str, Any]) -> Any:
         if inner and isinstance(inner, list):
             return _first(inner) if _is_error(inner[0]) else None
         if inner and isinstance(inner, dict):
-            return inner
+            return inner if _nested(inner) is not None or _text_of(inner) else None
     return None
 
 
 def _is_error(entry: Any) -> bool:
-    return isinstance(entry, dict) and "message" in entry
+    return isinstance(entry, dict) and any(name in entry for name in ("message", "detail", "title"))
 
 
 def _with_request_id(error: ErrorBody, outer: Mapping[str, Any]) -> ErrorBody:
@@ -156,7 +156,7 @@ def _with_request_id(error: ErrorBody, outer: Mapping[str, Any]) -> ErrorBody:
 
 _TEXTS = (
     "message", "detail", "msg", "errors", "Message", "error_message", "errorMessage",
-    "error_description", "faultstring", "title",
+    "error_description", "faultstring", "title", "reason", "description",
 )  # fmt: skip
 
 
@@ -215,7 +215,8 @@ def _told(value: Any, depth: int) -> tuple[str, str | None]:
         if "msg" in value:
             return _told([value], depth + 1)
         inner = value.get("error")
-        return _told(_text_of(value) or (inner if inner is not value else None), depth + 1)
+        found = _text_of(value) or (inner if inner is not value else None)
+        return _told(found, depth + 1) if found else _by_place(value)
     if not isinstance(value, (list, tuple)):
         return "", None
     # Validation errors: their "input" repeats the request, so only the place and "msg" are used.
@@ -230,6 +231,22 @@ def _told(value: Any, depth: int) -> tuple[str, str | None]:
         elif isinstance(entry, str):
             said.append(_whole(entry))
     return "; ".join(text for text in said if text)[:_MAX_WORDS], first
+
+
+_NOT_REASONS = ("input", "ctx", "url", "value")  # they repeat the request, or are no words
+
+
+def _by_place(value: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Validation errors as an object: place -> what is wrong there (ASP.NET, Django, Rails)."""
+    said: list[str] = []
+    first: str | None = None
+    for place, reasons in list(value.items())[:_MAX_ENTRIES]:
+        reasons = reasons if isinstance(reasons, list) else [reasons]
+        texts = [_whole(reason) for reason in reasons[:_MAX_ENTRIES] if isinstance(reason, str)]
+        if texts and isinstance(place, str) and place not in _NOT_REASONS:
+            first = first or _text(place)
+            said.append(f"{_whole(place)}: {' '.join(texts)}")
+    return "; ".join(said)[:_MAX_WORDS], first
 
 
 # "messages.0.content: Field required" (Anthropic, and others that use pydantic)
@@ -304,12 +321,19 @@ _STATUS_FORMS = re.compile(
     rf"|(?:(?:client|server) error '|http status (?:client|server) error \()?"
     rf"(?P<phrase>(?:{_PHRASE})\b)"  # httpx, reqwest, and proxies
     r"|http(?:/\d\.\d)?(?: status)?(?: code)?(?: error)?:? (?P<http>[45]\d\d)\b"
+    r"|(?:(?:upstream|provider|backend|server) )*(?:error|returned|responded with|got)(?: an?)?[ :]+"
+    r"(?P<returned>[45]\d\d)\b(?! (?:tokens?|requests?|characters?|bytes|seconds|ms|items))"
+    r"|\[(?P<square>[45]\d\d)\]"
     r"|(?:error,? |request failed with |failed with |unexpected |upstream |returned |response )*"
-    r"status(?:[ _]code)?[ :=]{1,2}(?P<axios>[45]\d\d)\b)",  # axios, Go, cohere
+    r"status(?:[ _]?code)?[ :=]{1,2}(?P<axios>[45]\d\d)\b)",  # axios, Go, cohere
     re.IGNORECASE,
 )
-_IN_BRACKETS = re.compile(rf"[(\[](?P<phrase>{_PHRASE})[)\]]", re.IGNORECASE)
-_BRACKETS_WITHIN = 250  # characters of a text in which a status in brackets is an upstream's
+# Inside a text: a status in brackets with its phrase, and one just before the error that it is of.
+_INSIDE = re.compile(
+    rf"[(\[](?P<phrase>{_PHRASE})[)\]]|(?<![\w.])(?P<before>[45]\d\d)[ :-]+(?=[{{\[][\s'\"{{])",
+    re.IGNORECASE,
+)
+_INSIDE_WITHIN = 250  # characters of a text in which such a status is an upstream's
 # "litellm.RateLimitError: ", "openai.BadRequestError: ", "OpenAIException - "
 _EXCEPTION = re.compile(r"(?:[a-z_]+\.)*(?P<name>[A-Z]\w*(?:Error|Exception|Timeout))(?::| -)\s+")
 _TIMEOUT = re.compile(r"litellm\.(?P<name>Timeout):\s+")
@@ -333,8 +357,8 @@ def _quoted(text: str, depth: int) -> _Quoted | None:
             rest = rest[status.end() :].lstrip(" :,-.)'")
         else:
             break
-    if not statuses and (found := _IN_BRACKETS.search(text[:_BRACKETS_WITHIN])):
-        statuses.append(found["phrase"][:3])
+    if not statuses and (found := _INSIDE.search(text[:_INSIDE_WITHIN])):
+        statuses.append((found["phrase"] or found["before"])[:3])
     begins = text.lstrip()[:1] in ("{", "[")
     inner, span = _literal_in(text) if statuses or names or begins else (None, (0, 0))
     if inner is None or (inner.words == "" and not inner.code):

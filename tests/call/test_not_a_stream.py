@@ -23,6 +23,10 @@ FOREIGN: dict[str, tuple[Reply, list[str]]] = {
     "plain text as a stream": (Reply([PROXY]), ["text/event-stream", "upstream connect"]),
     "plain text, byte by byte": (Reply([Drip(PROXY, every=0.001)]), ["upstream connect"]),
     "a word like a field": (Reply([b"database is down"]), ["database is down"]),
+    "an error in words": (
+        Reply([b"error: no such host\n"], content_type="text/plain"),
+        ["error: no such host"],
+    ),
     "no label": (Reply([PROXY], content_type=None), ["upstream connect"]),
     "an AWS event stream": (
         Reply([AWS], content_type="application/vnd.amazon.eventstream"),

@@ -906,3 +906,53 @@ def test_a_reset_in_the_headers_that_a_router_quotes() -> None:
 
 def test_a_reset_in_words() -> None:
     assert by_status(429, {"error": {"message": "The limit resets in 12s."}}).retry_after == 12.0
+
+
+# --- further forms of errors --------------------------------------------------------------------
+
+FURTHER: dict[str, tuple[Any, str | None, str]] = {
+    "places as names": (
+        {"errors": {"messages.0": ["is required", "is short"]}},
+        "messages.0",
+        "messages.0: is required is short",
+    ),
+    "places beside a title": (
+        {"title": "Not valid", "status": 400, "errors": {"Messages": ["The field is required."]}},
+        "Messages",
+        "Messages: The field is required.",
+    ),
+    "places in a detail": ({"detail": {"model": ["unknown"]}}, "model", "model: unknown"),
+    "a reason in a detail": ({"detail": {"reason": "why"}}, None, "why"),
+    "an object of JSON:API": ({"errors": [{"status": "400", "title": "T"}]}, None, "T"),
+    "what repeats the request": ({"detail": {"input": "secret", "ctx": "x"}}, None, "no reason"),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_forms_of_validation_errors(name: str) -> None:
+    payload, param, words = FURTHER[name]
+    error = by_status(400, payload)
+    assert type(error) is InvalidRequestError
+    assert words in str(error)
+    assert error.param == param
+    assert "secret" not in str(error)
+
+
+QUOTES: dict[str, type[ServiceError]] = {
+    "upstream returned 429": RateLimitError,
+    "Upstream error 401: bad key": AuthenticationError,
+    "Error 429: slow down": RateLimitError,
+    "Error: 429 Too Many Requests": RateLimitError,
+    "[503] try later": OverloadedError,
+    "Got a 404 from upstream": InvalidRequestError,
+    'statusCode: 429, body: "slow"': RateLimitError,
+    'Error calling the model: 400 - {"error": {"message": "x"}}': InvalidRequestError,
+    "error: 400 tokens are too many": ServerError,
+    "The 404 page is not here": ServerError,
+}
+
+
+@pytest.mark.parametrize(("words", "cls"), QUOTES.items(), ids=QUOTES)
+def test_further_words_with_a_status(words: str, cls: type[ServiceError]) -> None:
+    assert type(by_status(500, {"error": {"message": words}})) is cls
+    assert type(error_from_payload({"error": {"message": words}})) is cls
