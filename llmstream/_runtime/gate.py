@@ -42,6 +42,8 @@ class Gate:
         """Wait for the turn of the call of `scope`. Raises Stopped, as soon as the scope is."""
         if scope.has_turn or self._take(scope):
             return
+        scope.end_wait(0)
+        scope.hand_over()  # this is not the service's time: of the clocks only total runs
         self._waiting.append(scope)
         try:
             self._take(scope)  # it may have been given back meanwhile
@@ -58,6 +60,7 @@ class Gate:
         finally:
             with contextlib.suppress(ValueError):
                 self._waiting.remove(scope)
+        scope.begin_wait()
 
     def leave(self, scope: CancelScope) -> None:
         """Give the turn to the next call, if the one of `scope` has it. Never raises."""

@@ -96,6 +96,29 @@ def test_a_lost_turn_holds_nobody_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
     assert gate._free.qsize() == 1
 
 
+def test_of_the_clocks_only_total_runs_while_a_call_waits_for_its_turn() -> None:
+    gate, order = Gate(), []
+    first = Waiter(gate, order, 0)
+    eventually(lambda: order == [0], "the first has its turn")
+    for clocks, holds in (({"connect": 0.05}, False), ({"connect": 0.05, "total": 0.1}, True)):
+        scope = new_scope(**clocks)
+        scope.begin()
+        threading.Timer(0.3, first.leave.set).start()
+        if holds:
+            with pytest.raises(Stopped):
+                gate.enter(scope)
+            assert scope.stop_reason is not None
+            assert scope.stop_reason.clock == "total"
+        else:
+            gate.enter(scope)
+            assert scope.timers.left > 0.04
+            gate.leave(scope)
+            first = Waiter(gate, order, 0)
+            eventually(lambda: len(order) == 2, "another has the turn")
+        scope.finish()
+    first.join()
+
+
 def test_entering_twice_and_leaving_twice_is_once() -> None:
     gate, scope = Gate(), new_scope()
     gate.enter(scope)
