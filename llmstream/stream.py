@@ -26,6 +26,10 @@ class Stream:
     thread. `result()` reads the rest. Everything else may be called from any thread at any time.
     Used as a context manager, the call starts on entry and everything is freed on exit; leaving
     early is not an error. A stream that is dropped is freed.
+
+    A stream that has begun belongs to its process: in a forked child reading it raises
+    ConfigurationError, and `cancel` and `close` have no effect on the parent's call. One that has
+    not begun may be begun in either, one that has ended may be asked for its result.
     """
 
     def __init__(self, call: Call) -> None:

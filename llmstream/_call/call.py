@@ -12,6 +12,7 @@ from typing import Any
 
 from .._core.timers import Timers
 from .._runtime.deferred import defer
+from .._runtime.fork import in_child
 from .._runtime.frames import forget_variables
 from .._runtime.scope import Stopped, StopReason
 from .._runtime.threads import Lock
@@ -27,6 +28,10 @@ from .telling import Telling
 __all__ = ["Call", "Progress", "close_dropped"]
 
 _TWO_READERS = "this stream is being read by another thread: a stream has one reader"
+_OTHER_PROCESS = (
+    "this stream was begun by the parent process, which goes on with it: in a forked child make a "
+    "stream of its own, or begin to read only after the fork"
+)
 
 
 class Progress(Enum):
@@ -99,6 +104,18 @@ class Call:
         self.check_reader()
         with self.reader:
             return self.next_batch()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the call is the parent's, and so are its connection and its telling.
+        The connection is closed here, which the parent's end of it does not notice."""
+        self.reader = Lock()  # a thread of the parent may hold it, for ever
+        self.ctx.scope.leave_to_parent()
+        self._error = ConfigurationError(_OTHER_PROCESS)
+        self._outcome, self._tell = (self._error,), None
+        self.progress = Progress.ENDED
+        if self._active is not None:
+            self._active.over = True
+        self._batches = self._retrying = self._begin_report = None
 
     def held_by(self, handle: Any) -> None:
         """When `handle` is dropped, the call is closed: by the handle's finalizer or, where an
@@ -222,6 +239,15 @@ class _Unsettled(weakref.ref[Any]):
 
 _unsettled: dict[int, _Unsettled] = {}  # by the id of the call
 _dropped: deque[_Unsettled] = deque()
+
+
+def _leave_to_parent() -> None:
+    while _unsettled:
+        _unsettled.popitem()[1].call.leave_to_parent()
+    _dropped.clear()
+
+
+in_child(_leave_to_parent)
 
 
 def close_dropped() -> None:

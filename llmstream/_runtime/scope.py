@@ -267,6 +267,15 @@ class CancelScope:
         """Whether this is a forked child, and not the process that makes the call."""
         return self._pid != os.getpid()
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: the call goes on in the parent. Nothing here may touch its connection;
+        who is in the middle of it gets Stopped."""
+        self._lock = RLock()
+        self._connection = self._shut = None
+        self._ended = True
+        self.scheduled = NEVER
+        self.stop_reason = StopReason(cancelled=True, reason="the process was forked")
+
     def _own_process(self) -> None:
         """Renew the lock in a forked child, where a thread of the parent may hold it for ever."""
         if self.forked:
