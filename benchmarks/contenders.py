@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar, cast
 
@@ -45,11 +46,15 @@ class _Common:
     needs: ClassVar[tuple[str, ...]] = ()
     text: Text
 
-    def __init__(self, api: str, address: str, connections: int = 1) -> None:
+    def __init__(
+        self, api: str, address: str, connections: int = 1, trust: str = "", *, reuse: bool = True
+    ) -> None:
         self.api = api
         self.address = address
         self.base_url = address if api == "messages" else f"{address}/v1"
         self.connections = connections
+        self.trust = trust  # the file of CA certificates, where the address has TLS
+        self.reuse = reuse  # whether connections are kept
         self.text = _TYPED[api]
         self.set_up()
 
@@ -79,9 +84,11 @@ class Contender(_Common):
 class AsyncContender(_Common):
     """A library used from an event loop."""
 
-    def __init__(self, api: str, address: str, connections: int = 1) -> None:
+    def __init__(
+        self, api: str, address: str, connections: int = 1, trust: str = "", *, reuse: bool = True
+    ) -> None:
         self.loop = asyncio.new_event_loop()
-        super().__init__(api, address, connections)
+        super().__init__(api, address, connections, trust, reuse=reuse)
 
     def close(self) -> None:
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
@@ -147,6 +154,7 @@ class Floor(Contender):
     def set_up(self) -> None:
         import orjson
 
+        self.context = ssl.create_default_context(cafile=self.trust) if self.trust else None
         self.loads = orjson.loads
         self.text = _PLAIN[self.api]
 
@@ -180,13 +188,13 @@ class Floor(Contender):
 
     def _bodies(self, model: str) -> Iterator[bytes]:
         """The body without the framing of its chunks, as much as each `recv` brings."""
-        host, _, port = self.address.removeprefix("http://").partition(":")
+        host, _, port = self.address.partition("://")[2].partition(":")
         asked = f'{{"model":"{model}","stream":true}}'
         request = (
             f"POST {wire.PATHS[self.api]} HTTP/1.1\r\nHost: {host}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(asked)}\r\n\r\n{asked}"
         )
-        with socket.create_connection((host, int(port))) as sock:
+        with self._connected(host, int(port)) as sock:
             sock.sendall(request.encode())
             data = b""
             while b"\r\n\r\n" not in data:
@@ -207,6 +215,10 @@ class Floor(Contender):
                 if data.startswith(b"0\r\n", at):
                     return
                 data = data[at:] + _received(sock)
+
+    def _connected(self, host: str, port: int) -> socket.socket:
+        sock = socket.create_connection((host, port))
+        return self.context.wrap_socket(sock, server_hostname=host) if self.context else sock
 
 
 def _received(sock: socket.socket) -> bytes:
@@ -255,6 +267,8 @@ class LLMStream(Contender):
             base_url=self.base_url,
             api_key=_KEY,
             max_connections=self.connections,
+            idle_connection_timeout=60 if self.reuse else 0,
+            verify=self.trust or True,
             observers=self.observers(),
         )
 
@@ -363,16 +377,17 @@ class _NoClock:
 class _NoGuard:
     """Stands where the transport expects the scope of a call, and does nothing."""
 
-    clocks = clock = _NoClock
-    stop_reason = None
+    timers = clock = _NoClock
+    stop_reason = listener = None
     phase = "connect"
     bytes = 0
-    eof = reused = False
+    eof = reused = has_turn = False
 
     def nothing(self, *args: Any, **options: Any) -> None:
         """Nothing is timed, nothing is stopped."""
 
-    wait = woke = check = pause = nudge = asking = attach = detach = nothing
+    attach = detach = check = enter = begin_wait = end_wait = nothing
+    sending = awaiting_response = pause = wake = nothing
 
 
 # ---- openai ------------------------------------------------------------------------------------
@@ -388,7 +403,7 @@ class OpenAICreate(Contender):
         import openai
 
         self.client = openai.OpenAI(
-            http_client=openai.DefaultHttpxClient(limits=_limits(openai, self.connections)),
+            http_client=openai.DefaultHttpxClient(**_pool(openai, self)),
             **_options(self),
         )
 
@@ -419,7 +434,7 @@ class OpenAICreateAsync(AsyncContender):
         import openai
 
         self.client = openai.AsyncOpenAI(
-            http_client=openai.DefaultAsyncHttpxClient(limits=_limits(openai, self.connections)),
+            http_client=openai.DefaultAsyncHttpxClient(**_pool(openai, self)),
             **_options(self),
         )
 
@@ -466,11 +481,16 @@ def _options(made: _Common) -> dict[str, Any]:
     return {"api_key": _KEY, "base_url": made.base_url, "max_retries": 0, "timeout": _PATIENCE}
 
 
-def _limits(package: Any, connections: int) -> Any:
-    """Limits of the HTTP library that the vendor's package is built on."""
+def _pool(package: Any, made: _Common) -> dict[str, Any]:
+    """Limits of the HTTP library that the vendor's package is built on, and one SSLContext for all
+    of its connections."""
     bases = (base.__module__.partition(".")[0] for base in package.DefaultHttpxClient.__mro__)
     library = importlib.import_module(next(name for name in bases if name.startswith("httpx")))
-    return library.Limits(max_connections=None, max_keepalive_connections=connections)
+    kept = made.connections if made.reuse else 0
+    pool = {"limits": library.Limits(max_connections=None, max_keepalive_connections=kept)}
+    if made.trust:
+        pool["verify"] = ssl.create_default_context(cafile=made.trust)
+    return pool
 
 
 # ---- anthropic ---------------------------------------------------------------------------------
@@ -486,7 +506,7 @@ class AnthropicCreate(Contender):
         import anthropic
 
         self.client = anthropic.Anthropic(
-            http_client=anthropic.DefaultHttpxClient(limits=_limits(anthropic, self.connections)),
+            http_client=anthropic.DefaultHttpxClient(**_pool(anthropic, self)),
             **_options(self),
         )
 
@@ -512,9 +532,7 @@ class AnthropicCreateAsync(AsyncContender):
         import anthropic
 
         self.client = anthropic.AsyncAnthropic(
-            http_client=anthropic.DefaultAsyncHttpxClient(
-                limits=_limits(anthropic, self.connections)
-            ),
+            http_client=anthropic.DefaultAsyncHttpxClient(**_pool(anthropic, self)),
             **_options(self),
         )
 
@@ -611,10 +629,16 @@ def _is_there(package: str) -> bool:
 
 @contextlib.contextmanager
 def contender(
-    name: str, api: str, address: str, connections: int = 1
+    name: str,
+    api: str,
+    address: str,
+    connections: int = 1,
+    trust: str = "",
+    *,
+    reuse: bool = True,
 ) -> Iterator[Contender | AsyncContender]:
     """A contender, ready, and warm: it has read a short answer."""
-    made = CONTENDERS[name](api, address, connections)
+    made = CONTENDERS[name](api, address, connections, trust, reuse=reuse)
     try:
         read_whole(made, 500, 1)
         yield made

@@ -12,6 +12,10 @@ that were rendered beforehand. The path says which API it is, the model what is 
 `GET /late` says by how much the paced tokens since the last such question left after their time,
 which shows whether the server itself kept up.
 
+With `--secure` it listens on a second port, with TLS: a certificate of an authority of its own
+(trustme), which is the last of a file that has certifi's as well. A trust store of the usual size
+is what costs a client its time.
+
 Loopback only. Ends with its standard input, so with its parent at the latest.
 """
 
@@ -25,8 +29,10 @@ import json
 import resource
 import selectors
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -35,7 +41,7 @@ from typing import NamedTuple
 
 import wire
 
-__all__ = ["FIRST_TOKEN", "PACE", "raise_file_limit", "running"]
+__all__ = ["FIRST_TOKEN", "PACE", "Address", "raise_file_limit", "running"]
 
 FIRST_TOKEN = 0.2  # seconds from the request to the first token
 PACE = 0.02  # seconds from token to token
@@ -56,6 +62,17 @@ _HEAD = (
 _REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 _END = b"0\r\n\r\n"
 _APIS = {path: api for api, path in wire.PATHS.items()}
+# A socket that has nothing to read, or no room to write; ssl's are OSErrors too.
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Address(NamedTuple):
+    """Where a load server listens, without a path: `secure` with TLS, "" without `--secure`.
+    `trust` is the file of CA certificates to check it against."""
+
+    plain: str
+    secure: str = ""
+    trust: str = ""
 
 
 class Plan(NamedTuple):
@@ -115,15 +132,22 @@ class _Connection:
 class Server:
     """See the module."""
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-        self._listener.setblocking(False)
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._contexts: dict[socket.socket, ssl.SSLContext | None] = {}
+        self.port = self._listen(None)
+        self.secure_port = 0 if context is None else self._listen(context)
         self._due: list[tuple[float, int, _Connection]] = []
         self._order = itertools.count()
         self._late: list[float] = []
-        self.port: int = self._listener.getsockname()[1]
+
+    def _listen(self, context: ssl.SSLContext | None) -> int:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, listener)
+        self._contexts[listener] = context
+        port: int = listener.getsockname()[1]
+        return port
 
     def serve(self, lifetime: float) -> None:
         """Until standard input ends, or for `lifetime` seconds."""
@@ -132,8 +156,8 @@ class Server:
         while (now := time.monotonic()) < until:
             wait = min(until, self._due[0][0] if self._due else until) - now
             for key, mask in self._selector.select(max(0.0, wait)):
-                if key.data is None:
-                    self._accept()
+                if isinstance(key.data, socket.socket):
+                    self._accept(key.data)
                 elif key.data == "parent":
                     return
                 elif mask & selectors.EVENT_READ:
@@ -142,19 +166,24 @@ class Server:
                     self._flush(key.data)
             self._send_due()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        context = self._contexts[listener]
         with contextlib.suppress(BlockingIOError):
             while True:
-                sock, _ = self._listener.accept()
+                sock, _ = listener.accept()
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if context is not None:  # the first `recv` begins the handshake
+                    sock = context.wrap_socket(
+                        sock, server_side=True, do_handshake_on_connect=False
+                    )
                 connection = _Connection(sock)
                 self._selector.register(sock, selectors.EVENT_READ, connection)
 
     def _receive(self, connection: _Connection) -> None:
         try:
             data = connection.sock.recv(65536)
-        except BlockingIOError:
+        except _NOT_NOW:
             return
         except OSError:
             data = b""
@@ -218,7 +247,7 @@ class Server:
             return
         try:
             sent = connection.sock.send(data)
-        except BlockingIOError:
+        except _NOT_NOW:
             sent = 0
         except OSError:
             self._close(connection)
@@ -230,7 +259,7 @@ class Server:
     def _flush(self, connection: _Connection) -> None:
         try:
             connection.out = connection.out[connection.sock.send(connection.out) :]
-        except BlockingIOError:
+        except _NOT_NOW:
             return
         except OSError:
             self._close(connection)
@@ -261,11 +290,24 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A context for the server, and the file to check it against."""
+    import certifi
+    import trustme
+
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trust = folder / "trust.pem"
+    trust.write_bytes(Path(certifi.where()).read_bytes() + b"\n" + authority.cert_pem.bytes())
+    return context, trust
+
+
 @contextlib.contextmanager
-def running() -> Iterator[str]:
-    """A load server for as long as the block runs: its address, without a path."""
+def running(*, secure: bool = False) -> Iterator[Address]:
+    """A load server for as long as the block runs."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__))],
+        [sys.executable, str(Path(__file__)), *(["--secure"] if secure else [])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -274,7 +316,9 @@ def running() -> Iterator[str]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+            found = json.loads(process.stdout.readline())
+            tls = f"https://127.0.0.1:{found['secure']}" if secure else ""
+            yield Address(f"http://127.0.0.1:{found['port']}", tls, found["trust"])
         finally:
             process.stdin.close()
 
@@ -282,11 +326,15 @@ def running() -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lifetime", type=float, default=_LIFETIME, help="seconds")
+    parser.add_argument("--secure", action="store_true", help="listen with TLS, too")
     arguments = parser.parse_args()
     raise_file_limit()
-    server = Server()
-    print(json.dumps({"port": server.port}), flush=True)
-    server.serve(arguments.lifetime)
+    with tempfile.TemporaryDirectory(prefix="llmstream-bench-") as folder:
+        context, trust = _certified(Path(folder)) if arguments.secure else (None, "")
+        server = Server(context)
+        listening = {"port": server.port, "secure": server.secure_port, "trust": str(trust)}
+        print(json.dumps(listening), flush=True)
+        server.serve(arguments.lifetime)
 
 
 if __name__ == "__main__":

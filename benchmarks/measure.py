@@ -153,6 +153,38 @@ def _in_loop(made: AsyncContender, model: str, readings: Sequence[_Reading]) -> 
     return made.loop.run_until_complete(read_all())
 
 
+def tls(
+    name: str,
+    api: str,
+    address: str,
+    streams: int,
+    tokens: int,
+    connections: str,
+    crowds: int,
+    trust: str = "",
+) -> dict[str, Any]:
+    """So many streams begun at one moment, on "new" or "reused" connections, several times over: in
+    milliseconds the first token after that moment without the server's own 200, and the CPU of a
+    call. `trust` is the file of CA certificates, where the address has TLS."""
+    load.raise_file_limit()
+    reuse = connections == "reused"
+    firsts: list[float] = []
+    used = 0.0
+    with contender(name, api, address, streams, trust, reuse=reuse) as made:
+        for number in range(crowds + reuse):
+            readings = [_Reading(made.text) for _ in range(streams)]
+            spent = time.process_time()
+            read = _in_loop if isinstance(made, AsyncContender) else _in_threads
+            begun = read(made, f"paced-{tokens}", readings)  # type: ignore[arg-type]
+            if reuse and not number:
+                continue  # it has opened the connections
+            used += time.process_time() - spent
+            for reading in readings:
+                assert reading.first is not None, "a stream did not bring a token"
+                firsts.append(reading.first - begun - load.FIRST_TOKEN)
+    return {"first": summary(firsts, 50, 95), "cpu": used / len(firsts) * 1000}
+
+
 # ---- memory ------------------------------------------------------------------------------------
 
 
@@ -266,7 +298,7 @@ def watchdog(name: str, api: str, address: str, streams: int) -> dict[str, Any]:
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (cpu, scaling, latency, large, held, sequence, watchdog)
+    for function in (cpu, scaling, latency, tls, large, held, sequence, watchdog)
 }
 
 

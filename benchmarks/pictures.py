@@ -69,7 +69,9 @@ class _Figures:
 
 
 def _color(name: str) -> str:
-    return _FLOOR if name in ("floor", "interpreter") else _OURS if name == "llmstream" else _PEER
+    if name in ("floor", "interpreter", "bare socket"):
+        return _FLOOR
+    return _OURS if name.partition(",")[0] == "llmstream" else _PEER
 
 
 def _label(value: float) -> str:
@@ -139,6 +141,21 @@ def _latency(figures: _Figures) -> Figure:
     return figure
 
 
+def _tls(figures: _Figures) -> Figure:
+    figure, panels = plt.subplots(1, 2, figsize=(10, 2.2))
+    labels = {"floor": "bare socket", "openai create": "openai, threads"}
+    labels["openai create, asyncio"] = "openai, asyncio"
+    for axes, connections in zip(panels, ("new", "reused"), strict=True):
+        case = {"streams": 100, "connections": connections}
+        rows = [(f"{n}, HTTP", v) for n, v in figures.rows("first.p95", scheme="http", **case)]
+        rows += figures.rows("first.p95", scheme="https", **case)
+        _bars(axes, [(labels.get(name, name), value) for name, value in rows], log=False)
+        axes.set_title(f"{connections} connections", loc="left", fontsize=10)
+    figure.suptitle("100 TLS streams at once: added first-token latency, p95, ms", y=1.08)
+    figure.tight_layout()
+    return figure
+
+
 def _imports(figures: _Figures) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 2.2))
     _bars(axes, figures.rows("ms"), log=False)
@@ -159,6 +176,7 @@ def _memory(figures: _Figures) -> Figure:
 _PICTURES: dict[str, Callable[[_Figures], Figure]] = {
     "cpu": _cpu,
     "latency": _latency,
+    "tls": _tls,
     "imports": _imports,
     "memory": _memory,
 }

@@ -33,7 +33,7 @@ _JOB_SECONDS = 600  # after which a measurement is given up
 _STARTS = 3  # of a fresh interpreter, in a round
 _PACKAGES = (
     *("llmstream-sync", "requests", "urllib3", "msgspec", "prometheus-client", "orjson"),
-    *("openai", "anthropic", "litellm", "httpx", "httpx2", "pydantic"),
+    *("openai", "anthropic", "litellm", "httpx", "httpx2", "pydantic", "certifi"),
 )
 OURS, FLOOR = "llmstream", "floor"
 
@@ -172,6 +172,45 @@ def _latency_targets(found: Found) -> Iterator[Target]:
     yield Target("100 streams: token latency p99, ms", token, 10, 1)
 
 
+_TLS_CROWDS = {1: 15, 100: 3, 1000: 1}  # streams at once -> how often, in a round
+
+
+def _tls_jobs(quick: bool) -> list[Job]:
+    crowds = {1: 3, 100: 1} if quick else _TLS_CROWDS
+    ways = [("https", name) for name in (FLOOR, OURS, "openai create", "openai create, asyncio")]
+    return [
+        {
+            "what": "tls",
+            "name": name,
+            "api": "responses",
+            "scheme": scheme,
+            "connections": connections,
+            "streams": streams,
+            "tokens": 5,
+            "crowds": count,
+        }
+        for streams, count in crowds.items()
+        for connections in ("new", "reused")
+        for scheme, name in (("http", OURS), *ways)
+        if name != FLOOR or connections == "new"
+    ]
+
+
+def _tls_targets(found: Found) -> Iterator[Target]:
+    for connections in ("new", "reused"):
+        case: dict[str, Any] = {"streams": 100, "connections": connections}
+        ours = found.of("first.p95", scheme="https", **case)
+        for other, name, scheme, limit in (
+            ("plain HTTP", OURS, "http", 2.0),
+            ("openai, threads", "openai create", "https", 0.5),
+        ):
+            theirs = found.of("first.p95", name, scheme=scheme, **case)
+            ratio = None if ours is None or not theirs else ours / theirs
+            yield Target(f"100 streams, {connections}: p95 / {other}", ratio, limit)
+    cpu = found.of("cpu", scheme="https", streams=100, connections="new")
+    yield Target("100 streams, new: CPU of a call, ms", cpu, 3.0)
+
+
 def _scaling_jobs(quick: bool) -> list[Job]:
     long = 20000 if quick else 100_000
     return [
@@ -274,6 +313,17 @@ SECTIONS: dict[str, Section] = {
         ),
         _latency_targets,
     ),
+    "tls": Section(
+        "TLS: first token (ms, without the server's 200) of streams begun at once, CPU of a call "
+        "(ms)",
+        _tls_jobs,
+        (
+            Figure("first.p50", "first p50", 1, False),
+            Figure("first.p95", "first p95"),
+            Figure("cpu", "CPU", 2),
+        ),
+        _tls_targets,
+    ),
     "scaling": Section(
         "CPU per event (microseconds) of a long answer, and of as many tokens in answers of 1,000",
         _scaling_jobs,
@@ -324,7 +374,7 @@ def measured(section: Section, rounds: int, quick: bool) -> list[Record]:
     """Every job once a round; each round begins with another one."""
     jobs = section.jobs(quick)
     records = [Record(job, {}, _absent(job)) for job in jobs]
-    with load.running() as address:
+    with load.running(secure=any("scheme" in job for job in jobs)) as address:
         for number in range(rounds):
             start = number * len(jobs) // rounds
             for index in [*range(start, len(jobs)), *range(start)]:
@@ -342,7 +392,7 @@ def _absent(job: Job) -> str:
     return "" if there else "not installed"
 
 
-def _once_more(record: Record, address: str) -> Record:
+def _once_more(record: Record, address: load.Address) -> Record:
     if record.problem:
         return record
     try:
@@ -355,10 +405,13 @@ def _once_more(record: Record, address: str) -> Record:
     return record
 
 
-def _asked(job: Job, address: str) -> dict[str, Any]:
+def _asked(job: Job, address: load.Address) -> dict[str, Any]:
     """The job done by a process of its own."""
+    asked = {**job, "address": address.plain}
+    if asked.pop("scheme", "http") == "https":
+        asked.update(address=address.secure, trust=address.trust)
     done = subprocess.run(
-        [sys.executable, str(_HERE / "measure.py"), json.dumps({**job, "address": address})],
+        [sys.executable, str(_HERE / "measure.py"), json.dumps(asked)],
         check=True,
         capture_output=True,
         text=True,
@@ -366,12 +419,12 @@ def _asked(job: Job, address: str) -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if job["what"] == "latency":
-        with urllib.request.urlopen(f"{address}/late") as answer:
+        with urllib.request.urlopen(f"{address.plain}/late") as answer:
             found["server"] = {k: v * 1000 for k, v in json.load(answer).items()}
     return found
 
 
-def _imported(job: Job, address: str) -> dict[str, Any]:
+def _imported(job: Job, address: load.Address) -> dict[str, Any]:
     command = [sys.executable, "-c", _STATEMENTS[job["name"]]]
     # As it is installed, and compiled: not from this folder, and with caches.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -415,6 +468,9 @@ def show(name: str, section: Section, records: Sequence[Record]) -> None:
     _print_columns(rows)
 
 
+_CASE = ("api", "scheme", "connections", "streams", "tokens", "long", "size")  # of a row
+
+
 def _headings(section: Section) -> list[str]:
     headings = ["contender", "case"]
     for figure in section.figures:
@@ -426,8 +482,8 @@ def _headings(section: Section) -> list[str]:
 
 def _row(section: Section, record: Record, found: Found) -> list[str]:
     job = record.job
-    case = {k: v for k, v in job.items() if k in ("api", "streams", "tokens", "long", "size")}
-    shown = " ".join(str(v) if k == "api" else f"{k}={v}" for k, v in case.items())
+    case = {k: job[k] for k in _CASE if k in job}
+    shown = " ".join(v if isinstance(v, str) else f"{k}={v}" for k, v in case.items())
     row = [job["name"], shown]
     if not record.values or record.problem:
         return [*row, record.problem]
