@@ -38,7 +38,7 @@ class Numbering:
     first one of the answer.
     """
 
-    __slots__ = ("_end", "_first", "_gaps", "_lost", "_opening", "_replayed", "next", "resumed")
+    __slots__ = ("_end", "_first", "_gaps", "_late", "_opening", "_replayed", "next", "resumed")
 
     def __init__(self) -> None:
         self.next: int | None = None
@@ -47,7 +47,7 @@ class Numbering:
         self._opening = b""  # the event that had it
         self._end: int | None = None  # after the greatest number, where `next` is None
         self._gaps: list[tuple[int, int]] = []  # [from, to) of numbers that have not arrived
-        self._lost = False
+        self._late = False
         self._replayed: list[str] | None = None  # what a resumed stream repeats
 
     @property
@@ -59,13 +59,18 @@ class Numbering:
 
     @property
     def lost(self) -> bool:
-        """Whether an event with a lesser number than another one has not arrived."""
-        return self._lost or bool(self._gaps)
+        """Whether an event with a lesser number than another one has not arrived, or too late. A
+        service that leaves out more numbers than it uses does not count by one."""
+        greatest = self.greatest
+        if self._late or greatest is None or self._first is None:
+            return self._late
+        missing = sum(stop - start for start, stop in self._gaps)
+        return 0 < 2 * len(self._gaps) <= greatest + 1 - self._first - missing
 
     def distrust(self) -> None:
         """The numbers mean nothing: every event counts, and the answer cannot be resumed."""
         self.next = self._end = None
-        self._gaps, self._lost, self._replayed = [], False, None
+        self._gaps, self._late, self._replayed = [], False, None
 
     def resume(self) -> None:
         """The answer goes on in another body."""
@@ -96,7 +101,6 @@ class Numbering:
             self._caught_up(held)
             if number > end:
                 self._gaps.append((end, number))
-                self._lost |= len(self._gaps) > _MOST_GAPS
                 del self._gaps[:-_MOST_GAPS]
             self.next = number + 1
             return True
@@ -113,6 +117,7 @@ class Numbering:
             if start <= number < stop:
                 left = ((start, number), (number + 1, stop))
                 self._gaps[place : place + 1] = [gap for gap in left if gap[0] < gap[1]]
+                self._late = True
                 return True
         return False
 

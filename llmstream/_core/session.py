@@ -7,10 +7,10 @@ not the absence of bytes. Pure: relies on the files of this folder, on the event
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -20,12 +20,13 @@ from ..errors import EventTooLarge, LoopDetected, NotAStreamError, StreamTruncat
 from ..events.base import AnyEvent, UnknownEvent, decode_json
 from ..result import Chunk, LLMStreamError, ProtocolError
 from .classify import error_from_payload
-from .dialects.base import CONTENT, CUT, SIGN_OF_LIFE, Activity, Dialect, Effect
+from .dialects.base import CONTENT, CUT, NOTHING, PROGRESS, SIGN_OF_LIFE, Activity, Dialect, Effect
 from .framing import Framer
 from .halves import HalfCharacter, Halves, mended
-from .liveness import is_sign_of_life
+from .liveness import Told, is_sign_of_life
+from .numbering import Numbering
 from .sse import parse
-from .state import State
+from .state import Contradiction, Foreign, Misplaced, State
 
 __all__ = ["MAX_EVENT_BYTES", "Session"]
 
@@ -64,7 +65,6 @@ class Session:
         activity: the highest activity of the events since the caller last set it to NONE.
         linger: the seconds for which the caller waits, after the end, for the rest of the stream.
         has_content: whether content has arrived.
-        cursor: the sequence number of the last event that has one, or None.
         events, contents: the number of events, and of those with content.
         state: the answer so far.
         on_sign_of_life: called at each ping, comment and keepalive; the caller may set it.
@@ -74,14 +74,14 @@ class Session:
         "_dialect",
         "_framer",
         "_halves",
-        "_last_known",
         "_max_event_bytes",
         "_max_identical",
+        "_numbers",
         "_repeated",
         "_repeats",
+        "_told",
         "activity",
         "contents",
-        "cursor",
         "error",
         "events",
         "has_content",
@@ -103,10 +103,10 @@ class Session:
         self._framer = Framer(max_event_bytes)
         self._halves: Halves | None = None  # where the server cuts characters
         self._max_identical = max_identical_chunks
+        self._told = Told()
         self._repeated: Chunk | None = None  # the last chunk
         self._repeats = 0  # how often it was received in a row
-        self._last_known = -math.inf  # events up to this number arrived before a resume
-        self.cursor: int | None = None
+        self._numbers = Numbering()
         self.has_content = False
         self.state = State()
         self.state.expected = choices
@@ -133,6 +133,11 @@ class Session:
         """Whether the body was the answer so far, and the service is still working on it."""
         return self.stage is Stage.UNFINISHED
 
+    @property
+    def cursor(self) -> int | None:
+        """The greatest number of an event, or None where there is no place to resume from."""
+        return self._numbers.greatest
+
     def continue_from(self, before: Session) -> None:
         """This session's answer goes on with the text of `before`, whose answer was cut off."""
         self.state.continue_from(before.state)
@@ -141,8 +146,8 @@ class Session:
     def resume(self) -> None:
         """The same answer is received from another body: events that are known are ignored."""
         self._framer = Framer(self._max_event_bytes)
-        if self.cursor is not None:
-            self._last_known = self.cursor
+        self._numbers.resume()
+        self.state.pinned = self.state.response_id is not None
         self.error = None
         self.stage = Stage.OPEN
         self.activity = _NONE
@@ -174,6 +179,8 @@ class Session:
         """Read what was parsed, and add its events to `events`."""
         parsed = iter(parsed)
         decode, apply, state = self._dialect.decode, self._dialect.apply, self.state
+        numbers, number = self._numbers, None
+        resumed = numbers.resumed
         # All in one loop: one more function call per event would add a tenth to its cost.
         for name, payload in parsed:
             if len(payload) <= len(_DONE) and not self._is_event(payload, events):
@@ -184,17 +191,23 @@ class Session:
                 event = decode(name, payload if name != "error" else _as_json(payload))
                 number = event.sequence_number
                 if number is not None:
-                    if number <= self._last_known:
+                    if number == numbers.next:
+                        numbers.next = number + 1
+                    elif not self._takes(number, event):
                         continue
-                    self.cursor = number
+                elif resumed:
+                    numbers.unnumbered(self._dialect.standing(state, event))
                 effect = apply(state, event)
             except HalfCharacter:
                 self._read_halves(chain([(name, payload)], parsed), events)
                 return
             except (ValueError, RecursionError) as exc:
-                if is_sign_of_life(name, payload):  # as good as a comment: not an event
+                misplaced = isinstance(exc, Misplaced)
+                if not misplaced and is_sign_of_life(name, payload):  # as good as a comment
                     self.on_sign_of_life()
                     continue
+                if not events or events[-1].sequence_number != number:
+                    numbers.give_back(number)
                 self._fail_garbled(exc)
                 return
             self.events += 1
@@ -204,6 +217,8 @@ class Session:
                 self.activity = _CONTENT
                 self.has_content = True
             else:
+                if effect is PROGRESS and self._told.has(event):
+                    effect = NOTHING
                 self._take_effect(effect)
                 if self.stage is not _OPEN and self.complete:
                     event.chunks += state.flush()
@@ -211,6 +226,16 @@ class Session:
                 self._count_repeats(event.chunks, self._max_identical)
             if self.stage is not _OPEN and self.stage >= _WHOLE:
                 return
+
+    def _takes(self, number: int, event: AnyEvent) -> bool:
+        """Whether an event whose number is odd is applied; one that has arrived before is not."""
+        state, numbers = self.state, self._numbers
+        standing = partial(self._dialect.standing, state, event)
+        taken = numbers.takes(number, event.raw, standing, lambda: state.text)
+        state.lost = numbers.lost
+        if not taken:
+            self.on_sign_of_life()
+        return taken
 
     def _read_halves(self, parsed: Iterable[tuple[str, bytes]], events: list[AnyEvent]) -> None:
         """The same for a stream that has cut a character into halves."""
@@ -251,11 +276,15 @@ class Session:
         return False
 
     def _fail_garbled(self, exc: Exception) -> None:
-        if self.complete:  # the garbage arrived after the end of the answer
+        contradicts = isinstance(exc, Contradiction)
+        if self.complete and not contradicts:  # the garbage arrived after the end of the answer
             self.stage = Stage.WHOLE
             return
-        error = ProtocolError(f"an event of the stream cannot be read: {_reason(exc)}")
-        error.retryable = True  # it may have been garbled on the way
+        if isinstance(exc, Foreign):
+            self._numbers.distrust()  # it cannot be resumed
+        what = "contradicts the answer" if contradicts else "cannot be read"
+        error = ProtocolError(f"an event of the stream {what}: {_reason(exc)}")
+        error.retryable = not contradicts  # it may have been garbled on the way
         self._fail(error)
 
     def _count_repeats(self, chunks: tuple[Chunk, ...], limit: int) -> None:
@@ -356,6 +385,9 @@ class Session:
             for event in events:
                 self._take_effect(self._dialect.apply(self.state, event))
             self._take_effect(self._dialect.done(self.state))
+        except Misplaced as exc:
+            self._fail_garbled(exc)
+            return []
         except (ValueError, RecursionError):
             return self.refuse(body, "JSON that cannot be read")
         events[-1].chunks += self.state.flush()

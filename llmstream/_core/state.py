@@ -19,7 +19,9 @@ __all__ = [
     "ContentState",
     "Contradiction",
     "FastPath",
+    "Foreign",
     "ItemState",
+    "Misplaced",
     "State",
     "first_count",
     "merge_usage",
@@ -27,15 +29,24 @@ __all__ = [
 ]
 
 
-class Contradiction(ValueError):
+class Misplaced(ValueError):
+    """A piece of the answer is in a place where it means nothing, so it cannot be used."""
+
+
+class Contradiction(Misplaced):
     """What the service sends is not what it has sent before: which of the two is right cannot be
     known, and to ask again for the same answer does not help."""
 
 
+class Foreign(Misplaced):
+    """What arrives in place of the rest of an answer does not belong to it."""
+
+
 def rest_of(whole: str, streamed: str) -> str:
     """The end of `whole`, the final text that the service sent, behind what was `streamed`. An
-    empty one repeats nothing. Raises Contradiction where another text was streamed."""
-    if whole and not whole.startswith(streamed):
+    empty one repeats nothing, and some services strip it. Raises Contradiction where another text
+    was streamed."""
+    if whole and not whole.startswith(streamed) and whole.strip() != streamed.strip():
         raise Contradiction("the final text is not what was streamed before it")
     return whole[len(streamed) :]
 
@@ -184,6 +195,10 @@ class State:
             the answer, or None. The Exchange writes it.
         unix_time: returns the Unix time in seconds, or None: errors name moments. The Exchange
             writes it.
+        pinned: the answer goes on in another body: what has another id does not belong to it. The
+            Session writes it.
+        lost: events of the answer are missing, by their numbers. The Session writes it.
+        unplaced: what may be a piece of the answer belongs nowhere; the dialect writes it.
         fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 
@@ -200,8 +215,12 @@ class State:
         self.seed = ""
         self.stored = True
         self.limit: Any = None
+        self.pinned = False
+        self.lost = False
+        self.unplaced = False
         self.unix_time: Callable[[], float | None] = _unknown
         self._ids: dict[str, ItemState] = {}
+        self._numbered: dict[int, ItemState] = {}  # the latest item with each number
         self._next = 0  # the first index after all items
         self._latest: ItemState | None = None  # the item with the greatest index
         # the pieces of the answer by type, across all items
@@ -242,7 +261,7 @@ class State:
         """The item that the server means by `index` and `id`, made if there is none.
 
         An id that is known at this index decides first, then the index (Copilot changes ids), then
-        the id alone (llama.cpp sends no index), then the latest item is meant.
+        the id alone (llama.cpp sends no index, or the index is odd), then the latest item is meant.
         """
         if index is not None:
             found = self.items.get(index)
@@ -251,6 +270,11 @@ class State:
             known = self._ids.get(id) if id is not None else None
             if known is not None and known.number == index:
                 return known
+            if self.pinned and found is not None and found.id is not None and known is None:
+                raise Foreign("a resumed answer has another item in place of the one that was open")
+            if known is not None and known.announced and not known.closed:
+                if found is None or found.closed:
+                    return known  # the index is odd
             if found is None:
                 return self.add(index, id)
             # The item here is complete: the server sent the same index for another item.
@@ -263,12 +287,25 @@ class State:
     def begin_item(self, index: int | None, id: str | None) -> ItemState:
         """The item that begins now: a new one if the item that is meant has begun already under
         another id."""
-        item = self.item(index, id)
+        free = index is not None and index not in self.items
+        item = self.add(index, id) if free else self.item(index, id)
         unnamed = index is None and id is None  # a server that sends neither
         if item.announced and ((id is not None and id != item.id) or unnamed):
             item = self.add(index, id)
         item.announced = True
         return item
+
+    def knows(self, index: int | None, id: str | None) -> bool:
+        """Whether there is an item with this index; or, where there is no index, with this id."""
+        return index in self.items if index is not None else id is None or id in self._ids
+
+    def numbered(self, number: int) -> ItemState | None:
+        """The latest item for which the server sent this index."""
+        return self._numbered.get(number)
+
+    def with_id(self, id: str | None) -> ItemState | None:
+        """The item with this id, also an earlier one."""
+        return self._ids.get(id) if id is not None else None
 
     def identify(self, item: ItemState, id: str | None) -> None:
         """Give the item this id; it is still found under an earlier one. None changes nothing."""
@@ -282,6 +319,8 @@ class State:
         index = number if number is not None and free else self._next
         self._next = max(self._next, index + 1)
         item = self.items[index] = ItemState(index, id, number)
+        if number is not None:
+            self._numbered[number] = item
         if self._latest is None or index >= self._latest.index:
             self._latest = item
         if id is not None:

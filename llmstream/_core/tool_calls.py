@@ -17,10 +17,13 @@ __all__ = [
     "call_ids",
     "finish_with_calls",
     "is_json",
+    "is_same_json",
     "item_calls",
     "partition_calls",
 ]
 
+_LONGEST_ID = 200  # characters of an answer's id that the ids of its calls depend on
+_OTHER = 1_000_003  # the next number to make an id of, where one is taken
 _KEPT = ("length", "content_filter", "tool_calls")  # a whole call does not change these
 _NOTHING = ("", '""', '"null"')  # arguments that are none, also where they are encoded twice
 
@@ -45,6 +48,8 @@ def item_calls(state: State, types: Mapping[str, str]) -> Iterator[ToolCallState
         parts = list(item.content.values())  # another thread may be adding
         text = "".join(part.text for part in parts if part.type == "tool_call")
         closed = item.closed and item.status != "incomplete"
+        if "lost" in item.extra and not text.strip():  # what it should contain did not arrive
+            closed = False
         kind = types[item.type or ""]
         yield ToolCallState(id, item.name or "", text, kind == "text", closed)
 
@@ -53,12 +58,15 @@ def call_ids(state: State, sent: list[str | None]) -> list[str]:
     """The ids of an answer's calls: as the service sent them, and one that is made for each call
     that has none, or the id of an earlier call. A made id is the same whenever it is asked for. It
     is nine letters and digits, which is what the strictest service (Mistral) takes."""
-    ids: list[str] = []
+    ids: dict[str, None] = {}  # in their order
+    answer = _hashed(f"{state.seed[:_LONGEST_ID]}/{(state.response_id or '')[:_LONGEST_ID]}/")
     for id in sent:
-        if not id or id in ids:
-            id = _made_id(f"{state.seed}/{state.response_id}/{len(ids)}")
-        ids.append(id)
-    return ids
+        number = len(ids)
+        while not id or id in ids:
+            id = f"c{_hashed(str(number), answer) % 2**32:08x}"
+            number += _OTHER
+        ids[id] = None
+    return list(ids)
 
 
 def partition_calls(
@@ -95,11 +103,11 @@ def _is_half_inside(text: str) -> bool:
     return isinstance(inner, str) and inner.lstrip()[:1] in ("{", "[", '"')
 
 
-def _made_id(text: str) -> str:
-    number = 0xCBF29CE484222325  # FNV-1a, 64 bits
-    for byte in text.encode():
-        number = (number ^ byte) * 0x100000001B3 % 2**64
-    return f"c{number % 2**32:08x}"
+def _hashed(text: str, before: int = 0xCBF29CE484222325) -> int:
+    """FNV-1a, 64 bits, of `text` after what `before` is the hash of."""
+    for byte in text.encode("utf-8", "replace"):
+        before = (before ^ byte) * 0x100000001B3 % 2**64
+    return before
 
 
 def arguments_to_send(arguments: Any) -> str:
@@ -121,6 +129,14 @@ def finish_with_calls(finish: str | None, calls: Iterator[ToolCallState]) -> str
     if finish in _KEPT:
         return finish
     return "tool_calls" if partition_calls(calls, False, is_json)[0] else finish
+
+
+def is_same_json(one: str, other: str) -> bool:
+    """Whether both are JSON of the same value, written in whatever way."""
+    try:
+        return bool(decode_arguments(one) == decode_arguments(other))
+    except (ValueError, RecursionError):
+        return False
 
 
 def is_json(text: str) -> bool:

@@ -37,6 +37,27 @@ def decode_json(data: bytes) -> Any:
         return _without_surrogates(json.loads(data.decode("utf-8", "replace")))
 
 
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def raw_elements(data: bytes, *path: str) -> list[bytes]:
+    """The JSON of each element of the list at `path` in an object, without nulls, in time linear in
+    `data`: of thousands of elements each is decoded when somebody reads it. A name that an object
+    does not have is passed over. Raises ValueError, RecursionError."""
+    try:
+        inner = msgspec.Raw(data)
+        for name in path:
+            inner = _OBJECT.decode(inner).get(name, inner)
+        found = [bytes(element) for element in _LIST.decode(inner)]
+        return [element for element in found if element != b"null"]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        value = decode_json(data)
+        for name in path:
+            value = value.get(name, value)
+        return [json.dumps(element).encode() for element in value if element is not None]
+
+
 def _without_surrogates(value: Any) -> Any:
     """`value` with U+FFFD in place of unpaired surrogates."""
     if isinstance(value, str):

@@ -14,6 +14,7 @@ from ...errors import ServiceError
 from ...events.base import AnyEvent, Event, UnknownEvent
 from ...result import LLMStreamError
 from ..liveness import is_ping
+from ..numbering import Standing
 from ..request import HTTPRequest, Request, StoredResponse
 from ..state import State
 from ..tool_calls import ToolCallState, item_calls
@@ -107,6 +108,9 @@ class Dialect(Protocol):
     def apply(self, state: State, event: AnyEvent) -> Effect:
         """Add the event to the state and set its `chunks`."""
 
+    def standing(self, state: State, event: AnyEvent) -> Standing:
+        """What the event is to the answer so far. Asked only where its number is odd."""
+
     def done(self, state: State) -> Effect:
         """The end marker `[DONE]` has arrived."""
 
@@ -185,6 +189,9 @@ class TypedDialect:
         self, request: HTTPRequest, error: LLMStreamError
     ) -> HTTPRequest | None:
         return without_refused(request, error)
+
+    def standing(self, state: State, event: AnyEvent) -> Standing:
+        return Standing()  # these APIs have no numbers: none means that an event is known
 
     def done(self, state: State) -> Effect:
         # These APIs end with an event of their own; some gateways append the marker nevertheless.

@@ -18,16 +18,25 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...events import messages as ev
-from ...events.base import AnyEvent, UnknownEvent, decode_json
+from ...events.base import AnyEvent, UnknownEvent, decode_json, raw_elements
 from ...result import Chunk, Usage, decode_arguments
+from ..checks import shown
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..state import Contradiction, ItemState, State, first_count, merge_usage, rest_of
+from ..state import (
+    Contradiction,
+    ItemState,
+    Misplaced,
+    State,
+    first_count,
+    merge_usage,
+    rest_of,
+)
 from ..tool_calls import call_ids, finish_with_calls, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
-from .stray import has_text, refuse_text, text_fields
+from .stray import has_text, refuse_text, text_fields, without_text
 from .tools import chosen_tool, function_tool
 from .usage import metrics_usage, reported_cost
 
@@ -194,21 +203,25 @@ def _elsewhere(state: State, event: Any, item: ItemState, delta: ev.ContentBlock
         sent = event.json()
         inner = sent.get("delta")
         known = text_fields(sent if inner is None else inner)
-        kind = next((k for k in ("text", "thinking", "partial_json") if k in known), None)
-        if kind is not None:  # beside the delta, not in it
-            return _elsewhere(state, event, item, ev.ContentBlockDelta(**{kind: known[kind]}))
+        found = ev.ContentBlockDelta(
+            text=known.get("text"),
+            thinking=known.get("thinking"),
+            partial_json=known.get("partial_json"),
+        )
+        if found.text or found.thinking or found.partial_json:  # beside the delta, not in it
+            return _elsewhere(state, event, item, found)
         refuse_text(list(known.values()) if inner is None else inner)
         if item.type is not None and (inner is None or delta.type in _TEXTS):
-            raise ValueError("a piece of a block has lost what it contained")
-    return PROGRESS
+            raise Misplaced("a piece of a block has lost what it contained")
+    return NOTHING
 
 
 def _block(state: State, index: int | None) -> ItemState:
     """The block with this index: the latest one, if a server sent the same for several."""
     if index is None:
         return state.item(None, None)
-    same = [item for item in state.items.values() if item.number == index]
-    return same[-1] if same else state.item(index, None)
+    latest = state.numbered(index)
+    return latest if latest is not None else state.item(index, None)
 
 
 Handle = Callable[[State, Any, ItemState, ev.ContentBlockDelta], Effect]
@@ -238,7 +251,7 @@ def _input(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelt
     if item.type is None:
         _announce(item, "tool_use")
     elif item.type in _NO_TOOLS:
-        raise ValueError("it has a piece of a call's input, and its block is not a call")
+        raise Misplaced("it has a piece of a call's input, and its block is not a call")
     item.part(_INPUT, "tool_call").add(text)
     if item.type in _TOOL_TYPES:
         event.chunks = state.emit("tool_call", text, item.index)
@@ -250,7 +263,7 @@ def _nothing(
 ) -> Effect:
     """The field of the delta's type is empty, or missing."""
     others = delta.text or delta.thinking or delta.partial_json
-    return PROGRESS if text is not None and not others else _elsewhere(state, event, item, delta)
+    return NOTHING if text is not None and not others else _elsewhere(state, event, item, delta)
 
 
 def _announce(item: ItemState, type: str) -> None:
@@ -264,20 +277,20 @@ def _announce(item: ItemState, type: str) -> None:
 def _signature(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     # It becomes part of the block when the block stops, because half a signature is not valid.
     item.part("signature", "signature").add(delta.signature or "")
-    return PROGRESS
+    return PROGRESS if delta.signature else NOTHING
 
 
 def _citation(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     if delta.citation is not None:
         item.extra.setdefault("citations", []).append(delta.citation)
-    return PROGRESS
+    return PROGRESS if delta.citation is not None else NOTHING
 
 
 def _compaction(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     if delta.encrypted_content is not None:
         item.extra["encrypted_content"] = delta.encrypted_content
     item.part("content", "compaction").add(delta.content or "")
-    return CONTENT
+    return CONTENT if delta.content or delta.encrypted_content else NOTHING
 
 
 _TEXTS = frozenset({"text_delta", "thinking_delta", "input_json_delta"})
@@ -306,6 +319,7 @@ def _message_start(state: State, event: ev.MessageStartEvent) -> Effect:
         _take_stop_reason(state, message.stop_reason)
     _take_usage(state, message.usage)
     chunks: list[Chunk] = []
+    sent = raw_elements(event.raw, "message", "content") if message.content else []
     for index, block in enumerate(message.content or ()):
         if index in state.items:  # received before
             chunks += _repeated(state, state.items[index], block)
@@ -314,7 +328,7 @@ def _message_start(state: State, event: ev.MessageStartEvent) -> Effect:
             continue
         item = state.item(index, None)
         item.extra["preset"] = 0  # up to here its pieces have arrived a second time
-        chunks += _begin(state, item, block, partial(_preset_block, event.raw, index))
+        chunks += _begin(state, item, block, partial(decode_json, sent[index]))
         chunks += _close(state, item)
     event.chunks = tuple(chunks)
     if error is not None:
@@ -334,10 +348,6 @@ def _repeated(state: State, item: ItemState, block: ev.ContentBlock) -> tuple[Ch
     return chunks
 
 
-def _preset_block(raw: bytes, index: int) -> Any:
-    return decode_json(raw)["message"]["content"][index]
-
-
 def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
     _take_usage(state, event.usage)
     if event.delta is not None:
@@ -346,9 +356,9 @@ def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
         return Effect(PROGRESS.activity, error=error)
     if event.delta is not None and event.delta.stop_reason is not None:
         _take_stop_reason(state, event.delta.stop_reason)
-    else:
-        refuse_text(event.json().get("delta"))
-    return PROGRESS
+        return PROGRESS
+    refuse_text(event.json().get("delta"))
+    return NOTHING  # the usage so far
 
 
 def _take_stop_reason(state: State, reason: str | None) -> None:
@@ -392,7 +402,7 @@ def _has_content(state: State) -> bool:
 def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
     _take_usage(state, event.usage)
     if state.finish is None and not state.usage.output_tokens and not _has_content(state):
-        return PROGRESS  # nothing came: not an answer
+        return NOTHING  # nothing came: not an answer
     state.status = "completed"
     state.finish = finish_with_calls(state.finish, item_calls(state, _TOOL_TYPES))
     metrics = event.invocation_metrics
@@ -431,25 +441,14 @@ def _unknown(state: State, event: UnknownEvent) -> Effect:
 _PIECES = {"text", "thinking", "partial_json"}
 
 
-def _without_text(handle: Callable[[State, Any], Effect]) -> Callable[[State, Any], Effect]:
-    """The rule for an event that has no piece of the answer."""
-
-    def apply(state: State, event: Any) -> Effect:
-        if b'"delta"' in event.raw:
-            refuse_text(event.json().get("delta"))
-        return handle(state, event)
-
-    return apply
-
-
 _TABLE: dict[type[Any], Callable[[State, Any], Effect]] = {
     ev.MessageStartEvent: _message_start,
-    ev.ContentBlockStartEvent: _without_text(_block_start),
+    ev.ContentBlockStartEvent: without_text(_block_start),
     ev.ContentBlockDeltaEvent: _block_delta,
-    ev.ContentBlockStopEvent: _without_text(_block_stop),
+    ev.ContentBlockStopEvent: without_text(_block_stop),
     ev.MessageDeltaEvent: _message_delta,
-    ev.MessageStopEvent: _without_text(_message_stop),
-    ev.PingEvent: _without_text(_ping),
+    ev.MessageStopEvent: without_text(_message_stop),
+    ev.PingEvent: without_text(_ping),
     ev.MessageErrorEvent: _error,
     UnknownEvent: _unknown,
 }
@@ -631,7 +630,7 @@ def _thinking(request: Request) -> tuple[Any, Any, int]:
         given = thinking.get("budget_tokens")
         return thinking, None, given if isinstance(given, int) else 0
     raise ConfigurationError(
-        f"thinking={thinking!r}: the Messages API takes True, a budget in tokens, an effort such "
+        f"thinking={shown(thinking)}: the Messages API takes True, a budget in tokens, an effort such "
         "as 'low' or 'high', or a dict for its 'thinking' option"
     )
 

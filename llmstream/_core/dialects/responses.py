@@ -9,6 +9,8 @@ empty; an error is flat in the reference, but the live service nests it.
 from __future__ import annotations
 
 import json
+import re
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -18,16 +20,33 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...events import responses as ev
-from ...events.base import AnyEvent, UnknownEvent, decode_json
+from ...events.base import AnyEvent, UnknownEvent, decode_json, raw_elements
 from ...result import Chunk, LLMStreamError
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
+from ..numbering import Standing
 from ..request import HTTPRequest, Request, StoredResponse, encode_body, url_below
-from ..state import ItemState, State, merge_usage
-from ..tool_calls import arguments_to_send, call_ids, finish_with_calls, item_calls
+from ..state import (
+    Contradiction,
+    Foreign,
+    ItemState,
+    Misplaced,
+    State,
+    merge_usage,
+    rest_of,
+)
+from ..tool_calls import (
+    arguments_to_send,
+    call_ids,
+    finish_with_calls,
+    is_json,
+    is_same_json,
+    item_calls,
+)
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
+from .stray import has_text, refuse_text, without_text
 from .tools import chosen_tool, function_tool
 from .usage import openai_usage
 
@@ -42,6 +61,8 @@ _ENCRYPTED = "reasoning.encrypted_content"  # a value of `include`
 _ARGUMENTS = "arguments"  # the only channel of a call
 _TEXT = ev.ResponseTextDeltaEvent
 _NEAR = 64  # items without a known id that are compared with each final one: not thousands
+_MOST_COMPARED = 50_000  # such comparisons for one final output, in vain
+_MOST_SEARCHED = 1 << 26  # characters of a closed item that are searched for repeated texts
 
 
 # ---- deltas ------------------------------------------------------------------------------------
@@ -57,16 +78,27 @@ _CHANNELS = {
 }
 
 
+# the channel -> the types of items that have none: the index is odd, or missing
+_MISFITS = {
+    "text": frozenset(_TOOL_TYPES),
+    "refusal": frozenset(_TOOL_TYPES),
+    _ARGUMENTS: frozenset({"message", "reasoning"}),
+}
+
+
 def _delta(channel: str, item_type: str | None = None) -> Apply:
     """The rule for a delta of `channel`."""
     kind, numbered_by, known_type = _CHANNELS[channel]
     item_type = item_type or known_type
+    misfits = _MISFITS.get(channel, frozenset())
 
     def apply(state: State, event: Any) -> Effect:
         delta = event.delta
         if not delta:
-            return NOTHING
+            return NOTHING if delta is not None else _lost(state, event)
         item = state.item(event.output_index, event.item_id)
+        if item.type in misfits:
+            item = _fitting(state, event, misfits)
         if item.closed and event.output_index is None and event.item_id is None:
             item = state.begin_item(None, None)  # from a server that sends neither
         if item.type is None:
@@ -74,12 +106,37 @@ def _delta(channel: str, item_type: str | None = None) -> Apply:
         number = getattr(event, numbered_by) if numbered_by else 0
         part = item.part((channel, _number(item, channel, number)), kind)
         part.add(delta)
+        if item.closed and "texts" in item.extra:
+            _closed_texts(item).add(channel, delta)
         event.chunks = state.emit(kind, delta, item.index)
         if channel == "text" and not item.closed:
             state.open_fast_path((event.output_index, event.item_id, number), part, item.index)
         return CONTENT
 
     return apply
+
+
+def _lost(state: State, event: Any) -> Effect:
+    """A delta without its text. It says nothing where the item is not known either."""
+    index, id = event.output_index, event.item_id
+    if (index is None and id is None) or not state.knows(index, id):
+        return NOTHING
+    raise Misplaced("a piece of the answer has lost its text")
+
+
+def _fitting(state: State, event: Any, misfits: frozenset[str]) -> ItemState:
+    """The item that a piece is meant for which does not fit where its index points to: the one with
+    its id, or, where it has none, the latest one that is open. Raises Misplaced."""
+    index, known = event.output_index, state.with_id(event.item_id)
+    if known is not None and known.type not in misfits:
+        return known
+    if event.item_id is None:
+        for item in islice(reversed(state.items.values()), _NEAR):
+            if item.type not in misfits and not item.closed and index in (None, item.number):
+                return item
+        if index is None:
+            return state.begin_item(None, None)
+    raise Misplaced("a piece of the answer belongs to an item that cannot have it")
 
 
 def _number(item: ItemState, channel: str, number: int | None) -> int:
@@ -93,12 +150,15 @@ def _number(item: ItemState, channel: str, number: int | None) -> int:
 def _whole(channel: str, field: str) -> Apply:
     """The rule for the final text of a part, in `field`: what no delta has contained is emitted."""
     _, numbered_by, _ = _CHANNELS[channel]
+    misfits = _MISFITS.get(channel, frozenset())
 
     def apply(state: State, event: Any) -> Effect:
         whole = getattr(event, field)
         number = getattr(event, numbered_by) if numbered_by else 0
         if not _is_repeated(state, event.output_index, channel, whole):
             item = state.item(event.output_index, event.item_id)
+            if whole and item.type in misfits:
+                item = _fitting(state, event, misfits)
             event.chunks = _finish_part(state, item, channel, number, whole)
         return CONTENT if event.chunks else PROGRESS
 
@@ -108,18 +168,49 @@ def _whole(channel: str, field: str) -> Apply:
 def _is_repeated(state: State, index: int | None, channel: str, whole: str | None) -> bool:
     """Whether it is a repeated final text for a closed item, possibly under another id."""
     item = state.items.get(index) if index is not None else None
-    return item is not None and item.closed and (whole or "") in _text_in(item, channel)
+    if item is None or not item.closed:
+        return False
+    return not whole or _closed_texts(item).contain(channel, whole)
 
 
 def _finish_part(
     state: State, item: ItemState, channel: str, number: int | None, whole: str | None
 ) -> tuple[Chunk, ...]:
-    if not isinstance(whole, str) or item.closed:
+    if not isinstance(whole, str):
+        if channel == _ARGUMENTS and not item.closed:
+            item.extra["lost"] = True  # unless they arrive elsewhere
         return ()
-    kind, _, item_type = _CHANNELS[channel]
+    if item.closed and (not whole or _closed_texts(item).contain(channel, whole)):
+        return ()
+    kind, numbered_by, item_type = _CHANNELS[channel]
     item.type = item.type or item_type
-    late = item.part((channel, _number(item, channel, number)), kind).finish(whole)
+    part = item.part((channel, _number(item, channel, number)), kind)
+    # Parts without numbers may have become one, whose last piece is the last part.
+    joined = bool(numbered_by) and number is None and part.text.endswith(whole)
+    late = "" if joined else _rest(channel, whole, part.text)
+    if part.done and late:
+        part.add(late)
+    part.finish(whole)
+    item.extra.pop("texts", None)
+    if whole:
+        item.extra["whole"] = True
     return state.emit(kind, late, item.index) if late else ()
+
+
+def _rest(channel: str, whole: str, streamed: str) -> str:
+    """The end of a final text that no delta has contained. Arguments may be written in another way.
+    Raises Contradiction."""
+    if channel == _ARGUMENTS and (is_same_json(whole, streamed) or _replaces(whole, streamed)):
+        return ""
+    return rest_of(whole, streamed)
+
+
+def _replaces(whole: str, streamed: str) -> bool:
+    """Whether final arguments stand for what was streamed: pieces that lack something, or an empty
+    object for arguments to come. The caller runs the final ones."""
+    if whole.startswith(streamed) or not is_json(whole):
+        return False
+    return streamed.strip() == "{}" or not is_json(streamed)
 
 
 # ---- items -------------------------------------------------------------------------------------
@@ -148,7 +239,7 @@ def _part_added(state: State, event: Any) -> Effect:
 
 def _part_done(state: State, event: Any) -> Effect:
     part = event.part
-    channel = _PARTS.get(part.type or "") if part is not None else None
+    channel = _channel_of(part, "text") if part is not None else None
     if part is None or channel is None:
         return PROGRESS
     if not _is_repeated(state, event.output_index, channel, _text_of(part)):
@@ -157,8 +248,17 @@ def _part_done(state: State, event: Any) -> Effect:
     return CONTENT if event.chunks else PROGRESS
 
 
+def _channel_of(part: ev.ContentPart, usual: str) -> str | None:
+    """The channel that a part belongs to: by its type, else by the field that is there."""
+    channel = _PARTS.get(part.type or "")
+    if channel is None and part.refusal:
+        return "refusal"
+    return usual if channel is None and part.text else channel
+
+
 def _text_of(part: ev.ContentPart) -> str:
-    return (part.refusal if part.type == "refusal" else part.text) or ""
+    first, second = part.text, part.refusal
+    return (second or first if part.type == "refusal" else first or second) or ""
 
 
 def _item_added(state: State, event: ev.ResponseOutputItemAddedEvent) -> Effect:
@@ -169,10 +269,19 @@ def _item_added(state: State, event: ev.ResponseOutputItemAddedEvent) -> Effect:
 
 def _describe(state: State, item: ItemState, reported: ev.Item) -> None:
     state.identify(item, reported.id)
-    item.type = reported.type or item.type
+    item.type = reported.type or item.type or _type_of(reported)
     item.status = reported.status or item.status
     item.name = reported.name or item.name
     item.call_id = reported.call_id or item.call_id
+
+
+def _type_of(reported: ev.Item) -> str | None:
+    """The type of an item that has none, by the fields that are there."""
+    if reported.arguments is not None:
+        return "function_call"
+    if reported.input is not None:
+        return "custom_tool_call"
+    return "message" if reported.role is not None else None
 
 
 def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Effect:
@@ -184,9 +293,10 @@ def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Effect:
         return PROGRESS
     item = state.item(event.output_index, final.id)
     if item.closed:
-        if event.output_index is not None or _is_same_again(item, final):
+        if _is_same_again(item, final):
             return PROGRESS
-        item = state.add(None, final.id)  # from a server that does not distinguish its items
+        if event.output_index is None:  # from a server that does not distinguish its items
+            item = state.add(None, final.id)
     event.chunks = tuple(_close_item(state, item, final))
     item.wire = partial(_item_of, event.raw)
     return CONTENT if event.chunks else PROGRESS
@@ -194,11 +304,56 @@ def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Effect:
 
 def _is_same_again(item: ItemState, final: ev.Item) -> bool:
     """Whether the same item is closed a second time, possibly under another id."""
-    texts = {channel: _text_in(item, channel) for channel, _ in item.content}
     same = (item.type, item.call_id, item.name) == (final.type, final.call_id, final.name)
-    return same and {c: t for c, t in texts.items() if t} == {
-        c: t for c, t in _final_texts(final) if t
-    }
+    return same and _closed_texts(item).are({c: t for c, t in _final_texts(final) if t})
+
+
+class _ClosedTexts:
+    """The texts of a closed item, by channel. A server may repeat the end of an item thousands of
+    times: what is compared each time is at most as long as the event, or it is counted."""
+
+    __slots__ = ("_lengths", "_parts", "_pieces", "_searched")
+
+    def __init__(self, item: ItemState) -> None:
+        self._pieces: dict[str, list[str]] = {}
+        for (channel, _), part in item.content.items():
+            self._pieces.setdefault(channel, []).append(part.text)
+        self._lengths = {c: sum(map(len, pieces)) for c, pieces in self._pieces.items()}
+        self._parts = {c: frozenset(pieces) for c, pieces in self._pieces.items()}
+        self._searched = 0
+
+    def add(self, channel: str, text: str) -> None:
+        """A delta has arrived after the end of the item."""
+        self._pieces.setdefault(channel, []).append(text)
+        self._lengths[channel] = self._lengths.get(channel, 0) + len(text)
+
+    def contain(self, channel: str, whole: str) -> bool:
+        length = self._lengths.get(channel, 0)
+        if len(whole) >= length:
+            return len(whole) == length and self._text(channel) == whole
+        if whole in self._parts.get(channel, ()):
+            return True
+        self._searched += length
+        return self._searched < _MOST_SEARCHED and whole in self._text(channel)
+
+    def are(self, texts: dict[str, str]) -> bool:
+        lengths = {channel: length for channel, length in self._lengths.items() if length}
+        return lengths == {channel: len(text) for channel, text in texts.items()} and all(
+            self._text(channel) == text for channel, text in texts.items()
+        )
+
+    def _text(self, channel: str) -> str:
+        pieces = self._pieces[channel]
+        if len(pieces) > 1:
+            pieces[:] = ["".join(pieces)]
+        return pieces[0]
+
+
+def _closed_texts(item: ItemState) -> _ClosedTexts:
+    found: _ClosedTexts | None = item.extra.get("texts")
+    if found is None:
+        found = item.extra["texts"] = _ClosedTexts(item)
+    return found
 
 
 def _item_of(raw: bytes) -> Any:
@@ -206,10 +361,20 @@ def _item_of(raw: bytes) -> Any:
 
 
 def _close_item(state: State, item: ItemState, final: ev.Item) -> Iterator[Chunk]:
-    """The item is complete: emit the text that no delta has contained, and release the deltas."""
+    """The item is complete: emit the text that no delta has contained, and release the deltas.
+    Raises Contradiction where it is not what was streamed."""
+    types = {item.type, final.type} - {None}
+    if len(types) > 1 and not types.isdisjoint(_TOOL_TYPES):
+        raise Contradiction("an item ends with another type than it began with")
+    named = bool(final.name) and item.type in _TOOL_TYPES
+    if named and not str(final.name).startswith(item.name or ""):
+        raise Contradiction("a call ends with another name than it began with")
     _describe(state, item, final)
-    texts = [(channel, whole) for channel, whole in _final_texts(final) if whole]
-    if not texts:
+    item.extra.pop("texts", None)
+    texts = [(channel, whole) for channel, whole in _final_texts(final, item.type) if whole]
+    if texts:
+        item.extra["whole"] = True
+    else:
         item.extra["bare"] = True  # closed without its text: the final output may have it
     for channel, whole in texts:
         kind, _, _ = _CHANNELS[channel]
@@ -217,30 +382,44 @@ def _close_item(state: State, item: ItemState, final: ev.Item) -> Iterator[Chunk
         # may be emitted twice.
         streamed = _text_in(item, channel)
         if not whole.startswith(streamed):
-            if channel == "arguments":  # the caller has to run the final arguments
-                item.content = {}
-                item.part((channel, 0), kind).add(whole)
-        elif len(whole) > len(streamed):
-            item.part((channel, len(item.content)), kind).add(whole[len(streamed) :])
-            yield from state.emit(kind, whole[len(streamed) :], item.index)
+            streamed = _text_in(item, channel, by_number=True)
+        late = _rest(channel, whole, streamed)
+        if late:
+            item.part((channel, len(item.content)), kind).add(late)
+            yield from state.emit(kind, late, item.index)
+        elif channel == _ARGUMENTS and whole != streamed:  # as the service writes them in the end
+            item.content = {}
+            item.part((channel, 0), kind).add(whole)
     for part in item.content.values():
         part.seal()
     item.closed = True
 
 
-def _final_texts(final: ev.Item) -> Iterator[tuple[str, str]]:
-    """The channels of a finished item, each with its whole text."""
+def _final_texts(final: ev.Item, type: str | None = None) -> Iterator[tuple[str, str]]:
+    """The channels of a finished item, each with its whole text. `type` is that of the item where
+    the service does not repeat it."""
+    type = final.type or type
+    usual = "reasoning" if type == "reasoning" else "text"
+    found = [(part, "summary") for part in final.summary or ()]
+    found += [(part, usual) for part in final.content or ()]
     texts: dict[str, list[str]] = {}
-    for part in [*(final.summary or ()), *(final.content or ())]:
-        channel = _PARTS.get(part.type or "")
+    for part, channel_here in found:
+        channel = _channel_of(part, channel_here)
         if channel is not None:
             texts.setdefault(channel, []).append(_text_of(part))
     for channel, parts in texts.items():
         yield channel, "".join(parts)
-    if final.type in _TOOL_TYPES:
-        whole = final.input if final.type == "custom_tool_call" else final.arguments
+    if type in _TOOL_TYPES:
+        whole = _arguments_of(final)
         if whole is not None:  # some gateways send decoded JSON
-            yield "arguments", whole if isinstance(whole, str) else json.dumps(whole)
+            yield _ARGUMENTS, whole if isinstance(whole, str) else json.dumps(whole)
+
+
+def _arguments_of(final: ev.Item) -> Any:
+    first, second = final.arguments, final.input
+    if final.type == "custom_tool_call":
+        first, second = second, first
+    return second if first is None else first
 
 
 # ---- the response ------------------------------------------------------------------------------
@@ -254,6 +433,8 @@ def _lifecycle(state: State, event: Any) -> Effect:
 def _take(state: State, response: ev.Response | None) -> None:
     if response is None:
         return
+    if state.pinned and response.id not in (None, state.response_id):
+        raise Foreign("in place of the rest of the answer another response arrived")
     state.response_id = response.id or state.response_id
     state.status = response.status or state.status
     state.model = response.model or state.model
@@ -273,8 +454,28 @@ def _completed(state: State, event: Any) -> Effect:
     activity = CONTENT.activity if event.chunks else PROGRESS.activity
     if (error := broken_off(response.status) or broken_off(_reason(response))) is not None:
         return Effect(activity, error=error)
+    _check_repeats(state)
     state.finish = _finish(state, event, response)
     return Effect(activity, complete=True)
+
+
+def _check_repeats(state: State) -> None:
+    """Raises Contradiction where the text of an item that the service has not repeated may lack
+    something, or may be that of an item which it has."""
+    unconfirmed = [item for item in state.items.values() if _is_unconfirmed(item)]
+    if unconfirmed and (state.lost or state.unplaced):
+        raise Contradiction("a piece of the answer is missing, and nothing repeats the whole")
+    confirmed = (item for item in state.items.values() if "whole" in item.extra)
+    wholes = [text for item in islice(confirmed, _NEAR) for text in _texts_of(item).items()]
+    orphans = (item for item in unconfirmed if not item.announced)
+    for texts in map(_texts_of, islice(orphans, _NEAR)):
+        if any(w.startswith(texts.get(channel, w + " ")) for channel, w in wholes):
+            raise Contradiction("text was streamed for an item that the answer does not have")
+
+
+def _is_unconfirmed(item: ItemState) -> bool:
+    """Whether an item has text that the service has not repeated."""
+    return "whole" not in item.extra and any(part.text for part in item.content.values())
 
 
 def _reason(response: ev.Response) -> str | None:
@@ -300,13 +501,17 @@ def _reconcile(state: State, output: list[ev.Item], raw: bytes) -> Iterator[Chun
     """Complete the answer from the final output, which decides: items that no event has closed, or
     that had no event at all, are taken from it."""
     streamed = _matched(list(state.in_order()), output)
+    sent: list[bytes] = []
     for position, final in enumerate(output):
         item = streamed.get(position)
         if item is None:
             item = state.begin_item(None if position in state.items else position, final.id)
-        if not item.closed or "bare" in item.extra:
-            item.wire = partial(_output_of, raw, position)
-            yield from _close_item(state, item, final)
+        settled = item.closed and "bare" not in item.extra
+        late = tuple(_close_item(state, item, final))
+        yield from late
+        if late or not settled:
+            sent = sent or raw_elements(raw, "response", "output")
+            item.wire = partial(decode_json, sent[position])
 
 
 def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemState]:
@@ -318,7 +523,8 @@ def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemSta
     positions from 1).
     """
     matched: dict[int, ItemState] = {}
-    left = {item.index: item for item in items}
+    # Ordered: a dict that has lost its first thousands is slow to find the next one.
+    left = OrderedDict((item.index, item) for item in items)
 
     def match(position: int, item: ItemState | None) -> None:
         if item is not None and position not in matched and left.pop(item.index, None) is not None:
@@ -328,38 +534,55 @@ def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemSta
         known = {key: item for item in items if (key := getattr(item, name)) is not None}
         for position, final in enumerate(output):
             match(position, known.get(getattr(final, name)))
+    texts = {item.index: _texts_of(item) for item in left.values()}
+    finals = [
+        (at, final, dict(_final_texts(final)))
+        for at, final in enumerate(output)
+        if at not in matched
+    ]
+    compared = 0
     for least in (2, 1, 0):
-        for position, final in enumerate(output):
+        for position, final, wholes in finals:
             here = left.get(position)
-            match(position, here if here is not None and _agreement(here, final) >= least else None)
-        for position, final in enumerate(output):
-            if position not in matched:
-                near = islice(left.values(), _NEAR)
-                found = next((item for item in near if _agreement(item, final) >= least), None)
-                match(position, found)
+            if here is not None and _agreement(here, texts[position], final, wholes) >= least:
+                match(position, here)
+        for position, final, wholes in finals:
+            if not left or compared > _MOST_COMPARED + _NEAR * len(matched):
+                break
+            for item in islice(left.values(), _NEAR if position not in matched else 0):
+                compared += 1
+                if _agreement(item, texts[item.index], final, wholes) >= least:
+                    match(position, item)
+                    break
     return matched
 
 
-def _agreement(item: ItemState, final: ev.Item) -> int:
+def _agreement(
+    item: ItemState, texts: dict[str, str], final: ev.Item, wholes: dict[str, str]
+) -> int:
     """2: the item's text so far is the beginning of the final text; 1: it has no text; 0: it has
     another text; -1: it is of another type."""
     if item.type not in (None, final.type):
         return -1
-    wholes = dict(_final_texts(final))
-    texts = {channel: _text_in(item, channel) for channel, _ in item.content}
-    if not any(texts.values()):
+    if not texts:
         return 1
     return 2 if all(wholes.get(c, "").startswith(text) for c, text in texts.items()) else 0
 
 
-def _text_in(item: ItemState, channel: str) -> str:
-    """The text of a channel so far, across its parts."""
-    return "".join(part.text for key, part in item.content.items() if key[0] == channel)
+def _texts_of(item: ItemState) -> dict[str, str]:
+    """The texts of an item so far, by channel; without empty ones."""
+    pieces: dict[str, list[str]] = {}
+    for (channel, _), part in item.content.items():
+        pieces.setdefault(channel, []).append(part.text)
+    return {channel: text for channel, parts in pieces.items() if (text := "".join(parts))}
 
 
-def _output_of(raw: bytes, position: int) -> Any:
-    payload = decode_json(raw)
-    return payload.get("response", payload)["output"][position]
+def _text_in(item: ItemState, channel: str, by_number: bool = False) -> str:
+    """The text of a channel so far, across its parts, as they arrived or by their numbers."""
+    parts = [(key, part) for key, part in item.content.items() if key[0] == channel]
+    if by_number:
+        parts.sort(key=lambda found: found[0][1])
+    return "".join(part.text for _, part in parts)
 
 
 def _failed(state: State, event: Any) -> Effect:
@@ -434,13 +657,64 @@ for _cls in ev.EVENTS:  # the others: a tool's status, an item or part begun or 
     _TABLE.setdefault(_cls, _progress)
 
 
+# What may be a delta of a message, but not of its text.
+_NO_TEXT = re.compile("audio|transcript|image|video|annotation|partial|obfuscation|logprob")
+
+
+def _meant(state: State, sent: Any) -> Any:
+    """The delta that an event of an unknown type is, by the item that it names; None where it names
+    none of the caller's. The final text shows whether it was one."""
+    if not isinstance(sent, dict) or not has_text(sent.get("delta")):
+        return None
+    kind, index, id = sent.get("type"), sent.get("output_index"), sent.get("item_id")
+    index = index if isinstance(index, int) else None
+    id = id if isinstance(id, str) else None
+    named = index is not None or id is not None or kind is None
+    if _NO_TEXT.search(str(kind)):
+        return None
+    if not named or not state.items or not state.knows(index, id):
+        state.unplaced = True
+        return None
+    item = state.item(index, id)
+    event: Any = _MEANT.get(item.type or "")
+    if event is None:
+        return None
+    if item.type == "message" and "refusal" in str(kind):
+        event = ev.ResponseRefusalDeltaEvent
+    numbers = {name: sent.get(name) for name in ("content_index", "summary_index")}
+    if item.type == "reasoning" and isinstance(numbers["summary_index"], int):
+        event = ev.ResponseReasoningSummaryTextDeltaEvent
+    fields = {n: v for n, v in numbers.items() if isinstance(v, int) and hasattr(event, n)}
+    delta = sent["delta"]
+    if not isinstance(delta, str):
+        refuse_text(delta)
+    return event(output_index=index, item_id=id, delta=delta, **fields)
+
+
+_MEANT: dict[str, Any] = {
+    "message": _TEXT,
+    "reasoning": ev.ResponseReasoningTextDeltaEvent,
+    "function_call": ev.ResponseFunctionCallArgumentsDeltaEvent,
+    "custom_tool_call": ev.ResponseCustomToolCallInputDeltaEvent,
+}
+
+
 def _unknown(state: State, event: UnknownEvent) -> Effect:
     if event.type == "response.cancelled":
         state.status = "cancelled"  # by another client: the answer is cut off
         return NOTHING
-    return unknown(state, event)
+    meant = _meant(state, event.data)
+    if meant is None:
+        return unknown(state, event)
+    meant.raw = event.raw
+    placed = _TABLE[type(meant)](state, meant)
+    event.chunks = meant.chunks
+    return placed
 
 
+for _cls, _rule in tuple(_TABLE.items()):
+    if "delta" not in _cls.__struct_fields__:
+        _TABLE[_cls] = without_text(_rule)
 _TABLE[UnknownEvent] = _unknown
 
 
@@ -479,6 +753,16 @@ def _to_send(
     return sent
 
 
+_ENDS = frozenset(
+    {
+        ev.ResponseCompletedEvent,
+        ev.ResponseIncompleteEvent,
+        ev.ResponseFailedEvent,
+        ev.ResponseErrorEvent,
+    }
+)
+
+
 class ResponsesDialect(TypedDialect):
     """The Responses API as a dialect."""
 
@@ -507,6 +791,16 @@ class ResponsesDialect(TypedDialect):
             event.chunks = state.append_fast(fast, event.delta)
             return CONTENT
         return super().apply(state, event)
+
+    def standing(self, state: State, event: AnyEvent) -> Standing:
+        kind = type(event)
+        item = getattr(event, "item", None)
+        index = getattr(event, "output_index", None)
+        id = getattr(event, "item_id", None) or (item.id if item is not None else None)
+        named = index is not None or id is not None
+        adds = named or has_text(event.data if isinstance(event, UnknownEvent) else None)
+        text = event.delta if isinstance(event, _TEXT) else None
+        return Standing(kind in _ENDS, adds, not state.knows(index, id), text or "")
 
     def request(self, request: Request, base_url: str) -> HTTPRequest:
         if request.stop is not None:

@@ -1,12 +1,14 @@
 """Text of the answer in a place where the reference has none: it must not get lost unnoticed.
-Imports only the rules that all dialects share."""
+Relies on `state`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ["has_text", "refuse_text", "text_fields"]
+from ..state import Misplaced
+
+__all__ = ["has_text", "refuse_text", "text_fields", "without_text"]
 
 # What services call a piece of an answer.
 _NAMES = (
@@ -53,6 +55,18 @@ def has_text(value: Any, depth: int = 0) -> bool:
 
 
 def refuse_text(value: Any) -> None:
-    """Raises ValueError if `value` has text of the answer."""
+    """Raises Misplaced if `value` has text of the answer."""
     if has_text(value):
-        raise ValueError("it has a piece of the answer in a place where none is expected")
+        raise Misplaced("it has a piece of the answer in a place where none is expected")
+
+
+def without_text(handle: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The rule `handle` for an event that has no piece of the answer; it refuses one that has."""
+
+    def apply(state: Any, event: Any) -> Any:
+        if b'"delta"' in event.raw:
+            sent = event.json()
+            refuse_text(sent.get("delta") if isinstance(sent, Mapping) else None)
+        return handle(state, event)
+
+    return apply
