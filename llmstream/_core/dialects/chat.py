@@ -389,10 +389,6 @@ def bearer(api_key: str) -> dict[str, str]:
 # ---- reading a chunk ---------------------------------------------------------------------------
 
 
-def _only_text(event: ev.ChatCompletionChunkEvent, fast: FastPath) -> str:
-    """The text of an event that has nothing else and belongs to the same choice of the same answer
-    as the event before; "" for any other event."""
-    choices = event.choices
 def _has_audio(audio: Any) -> bool:
     """Whether it is a piece of audio or of its transcript, and not only its id."""
     if not isinstance(audio, dict):
@@ -400,6 +396,10 @@ def _has_audio(audio: Any) -> bool:
     return any(value for key, value in audio.items() if key not in ("id", "expires_at"))
 
 
+def _only_text(event: ev.ChatCompletionChunkEvent, fast: FastPath) -> str:
+    """The text of an event that has nothing else and belongs to the same choice of the same answer
+    as the event before; "" for any other event."""
+    choices = event.choices
     if (
         choices is None
         or len(choices) != 1
