@@ -53,6 +53,7 @@ CHECKS: dict[str, Callable[[CheckSettings], CheckResult]] = {
     "cancel": cancel,
     "50 streams": partial(many_streams, count=50),
     "100 streams": partial(many_streams, count=100),
+    "100 TLS streams": partial(many_streams, count=100, tls=True),
 }
 # These measure latency: nothing else runs at the same time.
-ALONE = ("cancel", "50 streams", "100 streams")
+ALONE = ("cancel", "50 streams", "100 streams", "100 TLS streams")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import threading
 from collections import Counter
@@ -26,13 +27,17 @@ __all__ = ["many_streams"]
 _ECHO_DELAY = 0.2  # seconds until the server sends the first token
 
 
-def many_streams(settings: CheckSettings, count: int) -> CheckResult:
-    """`count` streams at once on one client; each has to receive its own prompt as the answer."""
+def many_streams(settings: CheckSettings, count: int, *, tls: bool = False) -> CheckResult:
+    """`count` streams at once on one client, over plain HTTP or over TLS; each has to receive its
+    own prompt as the answer."""
+    if tls and importlib.util.find_spec("trustme") is None:
+        seen = "no trustme, without which the fault server has no TLS"
+        return result("n/a", f"{count} answers over TLS", seen)
     clocks = (settings.timeouts.first_token, settings.timeouts.total)
     delay = min(_ECHO_DELAY, *(seconds / 4.0 for seconds in clocks if seconds is not None))
     members = [Observed() for _ in range(count)]
     latencies: list[float] = []
-    with Scenario(msgspec.structs.replace(settings, real_time=True)) as scenario:
+    with Scenario(msgspec.structs.replace(settings, real_time=True), tls=tls) as scenario:
         scenario.server.default = lambda recorded: Reply(LLMServer.echo(recorded), delay=delay)
         start = threading.Barrier(count)
         threads = [

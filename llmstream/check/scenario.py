@@ -39,6 +39,7 @@ class Scenario:
             as long in real time as they are set.
         base_url: where the client is pointed. None: the server.
         transport: the client's transport. None: the real one.
+        tls: the server has TLS, with a certificate that the client trusts. Needs trustme.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Scenario:
         kept: Iterable[str] = ("total",),
         base_url: str | None = None,
         transport: Transport | None = None,
+        tls: bool = False,
     ) -> None:
         self.speed = 1.0 if settings.real_time else max(1.0, min(lasts, 1e6) / pace.TARGET)
         self.patience = min(lasts / self.speed, 1e6) + pace.PATIENCE
-        self.server = LLMServer()
+        self.server = LLMServer(tls=tls)
         self.server.script(*script)
         self.server.default = endless or ANSWER
         self._scaled = ScaledClock(self.speed) if self.speed > 1.0 else None
@@ -64,6 +66,7 @@ class Scenario:
                 timeouts=_stretched(settings.timeouts, self.speed, {"total", *kept}),
                 clock=self._scaled,
                 transport=transport,
+                verify=self.server.ca_file or True,
             )
         except BaseException:
             self._close()

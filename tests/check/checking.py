@@ -14,7 +14,7 @@ from llmstream.check import CHECKS, CheckResult, CheckSettings, run
 BOUND = 60.0  # seconds for a run of the command; it takes about 3
 KEY = "sk-a-real-key"
 FAST = RetryPolicy(base=0.01, cap=0.02)  # no test is about long waits
-MANY = ("50 streams", "100 streams")
+MANY = ("50 streams", "100 streams", "100 TLS streams")
 ONE_OF_EACH = [name for name in CHECKS if name not in MANY]
 # Checks of a call that has to end after one request.
 ONE_REQUEST = ["quota used up", "bad key", "context too long", "HTML page"]

@@ -86,6 +86,16 @@ def test_many_streams_get_their_own_answers() -> None:
     assert 0 <= result.figures["first_token_p50_ms"] <= result.figures["first_token_p95_ms"] < 5000
 
 
+def test_many_streams_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 at once, each with a handshake; not without the package that makes the certificates."""
+    result = only(CheckSettings(), "100 TLS streams")
+    assert (result.status, result.figures["exact"], result.figures["requests"]) == ("ok", 100, 100)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = only(CheckSettings(), "100 TLS streams")
+    assert (result.status, result.ok) == ("n/a", True)
+    assert "trustme" in result.seen
+
+
 def test_no_retry_is_a_choice() -> None:
     """max_attempts=1 is reported as configured, not as a failure."""
     names = ["rate limit", "retry-after", "server errors", "reset before answer"]
