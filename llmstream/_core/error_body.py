@@ -321,7 +321,8 @@ _STATUS_FORMS = re.compile(
     rf"|(?:(?:client|server) error '|http status (?:client|server) error \()?"
     rf"(?P<phrase>(?:{_PHRASE})\b)"  # httpx, reqwest, and proxies
     r"|http(?:/\d\.\d)?(?: status)?(?: code)?(?: error)?:? (?P<http>[45]\d\d)\b"
-    r"|(?:(?:upstream|provider|backend|server) )*(?:error|returned|responded with|got)(?: an?)?[ :]+"
+    r"|(?:(?:upstream|provider|backend|server) )*"
+    r"(?:error|returned|responded with|got)(?: an?)?[ :]+"
     r"(?P<returned>[45]\d\d)\b(?! (?:tokens?|requests?|characters?|bytes|seconds|ms|items))"
     r"|\[(?P<square>[45]\d\d)\]"
     r"|(?:error,? |request failed with |failed with |unexpected |upstream |returned |response )*"

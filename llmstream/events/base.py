@@ -16,6 +16,7 @@ __all__ = [
     "Continued",
     "Event",
     "InvocationMetrics",
+    "ReportedUsage",
     "Restarted",
     "UnknownEvent",
     "marker_event",
@@ -80,6 +81,27 @@ class InvocationMetrics(Struct, kw_only=True, rename="camel"):
     cache_write_input_token_count: int | None = None
     invocation_latency: float | None = None
     first_byte_latency: float | None = None
+
+
+class ReportedUsage(Struct, kw_only=True):
+    """Tokens used, under the names of any API: gateways mix them, and some services have the parts
+    beside the counts. `cost` is in USD: a number, or an object with a total (Perplexity); an xAI
+    tick is 1e-10 USD."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cost: Any = None
+    total_cost: Any = None
+    estimated_cost: Any = None
+    cost_in_usd_ticks: Any = None
 
 
 class Event(Struct, kw_only=True, tag_field="type"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from .base import Event, InvocationMetrics
+from .base import Event, InvocationMetrics, ReportedUsage
 
 __all__ = [
     "ChatCompletionChunkEvent",
@@ -37,33 +37,17 @@ class ChatTokenDetails(Struct, kw_only=True):
     rejected_prediction_tokens: int | None = None
 
 
-class ChatUsage(Struct, kw_only=True):
-    """Tokens used: in the last chunk, in every chunk, or in a chunk after the finish. Some services
-    have the parts beside the counts, or the names of the other APIs. `cost` is in USD: a number, or
-    an object with a total (Perplexity); an xAI tick is 1e-10 USD. Where `is_byok` is true, the
-    provider's own bill, in `cost_details`, comes in addition (OpenRouter)."""
+class ChatUsage(ReportedUsage, kw_only=True):
+    """Tokens used: in the last chunk, in every chunk, or in a chunk after the finish. `is_byok`:
+    the provider bills what is in `cost_details` in addition (OpenRouter)."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
     total_tokens: int | None = None
     prompt_tokens_details: ChatTokenDetails | None = None
     completion_tokens_details: ChatTokenDetails | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
     input_tokens_details: ChatTokenDetails | None = None
     output_tokens_details: ChatTokenDetails | None = None
-    reasoning_tokens: int | None = None
-    cached_tokens: int | None = None
-    num_cached_tokens: int | None = None
-    prompt_cache_hit_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cost: Any = None
-    total_cost: Any = None
-    estimated_cost: Any = None
     cost_details: Any = None
     is_byok: Any = None
-    cost_in_usd_ticks: Any = None
 
 
 class ChoiceDeltaFunction(Struct, kw_only=True):

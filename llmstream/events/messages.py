@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from .base import Event, InvocationMetrics, bind_types
+from .base import Event, InvocationMetrics, ReportedUsage, bind_types
 
 __all__ = [
     "ContentBlock",
@@ -87,32 +87,17 @@ class OutputTokensDetails(Struct, kw_only=True):
     thinking_tokens: int | None = None
 
 
-class MessageUsage(Struct, kw_only=True):
+class MessageUsage(ReportedUsage, kw_only=True):
     """Tokens used so far, cumulative: a later report replaces an earlier one."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
     output_tokens_details: OutputTokensDetails | None = None
     cache_creation: Any = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
     server_tool_use: Any = None
     service_tier: str | None = None
     speed: str | None = None
     inference_geo: str | None = None
     iterations: Any = None
     fallback_credit: Any = None
-    # from gateways
-    reasoning_tokens: int | None = None
-    cached_tokens: int | None = None
-    num_cached_tokens: int | None = None
-    prompt_cache_hit_tokens: int | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cost: Any = None
-    total_cost: Any = None
-    estimated_cost: Any = None
-    cost_in_usd_ticks: Any = None
 
 
 class Message(Struct, kw_only=True):

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from .base import Event, bind_types
+from .base import Event, ReportedUsage, bind_types
 
 __all__ = [
     "ContentPart",
@@ -171,29 +171,14 @@ class TokenDetails(Struct, kw_only=True):
     reasoning_tokens: int | None = None
 
 
-class ResponseUsage(Struct, kw_only=True):
+class ResponseUsage(ReportedUsage, kw_only=True):
     """Tokens used, as the terminal event reports them."""
 
-    input_tokens: int | None = None
-    input_tokens_details: TokenDetails | None = None
-    output_tokens: int | None = None
-    output_tokens_details: TokenDetails | None = None
     total_tokens: int | None = None
-    # from gateways
-    prompt_tokens: int | None = None
+    input_tokens_details: TokenDetails | None = None
+    output_tokens_details: TokenDetails | None = None
     prompt_tokens_details: TokenDetails | None = None
-    completion_tokens: int | None = None
     completion_tokens_details: TokenDetails | None = None
-    reasoning_tokens: int | None = None
-    cached_tokens: int | None = None
-    num_cached_tokens: int | None = None
-    prompt_cache_hit_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cost: Any = None
-    total_cost: Any = None
-    estimated_cost: Any = None
-    cost_in_usd_ticks: Any = None
 
 
 class Response(Struct, kw_only=True):

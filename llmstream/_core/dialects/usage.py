@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...events.base import InvocationMetrics
+from ...events.base import InvocationMetrics, ReportedUsage
+from ...events.chat import ChatUsage
+from ...events.responses import ResponseUsage
 from ...result import Usage
 from ..state import first_count
 
@@ -27,7 +29,7 @@ def metrics_usage(metrics: InvocationMetrics) -> Usage:
     )
 
 
-def openai_usage(reported: Any, own_key: Any = None) -> Usage:
+def openai_usage(reported: ChatUsage | ResponseUsage, own_key: Any = None) -> Usage:
     """The usage of OpenAI's two APIs: each count under the name in either of them; its parts in
     their details, or, from other services, beside the counts. `own_key`: see `reported_cost`."""
     details_in = reported.prompt_tokens_details, reported.input_tokens_details
@@ -55,7 +57,7 @@ def openai_usage(reported: Any, own_key: Any = None) -> Usage:
     )
 
 
-def reported_cost(reported: Any, own_key: Any = None) -> float | None:
+def reported_cost(reported: ReportedUsage, own_key: Any = None) -> float | None:
     """The cost in USD that a usage has; None where it has none that is a cost. `own_key` has what
     the provider bills in addition, because the caller's own key for it was used."""
     cost = reported.cost
