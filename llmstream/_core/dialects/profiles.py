@@ -7,11 +7,13 @@ strict enough to recognise a truncated stream. Pure.
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from ...errors import ConfigurationError
+from ..checks import shown
 
 __all__ = ["DEFAULT", "PROFILES", "Profile", "endpoint", "profile_for"]
 
@@ -141,15 +143,17 @@ _ROWS = (
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ROWS}
 
 
-def profile_for(name: str | None, base_url: str) -> Profile:
+def profile_for(name: Any, base_url: str) -> Profile:
     """The profile with this name; without a name the profile of the host, else the default.
 
     Raises ConfigurationError for an unknown name.
     """
     if name is not None:
-        found = PROFILES.get(name)
+        found = PROFILES.get(name) if isinstance(name, str) else None
         if found is None:
-            raise ConfigurationError(f"profile={name!r} is not known: use one of {list(PROFILES)}")
+            raise ConfigurationError(
+                f"profile={shown(name)} is not known: use one of {list(PROFILES)}"
+            )
         return found
     host = urlsplit(base_url).hostname or ""
     return next((p for p in PROFILES.values() if _is_at(p, host)), DEFAULT)
