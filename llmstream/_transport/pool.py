@@ -53,14 +53,18 @@ class _ScopedConnection(HTTPConnection):
     _sent = ("", "")  # method and address of the request, as urllib3 gave them
 
     def _tunnel(self) -> None:
+        refusal = None
         try:
             super()._tunnel()
         except OSError as exc:
             found = _REFUSAL.match(str(exc))
             if found is None:
                 raise
-            # Without the proxy's own words, which may repeat anything.
-            raise ProxyRefused.by_status(int(found[1])) from None
+            refusal = ProxyRefused.by_status(int(found[1]))
+        if refusal is not None:
+            # Outside the handler: the proxy's own words, which may repeat anything, are not
+            # chained.
+            raise refusal
         current.scope.begin_wait()  # reading the proxy's response ended the wait; TLS follows
 
     def connect(self) -> None:
