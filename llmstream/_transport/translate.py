@@ -18,7 +18,7 @@ from .._core.phase import Phase
 from .._core.request import HTTPRequest
 from .._runtime.scope import CancelScope, Stopped
 from ..errors import ConfigurationError, ConnectionFailed, StreamInterrupted
-from ..result import LLMStreamError, ProtocolError
+from ..result import LLMStreamError, ProtocolError, printable
 from .connect import NotResolved
 from .encoding import BadEncoding
 from .proxy import ProxyRefused
@@ -58,7 +58,9 @@ def bare_cause(exc: BaseException) -> OSError | None:
     """The operating system's error behind `exc`, copied without frames and objects; None if there
     is none."""
     found = _os_error(exc)
-    return None if found is None else OSError(*found.args[:2])
+    if found is None or not isinstance(found.errno, int):
+        return None  # the words of a library or a proxy, which may repeat anything
+    return OSError(found.errno, printable(str(found.strerror)))
 
 
 def _os_error(exc: BaseException) -> OSError | None:
