@@ -22,6 +22,7 @@ from .._runtime.scope import CancelScope
 
 __all__ = ["first_connected", "in_turns", "shut_down"]
 
+_MOST_NAMED = 8  # addresses that an error names
 _DELAY = 0.25  # seconds; RFC 8305, section 8, Connection Attempt Delay
 
 # A peer that has disappeared is noticed although nothing is sent: after 60 s without data the
@@ -85,6 +86,8 @@ class _Race:
         self._conn = conn
         self._scope = scope
         self._sockets: list[socket.socket] = []
+        self._hosts: dict[socket.socket, str] = {}  # of those that are waited for
+        self._failures: list[tuple[str, OSError]] = []
         # Where shutdown() does not wake a connect (elsewhere than on Linux) the bell does.
         self._bell: socket.socket | None = None
         self._rope: socket.socket | None = None
@@ -99,28 +102,44 @@ class _Race:
         pass
 
     def run(self, left: deque[Any]) -> socket.socket:
-        """The first socket that is connected. Raises Stopped and OSError."""
+        """The first socket that is connected. Raises Stopped and OSError. A family of addresses
+        that the kernel does not have is a failure like any other: the next one is tried."""
         waiting: list[socket.socket] = []
-        failure = OSError("no address")
         while left or waiting:
             if left:
                 found = self._begin(left, waiting)
                 if isinstance(found, socket.socket):
                     return found
                 if found is not None:
-                    failure = found
                     continue
             ready = self._wait(waiting, self._patience(left))
             if not ready and not left:
-                failure = TimeoutError("timed out")
+                for sock in waiting:
+                    self._failures.append((self._hosts[sock], TimeoutError("timed out")))
                 break
             for sock in ready:
                 waiting.remove(sock)
                 number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if not number:
                     return sock
-                failure = OSError(number, os.strerror(number))
-        raise failure
+                self._failures.append((self._hosts[sock], OSError(number, os.strerror(number))))
+        raise self._failure()
+
+    def _failure(self) -> OSError:
+        """Why there is no connection: the last reason, or, of several addresses, the reason of
+        each."""
+        if not self._failures:
+            return OSError("no address")
+        _, last = self._failures[-1]
+        if len(self._failures) == 1:
+            return last
+        told = [f"{host}: {exc.strerror or exc}" for host, exc in self._failures[:_MOST_NAMED]]
+        if (left := len(self._failures) - _MOST_NAMED) > 0:
+            told.append(f"{left} more")
+        # With its number it is of the class that stands for the last reason.
+        number = last.errno
+        text = "; ".join(told)
+        return OSError(number, text) if number is not None else type(last)(text)
 
     def _begin(
         self, left: deque[Any], waiting: list[socket.socket]
@@ -135,11 +154,15 @@ class _Race:
             sock.connect(address)
         except BlockingIOError:
             waiting.append(sock)
+            self._hosts[sock] = str(address[0])
             return None
         except OSError as exc:
             self._scope.check()  # it may have failed because the scope shut it down
             if isinstance(exc, TimeoutError) and exc.errno is None and left:
                 waiting.append(sock)  # it goes on; with a number the system has given up
+                self._hosts[sock] = str(address[0])
+            else:
+                self._failures.append((str(address[0]), exc))
             return exc
         return sock
 

@@ -16,7 +16,8 @@ from urllib3.connection import HTTPConnection
 
 from .._runtime.scope import CancelScope
 from ..errors import ConfigurationError
-from .connect import SocketHandle, attach, connect, resolve
+from .connect import SocketHandle, attach, connect
+from .lookup import resolve
 from .proxy import Proxy, ProxyRefused
 
 __all__ = ["check_installed", "connect_through_socks"]

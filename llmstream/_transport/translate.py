@@ -19,8 +19,8 @@ from .._core.request import HTTPRequest
 from .._runtime.scope import CancelScope, Stopped
 from ..errors import ConfigurationError, ConnectionFailed, StreamInterrupted
 from ..result import LLMStreamError, ProtocolError, printable
-from .connect import NotResolved
 from .encoding import BadEncoding
+from .lookup import NotResolved
 from .proxy import ProxyRefused
 from .route import Route
 

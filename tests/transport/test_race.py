@@ -197,3 +197,44 @@ def test_the_earlier_one_may_win(
 def taken(listener: socket.socket, accepted: list[socket.socket]) -> None:
     with contextlib.suppress(TimeoutError):
         accepted.append(listener.accept()[0])
+
+
+MISSING = {
+    "a family that the kernel does not have": (socket.AF_APPLETALK, ("::1", 1)),
+    "an address of no interface": (socket.AF_INET6, ("2001:db8::1", 1, 0, 0)),
+    "an address that cannot be connected to": (socket.AF_INET, ("255.255.255.255", 1)),
+    "a port that cannot be": (socket.AF_INET, ("127.0.0.1", 0)),
+}
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_the_kernel_does_not_have_does_not_end_the_attempt(
+    client_for: Callable[..., Client], addresses: list[Any], good: Any, missing: str, count: int
+) -> None:
+    """The next address is tried, in the same attempt; without another one, the error names all
+    that were tried."""
+    odd = known(*MISSING[missing])
+    client = client_for(None, base_url=BASE_URL, retry=ONCE)
+    addresses += [odd] * count + [good]
+    result = client.stream(PROMPT).result()
+    assert (result.text, len(result.attempts)) == ("Hello, world!", 1)
+    client.close()
+    client = client_for(None, base_url=BASE_URL, retry=ONCE)
+    addresses[:] = [odd] * count + [REFUSING]
+    error = failure(client.stream(PROMPT))
+    assert type(error) is ConnectionFailed
+    assert len(error.attempts) == 1
+    assert "127.0.0.1: Connection refused" in str(error)
+    assert f"{odd[4][0]}: " in str(error)
+
+
+def test_many_addresses_are_not_all_named(
+    client_for: Callable[..., Client], addresses: list[Any]
+) -> None:
+    """A message stays readable."""
+    addresses += [REFUSING] * 30
+    error = failure(client_for(None, base_url=BASE_URL, retry=ONCE).stream(PROMPT))
+    assert str(error).count("Connection refused") == 8
+    assert "22 more" in str(error)
+    assert isinstance(error.__cause__, ConnectionRefusedError)
