@@ -11,6 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from msgspec import structs
+
 from ._call.call import Call, close_dropped
 from ._call.factory import CallFactory
 from ._core.checks import few
@@ -326,6 +328,9 @@ class Client:
         """
         from .local import shared_server
 
+        # Before a model is fetched or loaded.
+        known = {n: v for n, v in overrides.items() if n in ClientSettings.__struct_fields__}
+        ClientSettings.checked(**{**structs.asdict(ClientSettings(api=api)), **known})
         server = shared_server(model_file, context=context)
         given = {
             "base_url": server.base_url_of(api),

@@ -43,6 +43,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_LONGEST_PATH = 32_767  # characters; Windows has the longest ones
 _LONGEST_NAME = 512  # characters of a model's or a profile's name
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
 # Visible characters, spaces and tabs inside, and what was once ISO-8859-1 (RFC 9110, 5.5).
@@ -119,7 +120,7 @@ def checked_flag(name: str, value: Any) -> bool:
 
 def checked_name(name: str, value: Any) -> str | None:
     """A name that is sent, and written to logs: of a model or a profile. "" counts as None."""
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         return None
     if not isinstance(value, str) or len(value) > _LONGEST_NAME or not value.isprintable():
         raise ConfigurationError(
@@ -131,9 +132,10 @@ def checked_name(name: str, value: Any) -> str | None:
 def checked_path(name: str, value: Any) -> str | os.PathLike[str]:
     try:
         path = os.fspath(value)
-    except Exception:
+        os.fsencode(path)
+    except Exception:  # an object's __fspath__ may raise anything
         path = None
-    if not isinstance(path, str) or not path or "\0" in path:
+    if not isinstance(path, str) or not 0 < len(path) <= _LONGEST_PATH or "\0" in path:
         raise ConfigurationError(f"{name}={shown(value)}: pass the path of a file")
     found: str | os.PathLike[str] = value
     return found
@@ -227,7 +229,7 @@ def checked_tool_choice(choice: Any) -> Any:
             f"tool_choice={shown(choice)}: pass a word such as 'auto', or a dict that names a tool"
         )
     checked_json("tool_choice", choice)
-    return choice
+    return choice if isinstance(choice, str) else dict(choice)
 
 
 def checked_thinking(thinking: Any) -> Any:
@@ -239,7 +241,7 @@ def checked_thinking(thinking: Any) -> Any:
             "or a dict"
         )
     checked_json("thinking", thinking)
-    return thinking
+    return dict(thinking) if isinstance(thinking, Mapping) else thinking
 
 
 def checked_object(name: str, value: Any) -> Mapping[str, Any] | None:

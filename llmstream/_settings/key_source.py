@@ -59,6 +59,8 @@ class KeySource:
         return hash(self.ask)
 
 
+_LONGEST = 65_536  # characters; no server takes so long a header
+
 # What `Client(api_key=...)` takes.
 ApiKey = str | Secret | KeySource | Callable[[], str]
 
@@ -69,6 +71,8 @@ def fault_of(value: Any) -> str:
         return f"returned {type(value).__name__} instead of a string"
     if not value:
         return "returned an empty string"
+    if len(value) > _LONGEST:
+        return f"returned a key of more than {_LONGEST:,} characters"
     if not value.isascii() or not value.isprintable() or " " in value:
         return "returned a key with white space or characters that no header can contain: strip it"
     return ""

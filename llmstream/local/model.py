@@ -72,7 +72,7 @@ def cache_directory() -> Path:
     It need not exist yet.
     """
     if chosen := os.environ.get("LLMSTREAM_CACHE"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))  # Path.expanduser() raises for an unknown user
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/AppData/Local")
     elif sys.platform == "darwin":

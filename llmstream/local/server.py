@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .._core.checks import is_whole, shown
 from .._core.dialects import APIS
 from .._runtime.fork import renew_in_child
+from .._settings.arguments import checked_path
 from ..errors import ConfigurationError
 from .model import MODEL_NAME, checked_file, fetch_model, import_extra
 from .shutdown import HOST, Engine, counters, until, watch_forks
@@ -77,8 +79,10 @@ class LocalServer:
         parallel: int = 2,
     ) -> None:
         for name, number in (("context", context), ("threads", threads), ("parallel", parallel)):
-            if number is not None and (type(number) is not int or not 0 < number <= _MOST):
-                raise ConfigurationError(f"{name}={number!r}: pass a whole number of at least 1.")
+            if number is not None or name != "threads":
+                _check_number(name, number)
+        if model_file is not None:
+            checked_path("model_file", model_file)
         xllamacpp = import_extra("xllamacpp")  # first: else 98 MB might be fetched in vain
         path = fetch_model() if model_file is None else checked_file(Path(model_file))
         self.model: str = MODEL_NAME if model_file is None else path.stem
@@ -139,15 +143,25 @@ def shared_server(
     It ends with the process. After its `close()`, and in a forked child, the next call starts
     another. Raises what LocalServer raises. Thread-safe.
     """
+    tokens = CONTEXT if context is None else context
+    _check_number("context", tokens)  # before anything is fetched
+    if model_file is not None:
+        checked_path("model_file", model_file)
     import_extra("xllamacpp")
     with _lock:
-        tokens = CONTEXT if context is None else context
-        path = fetch_model() if model_file is None else Path(model_file).resolve()
+        path = fetch_model() if model_file is None else Path(os.path.realpath(model_file))
         key = path, tokens
         server = _shared.get(key)
         if server is None or server.closed:
             server = _shared[key] = LocalServer(model_file, context=tokens)
         return server
+
+
+def _check_number(name: str, number: Any) -> None:
+    if not is_whole(number, 1, _MOST):
+        raise ConfigurationError(
+            f"{name}={shown(number)}: pass a whole number of at least 1 and at most {_MOST:,}."
+        )
 
 
 # --- starting -----------------------------------------------------------------------------------
