@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 __all__ = ["bare_url", "place_asked"]
 
 _MAX_URL = 300  # characters of a URL that are shown
-_PROXYS = frozenset({403, 502, 503, 504})  # statuses with which proxies refuse, too
+_PROXIES = frozenset({403, 502, 503, 504})  # statuses with which proxies refuse, too
 
 
 def bare_url(url: str) -> str:
@@ -31,15 +31,20 @@ def place_asked(
     type of an API's error; `forwarder` describes a proxy that has seen the request ("": none)."""
     asked = bare_url(url)
     if 300 <= status < 400 and asked:
-        try:
-            goal = bare_url(urljoin(url, headers.get("location") or ""))
-        except ValueError:
-            goal = ""
-        if not headers.get("location") or not goal:
-            return f" (asked was {asked}: change base_url)"
-        return f" (asked was {asked}, which redirects to {goal}: change base_url to where it leads)"
+        goal = _redirected(url, headers.get("location"))
+        if not goal:
+            return f" (the URL was {asked}: change base_url)"
+        return f" ({asked} redirects to {goal}: change base_url to where it leads)"
     if status in (404, 405) and asked:
-        return f" (asked was {asked}{'' if has_code else ': check base_url'})"
-    if status in _PROXYS and forwarder and not has_code:
-        return f" (perhaps it is {forwarder} that refuses)"
+        return f" (the URL was {asked}{'' if has_code else ': check base_url'})"
+    if status in _PROXIES and forwarder and not has_code:
+        return f" (perhaps {forwarder} has refused it)"
     return ""
+
+
+def _redirected(url: str, location: str | None) -> str:
+    """Where a redirect leads, "" if that is no URL."""
+    try:
+        return bare_url(urljoin(url, location)) if location else ""
+    except ValueError:
+        return ""

@@ -116,38 +116,38 @@ def error_from_status(
     """The error of a response whose status is not a success. `headers` has lower-case names; `now`
     is the Unix time in seconds, for waits that end at a moment; `url` is what was asked, and
     `forwarder` describes the proxy that has seen the request, if any."""
-    said = read_body(body)
-    limits = {**said.headers, **headers}  # the upstream's own, where a gateway quotes them
-    wait = parse_retry_after(limits, said.words, now, said.parts)
-    cls = _class_of(said, status, wait)
-    place = place_asked(status, bool(said.code or said.type), headers, url, forwarder)
+    report = read_body(body)
+    limits = {**report.headers, **headers}  # the upstream's own, where a gateway quotes them
+    wait = parse_retry_after(limits, report.words, now, report.parts)
+    cls = _class_of(report, status, wait)
+    place = place_asked(status, bool(report.code or report.type), headers, url, forwarder)
     error = cls(
-        f"HTTP {status}{_label(said)}: {said.message or 'the service gave no reason'}{place}",
+        f"HTTP {status}{_described(report)}{place}",
         status=status,
-        code=said.code,
-        type=said.type,
-        param=said.param,
+        code=report.code,
+        type=report.type,
+        param=report.param,
         retry_after=_retry_after(cls, wait, limits, now),
         retryable=_should_retry(headers) if cls is not QuotaExceededError else None,
     )
-    error.request_id = request_id_of(headers) or said.request_id
+    error.request_id = request_id_of(headers) or report.request_id
     return error
 
 
 def error_from_payload(payload: Any, now: float | None = None) -> ServiceError:
     """The error that was received inside a stream, or as the JSON body of a 200. `payload` is the
     decoded JSON, `now` the Unix time in seconds, if it is known."""
-    said = read_error(payload)
-    wait = parse_retry_after(said.headers, said.words, now, said.parts)
-    cls = _class_of(said, None, wait)
+    report = read_error(payload)
+    wait = parse_retry_after(report.headers, report.words, now, report.parts)
+    cls = _class_of(report, None, wait)
     error = cls(
-        f"error inside the stream{_label(said)}: {said.message or 'the service gave no reason'}",
-        code=said.code,
-        type=said.type,
-        param=said.param,
-        retry_after=_retry_after(cls, wait, said.headers, now),
+        f"error inside the stream{_described(report)}",
+        code=report.code,
+        type=report.type,
+        param=report.param,
+        retry_after=_retry_after(cls, wait, report.headers, now),
     )
-    error.request_id = said.request_id
+    error.request_id = report.request_id
     return error
 
 
@@ -159,11 +159,11 @@ def _retry_after(
     return wait
 
 
-def _class_of(said: ErrorBody, status: int | None, wait: float | None) -> type[ServiceError]:
+def _class_of(report: ErrorBody, status: int | None, wait: float | None) -> type[ServiceError]:
     """`wait` is what the service asks for: a limit of a day that ends soon is not a quota."""
-    upstream = list(filter(None, map(_class_of_word, said.upstream)))
-    own = list(filter(None, map(_class_of_word, (said.code, said.type, said.status))))
-    if QuotaExceededError in (*upstream, *map(_known, (said.code, said.type))):
+    upstream = list(filter(None, map(_class_of_word, report.upstream)))
+    own = list(filter(None, map(_class_of_word, (report.code, report.type, report.status))))
+    if QuotaExceededError in (*upstream, *map(_known, (report.code, report.type))):
         return QuotaExceededError
     if upstream:
         cls = upstream[0]
@@ -172,7 +172,7 @@ def _class_of(said: ErrorBody, status: int | None, wait: float | None) -> type[S
     else:
         cls = own[0] if own else ServerError
     if cls is RateLimitError and (
-        any(map(is_daily_quota, said.parts)) or (wait is None and is_of_a_day(said.words))
+        any(map(is_daily_quota, report.parts)) or (wait is None and is_of_a_day(report.words))
     ):
         return QuotaExceededError
     return cls
@@ -197,6 +197,7 @@ def _should_retry(headers: Mapping[str, str]) -> bool | None:
     return {"true": True, "false": False}.get(headers.get("x-should-retry", "").lower())
 
 
-def _label(said: ErrorBody) -> str:
-    label = said.code or said.type
-    return f" ({label[:100]})" if label else ""
+def _described(report: ErrorBody) -> str:
+    label = report.code or report.type
+    shown = f" ({label[:100]})" if label else ""
+    return f"{shown}: {report.message or 'the service gave no reason'}"

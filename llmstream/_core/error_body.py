@@ -166,15 +166,15 @@ def _text_of(inner: Mapping[str, Any]) -> Any:
 
 def _fields(inner: Mapping[str, Any], outer: Mapping[str, Any], depth: int) -> ErrorBody:
     kind = _text(inner.get("type"))
-    told = _text_of(inner)
+    message = _text_of(inner)
     code, param = _text(inner.get("code")), _text(inner.get("param"))
-    words, place = _told(told, depth)
+    words, place = _message(message, depth)
     param = param or place
     upstream: list[str] = []
     headers: dict[str, str] = {}
     parts = [inner] if inner is outer else [inner, outer]
-    if isinstance(told, dict) and not (code or kind):
-        deeper = _read(told, depth + 1)
+    if isinstance(message, dict) and not (code or kind):
+        deeper = _read(message, depth + 1)
         code, kind = deeper.code, deeper.type
         parts += deeper.parts
     quoted = _quoted(words, depth)
@@ -205,7 +205,7 @@ def _fields(inner: Mapping[str, Any], outer: Mapping[str, Any], depth: int) -> E
     )
 
 
-def _told(value: Any, depth: int) -> tuple[str, str | None]:
+def _message(value: Any, depth: int) -> tuple[str, str | None]:
     """A message as text, and the place in the request that it names."""
     if isinstance(value, (str, int)) and value:
         text = _whole(value)
@@ -213,24 +213,24 @@ def _told(value: Any, depth: int) -> tuple[str, str | None]:
         return _without_input(text), found[1] if found else None
     if isinstance(value, dict) and depth <= _MAX_DEPTH:
         if "msg" in value:
-            return _told([value], depth + 1)
+            return _message([value], depth + 1)
         inner = value.get("error")
         found = _text_of(value) or (inner if inner is not value else None)
-        return _told(found, depth + 1) if found else _by_place(value)
+        return _message(found, depth + 1) if found else _by_place(value)
     if not isinstance(value, (list, tuple)):
         return "", None
     # Validation errors: their "input" repeats the request, so only the place and "msg" are used.
-    said: list[str] = []
+    reasons: list[str] = []
     first: str | None = None
     for entry in value[:_MAX_ENTRIES]:
         if isinstance(entry, dict):
             place = _place(entry.get("loc"))
             first = first or place
             text = _whole(entry.get("msg") or entry.get("message") or entry.get("type"))
-            said.append(f"{place}: {text}" if place else text)
+            reasons.append(f"{place}: {text}" if place else text)
         elif isinstance(entry, str):
-            said.append(_whole(entry))
-    return "; ".join(text for text in said if text)[:_MAX_WORDS], first
+            reasons.append(_whole(entry))
+    return "; ".join(text for text in reasons if text)[:_MAX_WORDS], first
 
 
 _NOT_REASONS = ("input", "ctx", "url", "value")  # they repeat the request, or are no words
@@ -238,15 +238,15 @@ _NOT_REASONS = ("input", "ctx", "url", "value")  # they repeat the request, or a
 
 def _by_place(value: Mapping[str, Any]) -> tuple[str, str | None]:
     """Validation errors as an object: place -> what is wrong there (ASP.NET, Django, Rails)."""
-    said: list[str] = []
+    reasons: list[str] = []
     first: str | None = None
-    for place, reasons in list(value.items())[:_MAX_ENTRIES]:
-        reasons = reasons if isinstance(reasons, list) else [reasons]
-        texts = [_whole(reason) for reason in reasons[:_MAX_ENTRIES] if isinstance(reason, str)]
+    for place, sent in list(value.items())[:_MAX_ENTRIES]:
+        several = sent if isinstance(sent, list) else [sent]
+        texts = [_whole(reason) for reason in several[:_MAX_ENTRIES] if isinstance(reason, str)]
         if texts and isinstance(place, str) and place not in _NOT_REASONS:
             first = first or _text(place)
-            said.append(f"{_whole(place)}: {' '.join(texts)}")
-    return "; ".join(said)[:_MAX_WORDS], first
+            reasons.append(f"{_whole(place)}: {' '.join(texts)}")
+    return "; ".join(reasons)[:_MAX_WORDS], first
 
 
 # "messages.0.content: Field required" (Anthropic, and others that use pydantic)
@@ -373,7 +373,7 @@ def _quoted(text: str, depth: int) -> _Quoted | None:
 
 
 def _provider(error: Mapping[str, Any], words: str, depth: int) -> _Quoted | None:
-    """OpenRouter: which provider failed, and what it said, after the router's own `words`."""
+    """OpenRouter: which provider failed, and its reason, after the router's own `words`."""
     metadata = error.get("metadata")
     if not isinstance(metadata, dict) or depth > _MAX_DEPTH:
         return None
@@ -388,15 +388,15 @@ def _provider(error: Mapping[str, Any], words: str, depth: int) -> _Quoted | Non
     upstream: tuple[str, ...] = ()
     reason, param, parts = "", None, (metadata,)
     if isinstance(raw, (dict, list)) or (isinstance(raw, str) and raw.strip()):
-        told = (
+        quoted = (
             read_body(raw.encode("utf-8", "replace"))
             if isinstance(raw, str)
             else _read(raw, depth + 1)
         )
-        reason, param = told.words, told.param
-        own = [word for word in (told.code, told.type, told.status) if word]
-        upstream = (*told.upstream, *own)
-        parts += told.parts
+        reason, param = quoted.words, quoted.param
+        own = [word for word in (quoted.code, quoted.type, quoted.status) if word]
+        upstream = (*quoted.upstream, *own)
+        parts += quoted.parts
     words = f"{words} (provider {name})" if name and name not in words else words
     if reason and reason not in words:
         words = f"{words}: {reason}" if words else reason

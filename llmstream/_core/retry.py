@@ -140,8 +140,8 @@ _PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT}){_PLURAL}(?![^\W\d_])", re.IGNO
 _DURATION = rf"\d+(?:\.\d+)?\s*(?:{_UNIT}){_PLURAL}(?![^\W\d_])"
 _BETWEEN = r"\s*(?:,\s*)?(?:and\s+)?"
 # "Please try again in 6.379s" (OpenAI), "retry after 2 seconds" (Azure), "Please retry in 36.4s"
-# (Google), "wait 20 seconds", "the limit resets in 12s". A number without a unit is in seconds; it has to end the sentence, so
-# that "5 months" is not taken for 5 s.
+# (Google), "wait 20 seconds", "the limit resets in 12s". A number without a unit is in seconds; it
+# has to end the sentence, so that "5 months" is not taken for 5 s.
 _ASKED = re.compile(
     r"\b(?:resets?\s+(?:in|after)\b|(?:re)?try(?:ing)?(?:\s+(?:again|(?:your|the|this)\s+request|it))*\s*"
     r"(?:\s(?:in|after)\b|[-_]after\b)|wait(?:\s+(?:for|at\s+least|another))*\b)"

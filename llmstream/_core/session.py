@@ -23,7 +23,7 @@ from .classify import error_from_payload
 from .dialects.base import CONTENT, CUT, NOTHING, PROGRESS, SIGN_OF_LIFE, Activity, Dialect, Effect
 from .framing import Framer
 from .halves import HalfCharacter, Halves, mended
-from .liveness import Told, is_sign_of_life
+from .liveness import Told, is_ping, is_sign_of_life
 from .numbering import Numbering
 from .sse import parse
 from .state import Contradiction, Foreign, Misplaced, State
@@ -183,7 +183,7 @@ class Session:
         resumed = numbers.resumed
         # All in one loop: one more function call per event would add a tenth to its cost.
         for name, payload in parsed:
-            if len(payload) <= len(_DONE) and not self._is_event(payload, events):
+            if len(payload) <= len(_DONE) and not self._is_event(name, payload, events):
                 if self.ended:
                     return
                 continue
@@ -251,7 +251,7 @@ class Session:
                 if one is whole[-1] and not ended and len(events) > before:
                     events[-1].raw = payload  # as it was received
 
-    def _is_event(self, data: bytes, events: list[AnyEvent]) -> bool:
+    def _is_event(self, name: str, data: bytes, events: list[AnyEvent]) -> bool:
         """Whether `data` is an event, that is, neither empty nor the end marker. Both take effect
         here; text that was held back until the end marker is added to `events`."""
         if not data:
@@ -259,6 +259,9 @@ class Session:
             return False
         if data != _DONE:
             return True
+        if is_ping(name):  # whatever its data are
+            self.on_sign_of_life()
+            return False
         effect = self._dialect.done(self.state)
         if effect is CUT and self.stage is _OPEN:
             self._fail(

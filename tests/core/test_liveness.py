@@ -29,6 +29,7 @@ LIFE = {
     "empty data": b"data: \n\n",
     "empty data without a blank": b"data:\n\n",
     "an empty ping": b"event: ping\ndata:\n\n",
+    "an end marker": b"event: ping\ndata: [DONE]\n\n",
     "no data": b"event: ping\n\n",
     "a comment": b": ping\n\n",
 }
