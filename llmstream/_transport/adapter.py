@@ -9,9 +9,11 @@ not (see `http`). Exceptions of the libraries are translated in `translate`.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 from collections.abc import Mapping
+from queue import Empty
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -123,6 +125,21 @@ class _Adapter(HTTPAdapter):
                 if pool is not None:
                     pool.close()
 
+    def forget(self, context: SharedContext) -> None:
+        """No call uses this context any more: close the idle connections that were made with it."""
+        for way in list(self._ways):
+            if context in (way[2].service, way[2].proxy):
+                self._ways.pop(way, None)
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in list(manager.pools.keys()):
+                if key.key_ssl_context is context:
+                    with contextlib.suppress(KeyError, Empty):
+                        # Without closing the pool: a call may just be about to use it. What comes
+                        # back to it later is closed with it, by the garbage collector.
+                        idle = manager.pools.pop(key).pool
+                        while idle is not None:
+                            idle.get(block=False).close()
+
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         tls: _TLS = current.tls
         if tls.proxy is not None:
@@ -185,7 +202,7 @@ class RequestsTransport:
         self._pool_settings = max_connections, Idle(clock, idle_timeout)
         self._verify = verify
         self._cert = cert
-        self._contexts = Contexts()
+        self._contexts = Contexts(self._forget)
         self._proxies = proxies
         self._trust_env = trust_env
         # The adapter by the number of its process: one at most. Each access is atomic, so a signal
@@ -256,6 +273,11 @@ class RequestsTransport:
             proxy = self._contexts.of(route.trust, None)  # the certificate is for the service only
         service = self._contexts.of(route.trust, self._cert) if route.secure else proxy
         return _TLS(service, proxy)
+
+    def _forget(self, context: SharedContext) -> None:
+        adapter = self._adapters.get(os.getpid())
+        if adapter is not None:
+            adapter.forget(context)
 
     def _for_this_process(self) -> _Adapter:
         # A TLS connection that two processes use breaks in both. So a forked child makes new

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
@@ -201,9 +202,11 @@ _prepared: WeakSet[Any] = WeakSet()
 
 
 class Contexts:
-    """The contexts of one client. Thread-safe, also after a fork: a child makes its own."""
+    """The contexts of one client. `outdated` is called with one that another has replaced, because
+    a file has changed. Thread-safe, also after a fork: a child makes its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, outdated: Callable[[SharedContext], None]) -> None:
+        self._outdated = outdated
         # Guards _made. Reentrant: a signal handler may make a call of its own. A file is read under
         # it, so that a hundred streams that begin at once read it once.
         self._lock = RLock()
@@ -223,11 +226,13 @@ class Contexts:
             if found is not None and found[0] == stamp:  # another thread has made it meanwhile
                 return found[1]
             made = SharedContext(_made(trust, cert))
-            self._made.pop(key, None)
+            before = self._made.pop(key, None)
             self._made[key] = (stamp, made)
             while len(self._made) > _MOST:
                 self._made.pop(next(iter(self._made)))
-            return made
+        if before is not None:
+            self._outdated(before[1])
+        return made
 
 
 def _stamp(trust: Trust, cert: Certificate | None) -> Any:

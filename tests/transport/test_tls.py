@@ -3,6 +3,7 @@ be used is named, and a context of the caller's is used as it is."""
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
@@ -24,6 +25,7 @@ from support import (
     ONCE,
     PROMPT,
     RawServer,
+    eventually,
     failure,
     in_threads,
     output_of,
@@ -166,6 +168,32 @@ def test_a_file_that_has_changed_is_read_again(
     assert "certificate" in str(failure(client.stream(PROMPT)))
 
 
+def test_what_an_old_file_has_vouched_for_is_closed(
+    tls_server: LLMServer, client_for: Callable[..., Client], tmp_path: Path
+) -> None:
+    """The idle connections, not those that calls use: their answers go on to their end."""
+    assert tls_server.ca_file is not None
+    bundle = tmp_path / "bundle.pem"
+    shutil.copy(tls_server.ca_file, bundle)
+    client = client_for(tls_server, verify=str(bundle), retry=ONCE)
+    streams = [client.stream(PROMPT) for _ in range(3)]
+    for stream in streams:
+        next(stream)
+    streams.pop().result()
+    assert tls_server.open_connections == 3
+    bundle.write_bytes(bundle.read_bytes() + b"\n")
+    assert client.stream(PROMPT).result().text == "Hello, world!"
+    assert tls_server.connections == 4
+    eventually(lambda: tls_server.open_connections == 3, "the idle one is closed")
+    for stream in streams:
+        assert stream.result().text == "Hello, world!"
+    del stream, streams
+    gc.collect()
+    eventually(lambda: tls_server.open_connections == 1, "they are not kept")
+    assert client.stream(PROMPT).result().text == "Hello, world!"
+    assert tls_server.connections == 4
+
+
 @pytest.mark.parametrize("kind", ["http", "https", "socks5h"])
 def test_behind_proxies_there_is_one_context_too(
     tls_server: LLMServer,
@@ -203,7 +231,7 @@ def test_a_forked_child_makes_its_own() -> None:
         from llmstream._transport.tls import Contexts, trust_of
         from llmstream.testing.tls import write_ca_file, remove_ca_file
         path = write_ca_file()
-        contexts = Contexts()
+        contexts = Contexts(print)
         one = contexts.of(trust_of(path, True), None)
         assert contexts.of(trust_of(path, True), None) is one
         pid = os.fork()
