@@ -18,6 +18,7 @@ from ...errors import ConfigurationError
 from ...events import chat as ev
 from ...events.base import AnyEvent, Event, UnknownEvent, decode_json
 from ...result import Chunk, LLMStreamError, Usage
+from ..checks import shown
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
@@ -802,8 +803,8 @@ def _thinking(thinking: Any, profile: Profile) -> Mapping[str, Any]:
     if option == "thinking" and thinking is True:
         return {option: {"type": "enabled"}}
     raise ConfigurationError(
-        f"the profile {profile.name!r} has no option for thinking={thinking!r}: pass the server's "
-        "own option in extra_body"
+        f"the profile {profile.name!r} has no option for thinking={shown(thinking)}: pass the "
+        "server's own option in extra_body"
     )
 
 
