@@ -12,6 +12,7 @@ import pytest
 
 import llmstream.client
 from llmstream import Client, ConfigurationError, RetryPolicy, Timeouts
+from llmstream._core.request import HTTPRequest, StoredResponse
 from llmstream._settings.client import ClientSettings
 from llmstream._settings.secret import Secret
 from llmstream.client import ClientOptions, StreamOptions
@@ -129,6 +130,58 @@ def test_a_key_travels_where_the_caller_says_so() -> None:
         settings = pickle.loads(pickle.dumps(settings))
         assert settings.api_key == Secret(KEY)
     assert sent_headers(Client.from_settings(settings))["authorization"] == f"Bearer {KEY}"
+
+
+ADDRESS = "https://marked-user:marked-pass@llm.example/v1?key=marked-query&api-version=2026-01-01"
+BARE = "https://llm.example/v1?api-version=2026-01-01"
+
+
+def test_a_pickle_leaves_behind_what_is_secret_in_the_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """User, password and query; the worker names the whole address, or `with_key()` takes it."""
+    client = Client("chat", base_url=ADDRESS, model="m")
+    pickled = pickle.dumps(client.settings)
+    assert b"marked" not in pickled
+    assert pickle.loads(pickled).base_url == BARE
+    with pytest.raises(ConfigurationError, match=r"LLMSTREAM_BASE_URL.*with_key"):
+        Client.from_settings(pickle.loads(pickled))
+    for other in ("https://other.example/v1?key=x", BARE):
+        monkeypatch.setenv("LLMSTREAM_BASE_URL", other)
+        with pytest.raises(ConfigurationError, match="LLMSTREAM_BASE_URL"):
+            Client.from_settings(pickle.loads(pickled))
+    monkeypatch.setenv("LLMSTREAM_BASE_URL", ADDRESS)
+    assert Client.from_settings(pickle.loads(pickled)).settings.base_url == ADDRESS
+    whole = pickle.loads(pickle.dumps(client.settings.with_key()))
+    assert whole.base_url == ADDRESS
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("authorization", "X-Gateway-Authorization", "x-auth-token", "ocp-apim-subscription-key"),
+        *("cf-access-client-secret", "Cookie", "apikey", "x-session", "x-sig"),
+    ],
+)
+def test_every_header_that_authenticates_stays_behind(header: str) -> None:
+    """By its name; any other by a value like "Bearer ..."."""
+    kept = {"x-team": "a", "idempotency-key": "1", "anthropic-version": "2023-06-01"}
+    headers = {**kept, header: "marked", "x-up": "Bearer marked"}
+    settings = Client("chat", base_url=BARE, model="m", headers=headers).settings
+    assert b"marked" not in pickle.dumps(settings)
+    assert dict(pickle.loads(pickle.dumps(settings)).headers) == kept
+
+
+def test_no_repr_shows_the_address_or_a_header() -> None:
+    """Of the settings, the service, and the request; rich has a repr of its own."""
+    client = Client("chat", base_url=ADDRESS, model="m", headers={"x-mine": "marked-header"})
+    request = HTTPRequest("POST", ADDRESS, {"x-mine": "marked-header"}, b"marked")
+    stored = StoredResponse(ADDRESS, {"x-mine": "marked-header"})
+    for value in (client.settings, client.settings.service(), request, stored):
+        rich: list[Any] = value.__rich_repr__()
+        assert "marked" not in f"{value!r} {value} {rich}"
+        assert "https://llm.example/v1" in repr(value)
+    assert "x-mine" in repr(client.settings)
 
 
 def test_no_key_to_lose_is_no_error() -> None:
