@@ -13,9 +13,11 @@ dates nor its host. A connection that is kept saves more.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import ssl
+import stat
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
@@ -255,6 +257,8 @@ def _stamp(trust: Trust, cert: Certificate | None) -> Any:
 
 def _of_file(path: Path) -> tuple[int, int, int]:
     found = os.stat(path)
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "not a regular file")  # reading a pipe may never end
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 

@@ -90,7 +90,8 @@ _OTHER_NAME = (62, 64)  # of a host, of an address
 
 # The ends of OpenSSL's words where the server does not accept the client's certificate, or has got
 # none: the alerts of RFC 8446, section 6.2.
-_NO_CLIENT = ("ALERT_CERTIFICATE_REQUIRED",)
+_NO_CLIENT = "ALERT_CERTIFICATE_REQUIRED"
+_NOTHING_COMMON = "ALERT_HANDSHAKE_FAILURE"  # or, before TLS 1.3, the same
 _OTHER_CLIENT = tuple(
     f"ALERT_{name}"
     for name in (
@@ -160,7 +161,7 @@ def _not_connected(exc: Exception, scope: CancelScope, route: Route) -> Connecti
     if certificate is not None:
         return _not_verified(certificate, route)
     alert = str(getattr(_find(exc, ssl.SSLError), "reason", None))
-    if alert.endswith((*_NO_CLIENT, *_OTHER_CLIENT)):
+    if alert.endswith((_NO_CLIENT, _NOTHING_COMMON, *_OTHER_CLIENT)):
         return _client_not_accepted(alert, route)
     name = _find(exc, NotResolved)
     if name is not None:
@@ -216,6 +217,12 @@ def _not_verified(exc: ssl.SSLCertVerificationError, route: Route) -> Connection
 def _client_not_accepted(alert: str, route: Route) -> ConnectionFailed:
     if alert.endswith(_NO_CLIENT):
         words, advice = "asks for a certificate of the client's", "pass one by cert="
+    elif alert.endswith(_NOTHING_COMMON):
+        words = "ends the TLS handshake"
+        advice = (
+            "if it asks for a certificate of the client's, pass one by cert=; else it has no "
+            "protocol or cipher in common with this Python, which wants TLS 1.2 at least"
+        )
     else:
         words = "does not accept the client's certificate"
         advice = "check whether cert= names the one that it knows"

@@ -327,7 +327,8 @@ PLACES = ["verify=", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "S
 
 @pytest.mark.parametrize("source", PLACES)
 @pytest.mark.parametrize(
-    "what", ["nothing", "empty file", "text", "damaged", "a key", "unreadable", "empty folder"]
+    "what",
+    ["nothing", "empty file", "text", "damaged", "a key", "unreadable", "empty folder", "a pipe"],
 )
 def test_what_cannot_be_used_is_named(
     tls_server: LLMServer,
@@ -347,6 +348,8 @@ def test_what_cannot_be_used_is_named(
     elif what == "empty folder":
         path.mkdir()
         (path / "ca.pem").write_text("not under its hash")
+    elif what == "a pipe":  # nobody writes to it
+        os.mkfifo(path)
     elif what == "unreadable":
         path.write_text("")
         real = ssl.SSLContext.load_verify_locations
@@ -557,6 +560,19 @@ def test_a_server_that_wants_another_certificate(
     other = Both(tmp_path / "other")
     error = failure(client_for(None, cert=str(other.both), **options).stream(PROMPT))
     assert "does not accept the client's certificate" in str(error)
+    assert len(error.attempts) == 1
+
+
+def test_a_server_that_wants_a_certificate_by_tls_1_2(
+    raw_server: Callable[..., RawServer], client_for: Callable[..., Client], both: Both
+) -> None:
+    """Which has no word for it: the message names what may be missing."""
+    server = raw_server(answering, both.context(ssl.TLSVersion.TLSv1_2))
+    error = failure(
+        client_for(None, base_url=server.base_url, verify=str(both.ca_file)).stream(PROMPT)
+    )
+    assert type(error) is ConnectionFailed
+    assert "pass one by cert=" in str(error)
     assert len(error.attempts) == 1
 
 
