@@ -48,7 +48,7 @@ def rest_of(whole: str, streamed: str) -> str:
     was streamed."""
     if whole and not whole.startswith(streamed) and whole.strip() != streamed.strip():
         raise Contradiction("the final text is not what was streamed before it")
-    return whole[len(streamed) :]
+    return whole[len(streamed) :] if whole.startswith(streamed) else ""
 
 
 class ContentState:
@@ -199,6 +199,7 @@ class State:
             Session writes it.
         lost: events of the answer are missing, by their numbers. The Session writes it.
         unplaced: what may be a piece of the answer belongs nowhere; the dialect writes it.
+        choices: what the Chat Completions dialect knows of all choices together.
         fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 
@@ -219,6 +220,7 @@ class State:
         self.lost = False
         self.unplaced = False
         self.unix_time: Callable[[], float | None] = _unknown
+        self.choices: Any = None
         self._ids: dict[str, ItemState] = {}
         self._numbered: dict[int, ItemState] = {}  # the latest item with each number
         self._next = 0  # the first index after all items

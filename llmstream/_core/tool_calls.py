@@ -15,7 +15,9 @@ __all__ = [
     "ToolCallState",
     "arguments_to_send",
     "call_ids",
+    "decoded_arguments",
     "finish_with_calls",
+    "has_safe_call",
     "is_json",
     "is_same_json",
     "item_calls",
@@ -50,6 +52,7 @@ def item_calls(state: State, types: Mapping[str, str]) -> Iterator[ToolCallState
         closed = item.closed and item.status != "incomplete"
         if "lost" in item.extra and not text.strip():  # what it should contain did not arrive
             closed = False
+        closed = closed and "odd" not in item.extra  # arguments that no call has
         kind = types[item.type or ""]
         yield ToolCallState(id, item.name or "", text, kind == "text", closed)
 
@@ -110,6 +113,11 @@ def _hashed(text: str, before: int = 0xCBF29CE484222325) -> int:
     return before
 
 
+def decoded_arguments(sent: Any) -> str:
+    """Arguments as text: some servers send them as decoded JSON."""
+    return sent if isinstance(sent, str) else msgspec.json.encode(sent).decode()
+
+
 def arguments_to_send(arguments: Any) -> str:
     """The arguments of a call that is safe to run, as text for the next prompt: one object,
     whatever a gateway made of it."""
@@ -122,13 +130,16 @@ def arguments_to_send(arguments: Any) -> str:
     return text
 
 
-def finish_with_calls(finish: str | None, calls: Iterator[ToolCallState]) -> str | None:
+def finish_with_calls(finish: str | None, has_call: bool) -> str | None:
     """The finish of an answer that is complete: `finish`, or "tool_calls" where it has a call that
-    is safe to run, whatever word the service has for its end, if any. An answer that was cut
-    remains one."""
-    if finish in _KEPT:
-        return finish
-    return "tool_calls" if partition_calls(calls, False, is_json)[0] else finish
+    is safe to run (`has_call`), whatever word the service has for its end, if any. An answer that
+    was cut remains one."""
+    return "tool_calls" if has_call and finish not in _KEPT else finish
+
+
+def has_safe_call(calls: Iterator[ToolCallState]) -> bool:
+    """Whether one of the calls of an answer that was not cut is safe to run."""
+    return any(partition_calls(iter((call,)), False, is_json)[0] for call in calls)
 
 
 def is_same_json(one: str, other: str) -> bool:

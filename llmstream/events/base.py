@@ -29,13 +29,21 @@ _CHUNKS = "$chunks"
 
 
 def decode_json(data: bytes) -> Any:
-    """Decoded JSON, leniently: bytes that are not UTF-8 and unpaired surrogates become U+FFFD, and
-    NaN is a number. (Servers in JavaScript cut strings between the two halves of a surrogate pair.)
-    Raises ValueError, RecursionError."""
+    """Decoded JSON, leniently: bytes that are not UTF-8 and unpaired surrogates become U+FFFD, NaN
+    is a number, and a whole number that Python refuses to read is a float. (Servers in JavaScript
+    cut strings between the two halves of a surrogate pair.) Raises ValueError, RecursionError."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _without_surrogates(json.loads(data.decode("utf-8", "replace")))
+        text = data.decode("utf-8", "replace")
+        return _without_surrogates(json.loads(text, parse_int=_number))
+
+
+_DIGITS = 300  # every Python reads and writes whole numbers of so many, a float's are no more
+
+
+def _number(text: str) -> int | float:
+    return int(text) if len(text) <= _DIGITS else float(text)
 
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -58,13 +58,16 @@ class ChoiceDeltaFunction(Struct, kw_only=True):
 
 
 class ChoiceDeltaToolCall(Struct, kw_only=True):
-    """A piece of a tool call. Some services leave out `index`, or repeat an empty `id`."""
+    """A piece of a tool call. Some services leave out `index`, or repeat an empty `id`, or leave
+    out `function`: then `name` and `arguments` are in its place."""
 
     index: int | None = None
     id: str | None = None
     type: str | None = None
     function: ChoiceDeltaFunction | None = None
     custom: Any = None
+    name: str | None = None
+    arguments: Any = None
 
 
 class ChoiceDelta(Struct, kw_only=True):

@@ -1205,3 +1205,143 @@ def test_an_error_after_a_finish_without_text() -> None:
     session, result = read(thought, said(finish="length"), chunk(error={"code": 400}, choices=[]))
     assert session.error is not None
     assert result.finish == "length"
+
+
+# ---- pieces in odd places ----------------------------------------------------------------------
+
+
+def odd(**choice: Any) -> bytes:
+    return chunk(choices=[{"index": 0, **choice}])
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        odd(delta={"content": [{"type": "text", "text": "two "}]}),
+        odd(delta={"content": [{"type": "output_text", "text": "two "}]}),
+        odd(delta={"content": {"type": "text", "text": "two "}}),
+        odd(message={"content": "one two "}),
+        chunk(choices=[{"delta": {"content": "two "}}]),
+        chunk(choices=[{"index": {}, "delta": {"content": "two "}}]),
+    ],
+)
+def test_text_in_an_odd_place_is_placed(strange: bytes) -> None:
+    assert whole(said("one "), strange, said("three"), FINISH, DONE).text == "one two three"
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        odd(delta={"text": "two "}),
+        odd(delta={"thinking": "two "}),
+        odd(delta={"arguments": "two "}),
+        odd(delta={}, text="two "),
+        odd(delta=None, text="two "),
+        odd(content="two "),
+        odd(message={"content": "two "}),
+        odd(delta={"content": [{"type": "text", "content": "two "}]}),
+        chunk(choices=[{"index": 5, "delta": {"content": "two "}}]),
+        chunk(delta={"content": "two "}),
+        chunk(content="two "),
+        data({"content": "two "}),
+        data({"type": "new", "delta": "two "}),
+    ],
+)
+def test_a_piece_that_cannot_be_placed_is_no_success(strange: bytes) -> None:
+    session, result = read(said("one "), strange, said("three"), FINISH, DONE)
+    assert type(session.error) is ProtocolError
+    assert result.text == "one "
+
+
+def test_messages_in_place_of_deltas() -> None:
+    """The whole so far, each time; what may be either that or a piece again is no success."""
+    grown = [odd(message={"content": text}) for text in ("one ", "one two ", "one two three")]
+    assert whole(*grown, FINISH).text == "one two three"
+    for texts in (("one ", "two "), ("a", "a")):
+        session, _ = read(*(odd(message={"content": text}) for text in texts), FINISH)
+        assert type(session.error) is ProtocolError
+
+
+@pytest.mark.parametrize("delta", [None, {}])
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("one two", "one two"),
+        ("one two three", "one two three"),
+        (" one two\n", "one two"),
+        ("", "one two"),
+        (None, "one two"),
+        ("two", None),
+        ("one ", None),
+        ("X", None),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_whole_message_at_the_end(
+    delta: Any, text: str | None, found: str | None, late: bool
+) -> None:
+    """Its missing end is delivered; another text is no success, also behind the finish."""
+    end = odd(delta=delta, message={"content": text}, finish_reason="stop")
+    session, result = read(said("one "), said("two"), *([FINISH] if late else []), end, DONE)
+    if found is None:
+        assert type(session.error) is ProtocolError
+        assert not session.error.retryable
+    else:
+        assert session.error is None
+    assert result.text == (found or "one two")
+
+
+def whole_call(arguments: Any, name: str = "f", id: str | None = "a") -> bytes:
+    message = {"tool_calls": [piece(arguments, name=name, id=id)]}
+    return odd(message=message, finish_reason="tool_calls")
+
+
+@pytest.mark.parametrize("id", ["a", "b", None])
+def test_the_calls_of_a_whole_message(id: str | None) -> None:
+    begun = called(piece("", name="f", index=0, id="a"))
+    sent = [begun, called(piece('{"x":1}', index=0))]
+    for same in ('{"x":1}', '{ "x" : 1 }', {"x": 1}, "", None):
+        result = whole(*sent, whole_call(same, id=id))
+        assert [call.arguments for call in result.tool_calls] == ['{"x":1}']
+    for other in (whole_call('{"x":2}', id=id), whole_call('{"x":1}', "g", id)):
+        session, result = read(*sent, other)
+        assert type(session.error) is ProtocolError
+        assert result.tool_calls == ()
+    half = [begun, called(piece('{"x"', index=0))]
+    for rest in ('{"x":1}', '{"y":1}'):  # the missing end, and arguments that lost a piece
+        result = whole(*half, whole_call(rest, id=id))
+        assert [call.arguments for call in result.tool_calls] == [rest]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [{"index": 0, "id": "a", "name": "f", "arguments": '{"x":1}'}],
+        [piece("", name="f", index=0, id="a"), {"index": 0, "arguments": '{"x":1}'}],
+        [piece("", name="f", index=0, id="a"), piece({"x": 1}, index=0)],
+    ],
+)
+def test_arguments_without_a_function(pieces: list[Any]) -> None:
+    result = whole(*(called(one) for one in pieces), CALLED)
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [("f", '{"x":1}')]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"index": 0},
+        {"index": 0, "function": {}},
+        {"index": 0, "function": {"arguments": None}},
+        {"index": 0, "function": {"input": '{"x":1}'}},
+        {"index": 7, "function": {"arguments": '{"x":1}'}},
+        {"index": 0, "function": '{"x":1}'},
+        {"index": 0, "custom": '{"x":1}'},
+        {"index": 0, "function": {"arguments": ["x"]}},
+        {"index": 0, "function": {"arguments": 2}},
+    ],
+)
+def test_a_call_whose_arguments_went_missing_is_not_safe(lost: Any) -> None:
+    session, result = read(called(piece("", name="f", index=0, id="a")), called(lost), CALLED)
+    assert session.error is None or type(session.error) is ProtocolError
+    assert result.tool_calls == ()
+    assert result.incomplete_tool_calls[0].name == "f"

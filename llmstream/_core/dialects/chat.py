@@ -21,13 +21,25 @@ from ...result import Chunk, LLMStreamError, Usage
 from ..checks import shown
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
+from ..numbering import Standing
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..state import FastPath, ItemState, State, merge_usage
-from ..tool_calls import ToolCallState, arguments_to_send, call_ids, finish_with_calls, is_json
+from ..state import Contradiction, FastPath, ItemState, Misplaced, State, merge_usage, rest_of
+from ..tool_calls import (
+    ToolCallState,
+    arguments_to_send,
+    call_ids,
+    decoded_arguments,
+    finish_with_calls,
+    has_safe_call,
+    is_json,
+    is_same_json,
+    partition_calls,
+)
 from .base import CONTENT, CUT, NOTHING, PROGRESS, Activity, Effect, unknown
 from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
 from .refused import without_refused
+from .stray import refuse_text, text_fields
 from .tools import asks_for_structure, chosen_tool, function_tool
 from .usage import metrics_usage, openai_usage
 
@@ -42,6 +54,8 @@ _FINISH = {
     "content_filter": "content_filter",
     "compaction": "pause",
 }
+_MOST_LOOKED = 1 << 24  # characters of a call that are read while it arrives
+_LONGEST_NAME = 10_000  # characters of a call's name
 _CLASSES: dict[str, type[Event]] = {
     "message": ev.ChatCompletionChunkEvent,
     "chat.completion.chunk": ev.ChatCompletionChunkEvent,
@@ -55,13 +69,15 @@ _ESSENTIAL = frozenset(
 class _PartialCall:
     """A tool call as far as it has arrived. `number` is the index that the server sent, or None."""
 
-    __slots__ = ("custom", "deltas", "extra", "id", "inner", "name", "number")
+    __slots__ = ("_looked", "custom", "deltas", "extra", "id", "inner", "lost", "name", "number")
 
     def __init__(self, number: int | None) -> None:
+        self._looked = 0  # characters of arguments that were read to see whether they are whole
         self.number = number
         self.id: str | None = None
         self.name = ""
         self.custom = False
+        self.lost = False  # a piece had nothing in it
         self.deltas: list[str] = []
         self.extra: dict[str, Any] = {}  # fields of its own that the reference does not have
         self.inner: dict[str, Any] = {}  # the same of its function
@@ -75,17 +91,76 @@ class _PartialCall:
         """Whether the arguments are a whole object. An empty one may be a placeholder."""
         if not self.deltas or not self.deltas[-1].rstrip().endswith("}"):
             return False
-        text = "".join(self.deltas)
+        text = self._so_far()
         return text.strip() != "{}" and is_json(text)
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether it is safe to run if nothing more arrives."""
+        closed = self.has_arguments or not self.lost
+        call = ToolCallState(self.id, self.name, self._so_far(), self.custom, closed)
+        return bool(partition_calls(iter((call,)), False, is_json)[0])
+
+    def _so_far(self) -> str:
+        """The arguments; half an object where they were looked at too often: each piece of many may
+        end like the last one."""
+        if self._looked > _MOST_LOOKED:
+            return "{"
+        text = "".join(self.deltas)
+        self._looked += len(text)
+        return text
 
     def has_sent(self, arguments: Any) -> bool:
         """Whether these are the arguments so far: the whole call a second time."""
-        return _arguments(arguments) == "".join(self.deltas)
+        return decoded_arguments(arguments) == "".join(self.deltas)
 
     def add_name(self, piece: str) -> None:
         """Some services send the name in pieces, some the whole name, or all of it so far, in every
         delta."""
         self.name = piece if piece.startswith(self.name) else self.name + piece
+        if len(self.name) > _LONGEST_NAME:
+            raise Misplaced("the name of a call has no end")
+
+
+class _Choices:
+    """What is known of the choices of an answer, kept up to date: with thousands of choices or
+    calls, no event looks at all of them.
+
+    `open` are those that are not closed; `bare` those that had no content when they were begun or
+    reopened. `said`: text, a refusal or a call has arrived. `safe` are the calls of the answer that
+    are safe to run, but for those that have `changed` since.
+    """
+
+    __slots__ = ("bare", "changed", "open", "safe", "said")
+
+    def __init__(self) -> None:
+        self.open: dict[int, ItemState] = {}
+        self.bare: dict[int, ItemState] = {}
+        self.said = False
+        self.safe: set[_PartialCall] = set()
+        self.changed: dict[_PartialCall, ItemState] = {}
+
+    def begin(self, item: ItemState) -> None:
+        """A choice begins, or is reopened."""
+        self.open[item.index] = item
+        if not item.content:
+            self.bare[item.index] = item
+
+    def has_call(self, state: State) -> bool:
+        """Whether the answer has a call that is safe to run."""
+        first = state.items.get(state.primary or 0)
+        for call, item in self.changed.items():
+            if (item is first or _is_part(state, item)) and call.is_safe:
+                self.safe.add(call)
+        self.changed.clear()
+        return bool(self.safe)
+
+
+def _choices(state: State) -> _Choices:
+    found: _Choices | None = state.choices
+    if found is None:
+        found = state.choices = _Choices()
+    return found
 
 
 class ChatDialect:
@@ -183,7 +258,7 @@ class ChatDialect:
         if isinstance(event, ev.ChatErrorEvent):
             return Effect(error=error_from_payload({"error": event.error}, state.unix_time()))
         if not isinstance(event, ev.ChatCompletionChunkEvent):
-            return unknown(state, event) if isinstance(event, UnknownEvent) else NOTHING
+            return _unknown(state, event) if isinstance(event, UnknownEvent) else NOTHING
         state.response_id = event.id or state.response_id
         state.model = event.model or state.model
         state.service_tier = event.service_tier or state.service_tier
@@ -199,6 +274,8 @@ class ChatDialect:
             _show_last_finish(state)
             failed = error_from_payload({"error": failure}, state.unix_time())
             return Effect(activity, error=failed)
+        if not chunks and activity is not Activity.CONTENT:
+            _refuse_strays(event)
         for choice in event.choices or ():
             if choice.finish_reason and (error := broken_off(choice.finish_reason)) is not None:
                 return Effect(activity, error=error)
@@ -208,17 +285,20 @@ class ChatDialect:
         return effect
 
     def _effect(self, state: State, activity: Activity) -> Effect:
-        items = state.items.values()
-        finished = len(items) >= state.expected and all(item.closed for item in items)
+        choices = _choices(state)
+        finished = len(state.items) >= state.expected and not choices.open
         if finished:
             state.status = "completed"
-            state.finish = finish_with_calls(state.finish, self.calls(state))
+            state.finish = finish_with_calls(state.finish, choices.has_call(state))
         if finished and "finish" in self._profile.ends:
             return Effect(activity, complete=True, linger=self._profile.linger)
         if state.status is not None and not finished:
             state.status = None
             return Effect(activity, reopens=True)
         return (NOTHING, PROGRESS, CONTENT)[activity]
+
+    def standing(self, state: State, event: AnyEvent) -> Standing:
+        return Standing()  # the API has no numbers: none means that an event is known
 
     def done(self, state: State) -> Effect:
         """[DONE] completes an answer for which there is evidence that it ended: a finish_reason,
@@ -232,9 +312,9 @@ class ChatDialect:
         for item, reason in zip(items, reasons, strict=True):
             if reason:
                 _finish(state, item, reason)
-            _close(item)
+            _close(state, item)
         state.status = "completed"
-        state.finish = finish_with_calls(state.finish, self.calls(state))
+        state.finish = finish_with_calls(state.finish, has_safe_call(self.calls(state)))
         return Effect(complete="done" in self._profile.ends or state.finish is not None)
 
     def end_of_body(self, state: State) -> Effect:
@@ -247,19 +327,25 @@ class ChatDialect:
     def _choice(self, state: State, choice: ev.Choice, chunks: list[Chunk], raw: bytes) -> Activity:
         index = choice.index or 0
         item = state.item(index, None)
+        choices = _choices(state)
+        if item.type is None:
+            choices.begin(item)
         item.type = "message"
         if state.primary is None:  # the first of several choices is the answer
             state.primary = index if state.expected == 1 else 0
         delta = choice.delta
         if delta is None and choice.message is not None:
-            delta = _not_streamed(item, choice.message)  # from servers that do not stream
+            delta = self._not_streamed(item, choice)  # from servers that do not stream
             item.extra["whole"] = True
-        elif delta is None and choice.text:
+        elif choice.text and (delta is None or not delta.content):
             raise ValueError("it has a choice of the older completions API, not of the chat API")
         activity = Activity.NONE
         before = len(chunks)
         if delta is not None:
             activity = self._delta(state, item, delta, chunks, raw)
+        if choice.message is not None and choice.delta is not None and choice.finish_reason:
+            rest = self._not_streamed(item, choice)  # the whole, beside its last piece
+            activity = max(activity, self._delta(state, item, rest, chunks, raw))
         if len(chunks) > before:
             item.extra.pop("last", None)
             if item.closed and any(chunk.type != "thinking" for chunk in chunks[before:]):
@@ -270,11 +356,32 @@ class ChatDialect:
             if len(chunks) == before:
                 item.extra["last"] = True
             # Some gateways send it with the first, empty chunk, or with each thought.
-            said = state.items.values() if state.expected == 1 else (item,)
-            if any(map(_says_something, said)):
+            if choices.said if state.expected == 1 else _says_something(item):
                 _finish(state, item, reason)
             activity = max(activity, Activity.PROGRESS)
         return activity
+
+    def _not_streamed(self, item: ItemState, choice: ev.Choice) -> ev.ChoiceDelta:
+        """A whole message without what deltas have contained before. Raises Contradiction where
+        they contained something else."""
+        message = choice.message or ev.ChoiceDelta()
+        if not item.content and not item.extra.get("calls"):
+            return message
+        texts = [("thinking", _reasoning(message, self._profile.reasoning))]
+        texts += [*_content(message.content), ("refusal", message.refusal)]
+        wholes: dict[str, str] = {}
+        for kind, text in texts:
+            wholes[kind] = wholes.get(kind, "") + (text or "")
+        parts = {kind: part.text for kind, part in item.content.items()}
+        late = {kind: rest_of(whole, parts.get(kind, "")) for kind, whole in wholes.items()}
+        again = "whole" in item.extra and choice.finish_reason is None
+        if again and any(wholes.values()) and not any(late.values()):
+            raise Misplaced("a message may be the same piece again, or the whole so far")
+        rest = ev.ChoiceDelta(content=late.get("text"), refusal=late.get("refusal"))
+        if late.get("thinking"):
+            rest = msgspec.structs.replace(rest, **{self._profile.reasoning[0]: late["thinking"]})
+        rest.tool_calls = _late_calls(item.extra.get("calls", []), _call_pieces(message))
+        return rest
 
     def _delta(
         self,
@@ -285,6 +392,7 @@ class ChatDialect:
         raw: bytes,
     ) -> Activity:
         activity = Activity.NONE
+        choices = _choices(state)
         if delta.reasoning_details and "reasoning_details" in self._profile.returns:
             _keep_details(item.extra.setdefault("details", []), delta.reasoning_details)
         texts = [("thinking", _reasoning(delta, self._profile.reasoning))]
@@ -294,6 +402,11 @@ class ChatDialect:
             if text:
                 if item.index != state.primary:
                     _choose(state, item)
+                    if state.expected == 1 and item.index != state.primary:
+                        raise Misplaced("it has a piece of another choice than the answer's")
+                if not item.content:
+                    _begin_content(state, item)
+                choices.said |= kind != "thinking"
                 item.part(kind, kind).add(text)
                 # Every choice has chunks, but only the first one is the text of the answer.
                 chunks += (
@@ -302,9 +415,9 @@ class ChatDialect:
                     else [Chunk(kind, text, item.index)]
                 )
                 activity = Activity.CONTENT
-        touched: list[_PartialCall] = []
+        touched = _Touched(item.index, raw)
         for piece in _call_pieces(delta):
-            arguments = self._call(item, piece, raw, touched)
+            arguments = self._call(state, item, piece, touched)
             activity = max(activity, Activity.PROGRESS)
             if arguments:
                 chunks.append(Chunk("tool_call", arguments, item.index))
@@ -312,36 +425,40 @@ class ChatDialect:
         return Activity.CONTENT if _has_audio(delta.audio) else activity
 
     def _call(
-        self,
-        item: ItemState,
-        piece: ev.ChoiceDeltaToolCall,
-        raw: bytes,
-        touched: list[_PartialCall],
+        self, state: State, item: ItemState, piece: ev.ChoiceDeltaToolCall, touched: _Touched
     ) -> str:
-        function = piece.function or _custom(piece.custom)
-        calls: list[_PartialCall] = item.extra.setdefault("calls", [])
-        call = _call_of(calls, piece, function.name or None, self._profile.calls, touched)
-        touched.append(call)
+        function = _function(piece)
+        calls: _Calls = item.extra.setdefault("calls", _Calls())
+        before = len(calls)
+        call = _call_of(calls, piece, function.name or None, self._profile.calls, touched.calls)
+        _touch(state, item, call, first=not before)
+        touched.calls.add(call)
         again = bool(piece.id) and piece.id == call.id and bool(function.name)
-        call.id = piece.id or call.id
+        if piece.id:
+            calls.identify(call, piece.id)
         if function.name and function.name != call.name:
             call.add_name(function.name)
         call.custom = call.custom or piece.type == "custom"
-        if piece.id or function.name or b"signature" in raw or b"extra_content" in raw:
-            _keep_unknown(call, item.index, piece, raw)
+        if piece.id or function.name or touched.has_more:
+            touched.keep_unknown(call, piece)
         text = function.arguments
         if text is None:
+            call.lost |= not piece.id and not function.name
             return ""
         if again and call.is_whole and call.has_sent(text):
             return ""
-        text = _arguments(text)
-        call.deltas.append(text)
+        if not isinstance(text, (str, dict)):
+            raise Misplaced("the arguments of a call are neither text nor an object")
+        text = decoded_arguments(text)
+        if text:  # thousands of empty ones say nothing
+            call.deltas.append(text)
         return text
 
     def calls(self, state: State) -> Iterator[ToolCallState]:
         calls = _answer_calls(state)
         ids = call_ids(state, [call.id for call, _ in calls])
         for (call, closed), id in zip(calls, ids, strict=True):
+            closed = closed and (call.has_arguments or not call.lost)
             yield ToolCallState(id, call.name, "".join(call.deltas), call.custom, closed)
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
@@ -440,13 +557,70 @@ def _open_fast_path(state: State, event: ev.ChatCompletionChunkEvent) -> None:
         state.open_fast_path(key, part, item.index)
 
 
-def _not_streamed(item: ItemState, message: ev.ChoiceDelta) -> ev.ChoiceDelta:
-    """A whole message without the fields that deltas have contained before."""
-    texts = ("content", "refusal", "reasoning", "reasoning_content", "reasoning_details")
-    streamed = (texts if item.content else ()) + (
-        ("tool_calls", "function_call") if item.extra.get("calls") else ()
-    )
-    return msgspec.structs.replace(message, **dict.fromkeys(streamed))
+def _late_calls(
+    calls: list[_PartialCall], pieces: list[ev.ChoiceDeltaToolCall]
+) -> list[ev.ChoiceDeltaToolCall]:
+    """What the calls of a whole message have beyond those that were streamed. Raises Contradiction
+    where they are others."""
+    late: list[ev.ChoiceDeltaToolCall] = []
+    by_id = {call.id: call for call in calls if call.id}
+    for place, piece in enumerate(pieces):
+        known = by_id.get(piece.id or "")
+        if known is None and len(pieces) == len(calls):
+            known = calls[place]
+        if known is None:
+            late.append(piece)
+            continue
+        function = _function(piece)
+        if function.name and known.name and function.name != known.name:
+            raise Contradiction("a call of the whole message has another name than was streamed")
+        streamed = "".join(known.deltas)
+        whole = decoded_arguments(function.arguments) if function.arguments is not None else ""
+        if is_same_json(whole, streamed):
+            continue
+        if is_json(whole) and not is_json(streamed) and not whole.startswith(streamed):
+            known.deltas = [whole]  # a piece of it was lost
+            continue
+        rest = rest_of(whole, streamed)
+        if rest:
+            function = ev.ChoiceDeltaFunction(arguments=rest)
+            late.append(ev.ChoiceDeltaToolCall(index=known.number, id=known.id, function=function))
+    return late
+
+
+_ANSWER = frozenset({"content", "refusal", "reasoning", "reasoning_content"})
+
+
+def _refuse_strays(event: ev.ChatCompletionChunkEvent) -> None:
+    """Raises Misplaced if a chunk that has added nothing has text in a field that no service of
+    this API uses."""
+    sent = event.json()
+    choices = sent.get("choices")
+    if choices is None:
+        refuse_text(list(text_fields(sent).values()))
+        refuse_text(sent.get("delta"))
+    for choice in choices if isinstance(choices, list) else ():
+        inner = [choice]
+        if isinstance(choice, dict):
+            inner += [choice.get("delta"), choice.get("message")]
+        for fields in inner:
+            strays = text_fields(fields)
+            known = () if fields is choice else _ANSWER
+            refuse_text([text for name, text in strays.items() if name not in known])
+
+
+def _unknown(state: State, event: UnknownEvent) -> Effect:
+    """An event that is no chunk. Between chunks it has no piece of the answer; without any it is
+    a gateway's failure, or another API's."""
+    effect = unknown(state, event)
+    sent = event.data
+    if effect is NOTHING and isinstance(sent, dict) and state.items:
+        refuse_text(sent.get("delta"))
+        if event.type == "message":  # it has neither a type nor a name
+            strays = text_fields(sent)
+            strays.pop("message", None)  # what a gateway has to say
+            refuse_text(list(strays.values()))
+    return effect
 
 
 def _is_not_a_chunk(event: ev.ChatCompletionChunkEvent) -> bool:
@@ -474,7 +648,9 @@ def _reasoning(delta: ev.ChoiceDelta, fields: tuple[str, ...]) -> str | None:
 
 
 def _content(content: Any) -> list[tuple[str, str | None]]:
-    """Text, or a list of text and thinking parts (Mistral)."""
+    """Text, or a list of text and thinking parts (Mistral), or one part."""
+    if isinstance(content, dict) and "type" in content:
+        content = [content]
     if not isinstance(content, list):
         if content is not None and not isinstance(content, str):
             raise ValueError("the content of a chunk is neither text nor a list of parts")
@@ -482,13 +658,18 @@ def _content(content: Any) -> list[tuple[str, str | None]]:
     texts: list[tuple[str, str | None]] = []
     for part in content:
         if isinstance(part, dict) and part.get("type") == "thinking":
-            inner = part.get("thinking")
+            inner = part.get("thinking") or part.get("text")
             texts += [("thinking", text) for _, text in _content(inner)]
         else:
             text = part.get("text") if isinstance(part, dict) else part
             if isinstance(part, str) or not isinstance(text, (str, type(None))):
                 raise ValueError("a part of a chunk's content is not text")
-            texts.append(("text", text))
+            if text is None and isinstance(part, dict) and isinstance(part.get("refusal"), str):
+                texts.append(("refusal", part["refusal"]))
+            else:
+                if text is None:
+                    refuse_text(part)
+                texts.append(("text", text))
     return texts
 
 
@@ -499,22 +680,61 @@ def _call_pieces(delta: ev.ChoiceDelta) -> list[ev.ChoiceDeltaToolCall]:
     return pieces
 
 
-def _arguments(sent: Any) -> str:
-    """Arguments as text: some servers send them as decoded JSON."""
-    return sent if isinstance(sent, str) else msgspec.json.encode(sent).decode()
+def _function(piece: ev.ChoiceDeltaToolCall) -> ev.ChoiceDeltaFunction:
+    """The function of a piece of a call, wherever the service has put it."""
+    function = piece.function
+    if function is None and piece.custom is not None:
+        return _custom(piece.custom)
+    if piece.name is None and piece.arguments is None:
+        return function or ev.ChoiceDeltaFunction()
+    function = function or ev.ChoiceDeltaFunction()
+    arguments = piece.arguments if function.arguments is None else function.arguments
+    return ev.ChoiceDeltaFunction(name=function.name or piece.name, arguments=arguments)
 
 
 def _custom(custom: Any) -> ev.ChoiceDeltaFunction:
+    refuse_text(custom if isinstance(custom, str) else None)
     fields = custom if isinstance(custom, dict) else {}
     return ev.ChoiceDeltaFunction(name=fields.get("name"), arguments=fields.get("input"))
 
 
+class _Calls(list[_PartialCall]):
+    """The calls of a choice in their order; the latest one with a number or an id is found at
+    once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_number: dict[int | None, _PartialCall] = {}
+        self._by_id: dict[tuple[str, int | None], _PartialCall] = {}
+
+    def append(self, call: _PartialCall) -> None:
+        super().append(call)
+        if call.number is not None:
+            self._by_number[call.number] = call
+
+    def number(self, call: _PartialCall, number: int | None) -> None:
+        call.number = number
+        self._by_number[number] = call
+
+    def identify(self, call: _PartialCall, id: str) -> None:
+        call.id = id
+        self._by_id[id, call.number] = self._by_id[id, None] = call
+
+    def numbered(self, number: int) -> _PartialCall | None:
+        return self._by_number.get(number)
+
+    def with_id(self, id: str, number: int | None) -> _PartialCall | None:
+        """With this id, and this number where one is given."""
+        found = self._by_id.get((id, number))
+        return found if found is not None and found.id == id else None
+
+
 def _call_of(
-    calls: list[_PartialCall],
+    calls: _Calls,
     piece: ev.ChoiceDeltaToolCall,
     name: str | None,
     apart: str,
-    touched: list[_PartialCall],
+    touched: set[_PartialCall],
 ) -> _PartialCall:
     """The call that a piece belongs to, made if there is none. `touched`: the calls that other
     pieces of the same delta belong to.
@@ -523,13 +743,9 @@ def _call_of(
     the index. Without an index a new id begins a call; without an id a new name does.
     """
     index = None if apart == "id" and piece.id and name else piece.index
-    found = None
-    if piece.id:
-        found = next(
-            (c for c in reversed(calls) if c.id == piece.id and index in (None, c.number)), None
-        )
+    found = calls.with_id(piece.id, index) if piece.id else None
     if found is None and index is not None:
-        found = next((c for c in reversed(calls) if c.number == index), None)
+        found = calls.numbered(index)
     elif found is None and piece.id:
         if not name and calls and calls[-1].id is None:
             found = calls[-1]
@@ -537,7 +753,7 @@ def _call_of(
         found = calls[-1] if calls else None
     if found is None and not name and not piece.id and calls and calls[-1].number is None:
         found = calls[-1]  # the index is sent only now
-        found.number = piece.index
+        calls.number(found, piece.index)
     if found is None or _is_another(found, piece, name, found in touched):
         found = _PartialCall(piece.index)
         calls.append(found)
@@ -560,19 +776,37 @@ def _is_another(
     if name != call.name:
         return not same_id or call.is_whole
     # The name comes again with every piece, or it is a second call of the same function.
-    text = (piece.function or _custom(piece.custom)).arguments
+    text = _function(piece).arguments
     return bool(text) and call.is_whole and not (same_id and call.has_sent(text))
 
 
+def _touch(state: State, item: ItemState, call: _PartialCall, first: bool) -> None:
+    """A piece of a call has arrived, the `first` one of its choice or not."""
+    choices = _choices(state)
+    choices.said = True
+    choices.safe.discard(call)
+    choices.changed[call] = item
+    if first and item.index == (state.primary or 0):
+        choices.safe.clear()  # calls of other choices are those of other answers now
+
+
+def _begin_content(state: State, item: ItemState) -> None:
+    """The first text of a choice arrives: another one than the first is an answer of its own."""
+    if item.index != (state.primary or 0):
+        _choices(state).safe.difference_update(item.extra.get("calls", ()))
+
+
 def _finish(state: State, item: ItemState, reason: str) -> None:
-    parts = _parts(state)
-    if item.index == state.primary or item in parts:
+    if item.index == state.primary or _is_part(state, item):
         state.finish = _FINISH.get(reason, reason)
-        for part in parts:
-            _close(part)
-        _close(state.items[state.primary or 0])
+        choices = _choices(state)
+        for part in tuple(choices.bare.values()):
+            if _is_part(state, part):
+                _close(state, part)
+        choices.bare.clear()
+        _close(state, state.items[state.primary or 0])
     item.status = reason
-    _close(item)
+    _close(state, item)
 
 
 def _reopen(state: State, item: ItemState) -> None:
@@ -582,6 +816,7 @@ def _reopen(state: State, item: ItemState) -> None:
     item.status = None
     item.closed = False
     item.wire = None
+    _choices(state).begin(item)
 
 
 def _show_last_finish(state: State) -> None:
@@ -605,15 +840,16 @@ def _parts(state: State) -> list[ItemState]:
     """The choices that belong to the answer besides the first one, where one answer was asked for:
     some gateways put its calls or its finish in another choice. A choice with a text of its own, or
     with calls besides those of the first, is another answer."""
-    first = state.items.get(state.primary or 0)
-    if state.expected != 1 or first is None or len(state.items) == 1:
+    if state.expected != 1 or len(state.items) == 1:
         return []
-    called = bool(first.extra.get("calls"))
-    return [
-        item
-        for item in state.in_order()
-        if item is not first and not item.content and not (called and item.extra.get("calls"))
-    ]
+    return [item for item in state.in_order() if _is_part(state, item)]
+
+
+def _is_part(state: State, item: ItemState) -> bool:
+    first = state.items.get(state.primary or 0)
+    if state.expected != 1 or first is None or item is first or item.content:
+        return False
+    return not (first.extra.get("calls") and item.extra.get("calls"))
 
 
 def _choose(state: State, item: ItemState) -> None:
@@ -623,6 +859,9 @@ def _choose(state: State, item: ItemState) -> None:
     empty = first is None or not (first.content or first.closed or first.extra.get("calls"))
     if state.expected == 1 and empty:
         state.primary = item.index
+        choices = _choices(state)
+        choices.safe.clear()
+        choices.changed.update(dict.fromkeys(item.extra.get("calls", ()), item))
 
 
 def _answer_calls(state: State) -> list[tuple[_PartialCall, bool]]:
@@ -636,38 +875,57 @@ def _answer_calls(state: State) -> list[tuple[_PartialCall, bool]]:
     return calls[:1] + [(c, closed) for c, closed in calls[1:] if c.name or c.has_arguments]
 
 
-_CALL_FIELDS = frozenset({"index", "id", "type", "function", "custom"})
+_CALL_FIELDS = frozenset({"index", "id", "type", "function", "custom", "name", "arguments"})
 _FUNCTION_FIELDS = frozenset({"name", "arguments", "input"})
 
 
-def _keep_unknown(
-    call: _PartialCall, index: int, piece: ev.ChoiceDeltaToolCall, raw: bytes
-) -> None:
-    """Keep the fields of a call, and of its function, that the reference does not have: a service
-    may want them back (Gemini's `extra_content` has the signature of a thought)."""
-    for choice in decode_json(raw).get("choices") or ():
-        if not isinstance(choice, dict) or (choice.get("index") or 0) != index:
-            continue
-        for message in (choice.get("delta"), choice.get("message")):
-            pieces = message.get("tool_calls") if isinstance(message, dict) else None
-            for sent in pieces if isinstance(pieces, list) else ():
-                if isinstance(sent, dict) and _is_same_piece(sent, piece):
-                    _merge(call.extra, sent, _CALL_FIELDS)
-                    inner = sent.get("custom" if call.custom else "function")
-                    _merge(call.inner, inner, _FUNCTION_FIELDS)
+class _Touched:
+    """The calls that the pieces of one delta belong to, and what the event has of them besides the
+    fields of the reference: a service may want it back (Gemini's `extra_content` has the signature
+    of a thought). The event is decoded once, for all pieces."""
+
+    __slots__ = ("_done", "_index", "_raw", "_sent", "calls", "has_more")
+
+    def __init__(self, index: int, raw: bytes) -> None:
+        self.calls: set[_PartialCall] = set()
+        self.has_more = b"signature" in raw or b"extra_content" in raw
+        self._index = index
+        self._raw = raw
+        self._sent: dict[Any, list[dict[str, Any]]] | None = None
+        self._done: set[Any] = set()
+
+    def keep_unknown(self, call: _PartialCall, piece: ev.ChoiceDeltaToolCall) -> None:
+        name = piece.function.name if piece.function is not None else None
+        key = _identity(piece.id, name, piece.index)
+        if (call, key) in self._done:
+            return
+        self._done.add((call, key))
+        if self._sent is None:
+            self._sent = self._decoded()
+        for sent in self._sent.get(key, ()):
+            _merge(call.extra, sent, _CALL_FIELDS)
+            inner = sent.get("custom" if call.custom else "function")
+            _merge(call.inner, inner, _FUNCTION_FIELDS)
+
+    def _decoded(self) -> dict[Any, list[dict[str, Any]]]:
+        found: dict[Any, list[dict[str, Any]]] = {}
+        for choice in decode_json(self._raw).get("choices") or ():
+            if not isinstance(choice, dict) or (choice.get("index") or 0) != self._index:
+                continue
+            for message in (choice.get("delta"), choice.get("message")):
+                pieces = message.get("tool_calls") if isinstance(message, dict) else None
+                for sent in pieces if isinstance(pieces, list) else ():
+                    if isinstance(sent, dict):
+                        function = sent.get("function")
+                        name = function.get("name") if isinstance(function, dict) else None
+                        key = _identity(sent.get("id"), name, sent.get("index"))
+                        found.setdefault(key, []).append(sent)
+        return found
 
 
-def _is_same_piece(sent: Mapping[str, Any], piece: ev.ChoiceDeltaToolCall) -> bool:
-    function = sent.get("function")
-    inner = function if isinstance(function, dict) else {}
-    name = piece.function.name if piece.function is not None else None
-    index = sent.get("index")
-    return (
-        (sent.get("id") or None) == (piece.id or None)
-        and (inner.get("name") or None) == (name or None)
-        and (index is None) == (piece.index is None)
-        and (index is None or str(index) == str(piece.index))
-    )
+def _identity(id: Any, name: Any, index: Any) -> tuple[str, str, str | None]:
+    """What tells a piece of a call from the others of its delta."""
+    return str(id or ""), str(name or ""), None if index is None else str(index)
 
 
 def _merge(kept: dict[str, Any], sent: Any, known: frozenset[str]) -> None:
@@ -679,7 +937,8 @@ def _merge(kept: dict[str, Any], sent: Any, known: frozenset[str]) -> None:
             kept[key] = value
 
 
-def _close(item: ItemState) -> None:
+def _close(state: State, item: ItemState) -> None:
+    _choices(state).open.pop(item.index, None)
     item.closed = True
     item.wire = partial(_message, item)
 
@@ -700,7 +959,8 @@ _PIECES = ("text", "summary")  # the fields of a reasoning detail that arrive in
 
 
 def _keep_details(kept: list[dict[str, Any]], details: Any) -> None:
-    """Keep OpenRouter's reasoning_details. The pieces of one detail become one again."""
+    """Keep OpenRouter's reasoning_details. The pieces of one detail become one again, in
+    `_whole_detail`: until then they are a list."""
     for detail in details if isinstance(details, list) else ():
         if not isinstance(detail, dict):
             continue
@@ -709,13 +969,28 @@ def _keep_details(kept: list[dict[str, Any]], details: Any) -> None:
         if same and any(isinstance(detail.get(key), str) for key in _PIECES):
             for key, value in detail.items():
                 if key in _PIECES:
-                    last[key] = (last.get(key) or "") + (value or "")
+                    last.setdefault(key, []).append(value or "")
                 elif value is not None:
                     last[key] = value
         elif same and detail.get("signature") and not detail.get("data"):
-            last.update({key: value for key, value in detail.items() if value is not None})
+            known = {key: value for key, value in detail.items() if value is not None}
+            last.update(_in_pieces(known))
         else:
-            kept.append(dict(detail))
+            kept.append(_in_pieces(detail))
+
+
+def _in_pieces(detail: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: [value or ""] if key in _PIECES and isinstance(value, (str, type(None))) else value
+        for key, value in detail.items()
+    }
+
+
+def _whole_detail(detail: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: "".join(map(str, value)) if key in _PIECES and isinstance(value, list) else value
+        for key, value in detail.items()
+    }
 
 
 def _add_reasoning(message: dict[str, Any], item: ItemState, fields: tuple[str, ...]) -> None:
@@ -726,7 +1001,7 @@ def _add_reasoning(message: dict[str, Any], item: ItemState, fields: tuple[str, 
     if "reasoning_content" in fields and thinking is not None and message.get("tool_calls"):
         message["reasoning_content"] = thinking.text
     if "reasoning_details" in fields and item.extra.get("details"):
-        message["reasoning_details"] = [dict(detail) for detail in item.extra["details"]]
+        message["reasoning_details"] = [_whole_detail(detail) for detail in item.extra["details"]]
 
 
 def _call_message(call: _PartialCall) -> dict[str, Any]:

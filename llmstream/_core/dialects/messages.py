@@ -33,7 +33,7 @@ from ..state import (
     merge_usage,
     rest_of,
 )
-from ..tool_calls import call_ids, finish_with_calls, item_calls
+from ..tool_calls import call_ids, finish_with_calls, has_safe_call, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect, unknown
 from .profiles import Profile, endpoint
 from .stray import has_text, refuse_text, text_fields, without_text
@@ -404,7 +404,7 @@ def _message_stop(state: State, event: ev.MessageStopEvent) -> Effect:
     if state.finish is None and not state.usage.output_tokens and not _has_content(state):
         return NOTHING  # nothing came: not an answer
     state.status = "completed"
-    state.finish = finish_with_calls(state.finish, item_calls(state, _TOOL_TYPES))
+    state.finish = finish_with_calls(state.finish, has_safe_call(item_calls(state, _TOOL_TYPES)))
     metrics = event.invocation_metrics
     if metrics is not None:  # it fills what nothing else has reported
         known = merge_usage(metrics_usage(metrics), state.usage, cached_beside=True)
@@ -630,8 +630,8 @@ def _thinking(request: Request) -> tuple[Any, Any, int]:
         given = thinking.get("budget_tokens")
         return thinking, None, given if isinstance(given, int) else 0
     raise ConfigurationError(
-        f"thinking={shown(thinking)}: the Messages API takes True, a budget in tokens, an effort such "
-        "as 'low' or 'high', or a dict for its 'thinking' option"
+        f"thinking={shown(thinking)}: the Messages API takes True, a budget in tokens, an effort "
+        "such as 'low' or 'high', or a dict for its 'thinking' option"
     )
 
 

@@ -8,7 +8,6 @@ empty; an error is flat in the reference, but the live service nests it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -38,7 +37,9 @@ from ..state import (
 from ..tool_calls import (
     arguments_to_send,
     call_ids,
+    decoded_arguments,
     finish_with_calls,
+    has_safe_call,
     is_json,
     is_same_json,
     item_calls,
@@ -376,6 +377,8 @@ def _close_item(state: State, item: ItemState, final: ev.Item) -> Iterator[Chunk
         item.extra["whole"] = True
     else:
         item.extra["bare"] = True  # closed without its text: the final output may have it
+    if not isinstance(_arguments_of(final), (str, dict, type(None))):
+        item.extra["odd"] = True
     for channel, whole in texts:
         kind, _, _ = _CHANNELS[channel]
         # By channel, not by part: the streamed parts may have other numbers or none, and no text
@@ -411,8 +414,8 @@ def _final_texts(final: ev.Item, type: str | None = None) -> Iterator[tuple[str,
         yield channel, "".join(parts)
     if type in _TOOL_TYPES:
         whole = _arguments_of(final)
-        if whole is not None:  # some gateways send decoded JSON
-            yield _ARGUMENTS, whole if isinstance(whole, str) else json.dumps(whole)
+        if whole is not None:
+            yield _ARGUMENTS, decoded_arguments(whole)
 
 
 def _arguments_of(final: ev.Item) -> Any:
@@ -489,7 +492,7 @@ def _finish(state: State, event: Any, response: ev.Response) -> str:
     if isinstance(event, ev.ResponseIncompleteEvent) or response.status == "incomplete":
         reason = _reason(response) or "incomplete"
         word = _FINISH.get(reason, reason)
-        return finish_with_calls(word, item_calls(state, _TOOL_TYPES)) or word
+        return finish_with_calls(word, has_safe_call(item_calls(state, _TOOL_TYPES))) or word
     if any(item.type in _TOOL_TYPES for item in state.items.values()):
         return "tool_calls"
     # Many servers say "completed" where a limit has cut the answer.
