@@ -1,0 +1,134 @@
+"""A stream that has begun belongs to its process: a forked child neither reads its socket nor ends
+it, whatever it does with the stream, and it never hangs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from support import output_of
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+# The service sends eight words, one each time that the parent has the one before. `use` is what the
+# child does; it reports how that ended through a pipe.
+PROGRAM = """
+    import gc, os, sys, threading, time
+    from llmstream import Client
+    from llmstream.testing import Answer, LLMServer, Pause, Reply
+
+    api, tls, use = sys.argv[1:]
+    words = "".join(f"w{n} " for n in range(8))
+    read, write = os.pipe()
+
+    with LLMServer(tls=tls == "tls") as server:
+        blocks = Answer(words).blocks(api)
+        paced = [step for block in blocks for step in (block, Pause(0.03))]
+        server.default = lambda _: Reply(paced)
+        verify = server.ca_file if tls == "tls" else True
+        base = server.base_url_for(api)
+        client = Client(api, base_url=base, api_key="k", model="m", verify=verify)
+        stream = client.stream("Hi")
+        view = stream if use == "result" else iter(stream)
+        got = [] if use == "result" else [next(view)]
+        if use == "result":
+            stream.__enter__()
+        if use == "blocked":  # a thread of the parent is in the middle of a read
+            reader = threading.Thread(target=lambda: got.extend(view))
+            reader.start()
+            time.sleep(0.03)
+        if os.fork() == 0:
+            end = "nothing"
+            try:
+                if use in ("iterate", "blocked"):
+                    for _ in view:
+                        end = "a token"
+                elif use == "result":
+                    stream.result()
+                elif use == "cancel":
+                    stream.cancel("by the child")
+                    next(view)
+                elif use == "close":
+                    stream.close()
+                    view.close()
+                    next(view)
+                elif use == "leave":
+                    with stream:
+                        pass
+                    client.close()
+                elif use == "drop":
+                    del stream, view
+                    gc.collect()
+                elif use == "one of its own":
+                    assert client.stream("Hi").result().text == words
+                    end = "a stream"
+            except BaseException as exc:
+                end = f"{type(exc).__name__}: {exc}"
+            os.write(write, end.encode())
+            os._exit(0)
+        os.wait()
+        if use == "blocked":
+            reader.join()
+        else:
+            got += [] if use == "result" else list(view)
+        print(os.read(read, 4096).decode())
+        print("".join(got) == words if use != "result" else stream.result().text == words)
+        client.close()
+"""
+
+ENDS = {
+    "iterate": "ConfigurationError",
+    "blocked": "ConfigurationError",
+    "result": "ConfigurationError",
+    "cancel": "ConfigurationError",
+    "close": "ConfigurationError",
+    "leave": "nothing",
+    "drop": "nothing",
+    "one of its own": "a stream",
+}
+
+
+@pytest.mark.parametrize("use", ENDS)
+@pytest.mark.parametrize("tls", ["http", "tls"])
+def test_a_child_leaves_the_stream_to_its_parent(use: str, tls: str) -> None:
+    """The parent's answer is whole, and the child is told why it has none."""
+    told, whole = output_of(PROGRAM, "chat", tls, use).splitlines()
+    assert told.partition(":")[0] == ENDS[use]
+    assert "fork" in told or ENDS[use] != "ConfigurationError"
+    assert whole == "True"
+
+
+@pytest.mark.parametrize("api", ["responses", "messages"])
+def test_so_it_is_with_every_api(api: str) -> None:
+    told, whole = output_of(PROGRAM, api, "http", "iterate").splitlines()
+    assert told.startswith("ConfigurationError")
+    assert whole == "True"
+
+
+UNTOUCHED = """
+    import os
+    from llmstream import Client
+    from llmstream.testing import Answer, LLMServer
+
+    read, write = os.pipe()
+    with LLMServer() as server:
+        server.default = lambda _: Answer("Hello")
+        client = Client("chat", base_url=server.base_url, api_key="k", model="m")
+        ended, fresh = client.stream("a"), client.stream("b")
+        ended.result()
+        if os.fork() == 0:
+            try:
+                words = [ended.result().text, ended.text, fresh.result().text]
+            except BaseException as exc:
+                words = [repr(exc)]
+            os.write(write, "|".join(words).encode())
+            os._exit(0)
+        os.wait()
+        print(os.read(read, 4096).decode(), fresh.result().text)
+        client.close()
+"""
+
+
+def test_streams_that_do_not_run_are_the_child_s_too() -> None:
+    """One that has ended has its result, and one that has not begun may begin in both."""
+    assert output_of(UNTOUCHED) == "Hello|Hello|Hello Hello\n"
