@@ -169,7 +169,7 @@ def _fields(inner: Mapping[str, Any], outer: Mapping[str, Any], depth: int) -> E
     message = _text_of(inner)
     code, param = _text(inner.get("code")), _text(inner.get("param"))
     words, place = _message(message, depth)
-    param = param or place
+    param = param or place or (_place_in(inner) if "loc" not in inner else None)
     upstream: list[str] = []
     headers: dict[str, str] = {}
     parts = [inner] if inner is outer else [inner, outer]
@@ -224,7 +224,7 @@ def _message(value: Any, depth: int) -> tuple[str, str | None]:
     first: str | None = None
     for entry in value[:_MAX_ENTRIES]:
         if isinstance(entry, dict):
-            place = _place(entry.get("loc"))
+            place = _place_in(entry)
             first = first or place
             text = _whole(entry.get("msg") or entry.get("message") or entry.get("type"))
             reasons.append(f"{place}: {text}" if place else text)
@@ -259,6 +259,21 @@ _INPUT = re.compile(r",? input_value=.*?(?=, input_type=|\])", re.DOTALL)
 def _without_input(text: str) -> str:
     """A pydantic error's text without what it shows of the request."""
     return _INPUT.sub("", text) if "input_value=" in text else text
+
+
+def _place_in(entry: Mapping[str, Any]) -> str | None:
+    """The place that a validation error names: by its field `loc` (pydantic), `field`, a JSON
+    pointer, or the name of a property that is one too many (AJV)."""
+    for name in ("loc", "field"):
+        if place := _place(entry.get(name)):
+            return place
+    source, params = entry.get("source"), entry.get("params")
+    pointer = entry.get("instancePath") or (
+        source.get("pointer") if isinstance(source, dict) else None
+    )
+    extra = params.get("additionalProperty") if isinstance(params, dict) else None
+    parts = pointer.strip("#/").split("/") if isinstance(pointer, str) else []
+    return _place([part for part in (*parts, extra) if isinstance(part, str) and part])
 
 
 def _place(loc: Any) -> str | None:

@@ -924,6 +924,25 @@ FURTHER: dict[str, tuple[Any, str | None, str]] = {
     "places in a detail": ({"detail": {"model": ["unknown"]}}, "model", "model: unknown"),
     "a reason in a detail": ({"detail": {"reason": "why"}}, None, "why"),
     "an object of JSON:API": ({"errors": [{"status": "400", "title": "T"}]}, None, "T"),
+    "a pointer": (
+        {"errors": [{"detail": "Not text", "source": {"pointer": "/messages/0/content"}}]},
+        "messages.0.content",
+        "Not text",
+    ),
+    "a property too many": (
+        {
+            "message": [
+                {
+                    "instancePath": "/tools/0",
+                    "msg": "must NOT have additional properties",
+                    "params": {"additionalProperty": "strict"},
+                }
+            ]
+        },
+        "tools.0.strict",
+        "tools.0.strict: must NOT have additional properties",
+    ),
+    "a field": ({"detail": [{"field": "model", "message": "unknown"}]}, "model", "unknown"),
     "what repeats the request": ({"detail": {"input": "secret", "ctx": "x"}}, None, "no reason"),
 }
 

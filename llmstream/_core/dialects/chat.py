@@ -307,7 +307,7 @@ class ChatDialect:
         reasons = [item.extra.get("finish") for item in items]
         used = state.usage.output_tokens
         whole = used is not None or any("whole" in item.extra for item in items)
-        if not (any(reasons) or used or (whole and _has_said(state))):
+        if not (any(reasons) or used or (whole and _has_content(state))):
             return CUT if state.items else NOTHING  # without a choice: another API's stream
         for item, reason in zip(items, reasons, strict=True):
             if reason:
@@ -356,7 +356,7 @@ class ChatDialect:
             if len(chunks) == before:
                 item.extra["last"] = True
             # Some gateways send it with the first, empty chunk, or with each thought.
-            if choices.said if state.expected == 1 else _says_something(item):
+            if choices.said if state.expected == 1 else _has_answer(item):
                 _finish(state, item, reason)
             activity = max(activity, Activity.PROGRESS)
         return activity
@@ -827,12 +827,12 @@ def _show_last_finish(state: State) -> None:
         state.finish = _FINISH.get(reason, reason)
 
 
-def _says_something(item: ItemState) -> bool:
+def _has_answer(item: ItemState) -> bool:
     """Whether text, a refusal or a call has arrived: what may come before a finish that counts."""
     return "text" in item.content or "refusal" in item.content or bool(item.extra.get("calls"))
 
 
-def _has_said(state: State) -> bool:
+def _has_content(state: State) -> bool:
     return any(item.content or item.extra.get("calls") for item in state.items.values())
 
 
