@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from llmstream._core.dialects import APIS
-from llmstream._core.liveness import is_ping
+from llmstream._core.dialects.base import Activity
+from llmstream._core.liveness import Told, is_ping
 from llmstream._core.session import Session
 from llmstream.events import UnknownEvent
 from llmstream.result import ProtocolError
@@ -122,3 +126,79 @@ def test_the_reasoning_of_open_responses_is_thinking(stage: str) -> None:
     assert session.state.thinking == "hm"
     assert session.has_content
     assert not any(isinstance(event, UnknownEvent) for event in events)
+
+
+# ---- what is told again ------------------------------------------------------------------------
+
+BLOCK = {"type": "text", "text": ""}
+AGAIN: dict[str, list[dict[str, Any]]] = {
+    "responses": [
+        {"type": "response.web_search_call.searching", "item_id": "ws_1", "output_index": 0},
+        {"type": "response.output_item.added", "output_index": 0, "item": {"id": "a"}},
+        {"type": "response.content_part.added", "output_index": 0, "content_index": 0},
+        {"type": "response.output_text.done", "output_index": 0, "content_index": 0, "text": ""},
+    ],
+    "messages": [
+        {"type": "content_block_stop", "index": 0},
+        {"type": "content_block_start", "index": 0, "content_block": BLOCK},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
+    ],
+    "chat": [
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "id": "c"},
+        {"choices": [{"delta": {"tool_calls": [{"id": "call_1", "function": {"name": "f"}}]}}]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("api", "event"), [(api, event) for api, events in AGAIN.items() for event in events]
+)
+def test_what_is_told_again_is_no_progress(api: str, event: dict[str, Any]) -> None:
+    """Whatever differs beside what it says: numbers, moments, the usage so far."""
+    session = Session(APIS[api].load())
+    found = []
+    for number in range(5):
+        passing = {
+            "created": number,
+            "usage": {"output_tokens": number},
+            "obfuscation": "x" * number,
+        }
+        if api == "responses":
+            passing["sequence_number"] = number
+        session.activity = Activity.NONE
+        session.receive(b"data: " + json.dumps({**event, **passing}).encode() + b"\n\n")
+        assert session.error is None
+        found.append(session.activity)
+    assert found == [Activity.PROGRESS] + [Activity.NONE] * 4
+
+
+def test_statuses_in_turn_are_told_once_each() -> None:
+    """Back and forth is no progress; the same of another item is."""
+    session = Session(APIS["responses"].load())
+    found = []
+    for item, word in [(1, "in_progress"), (1, "searching")] * 3 + [(2, "searching")]:
+        kind = f"response.web_search_call.{word}"
+        event = {"type": kind, "item_id": f"ws_{item}", "output_index": item}
+        session.activity = Activity.NONE
+        session.receive(b"data: " + json.dumps(event).encode() + b"\n\n")
+        found.append(session.activity)
+    assert found == [Activity.PROGRESS] * 2 + [Activity.NONE] * 4 + [Activity.PROGRESS]
+
+
+def test_what_was_told_has_a_bound() -> None:
+    """An endless number of different events takes no endless memory."""
+    told = Told()
+    for number in range(25_000):
+        assert not told.has(UnknownEvent(f"x{number}", None))
+    assert len(told._prints) <= 10_000
+
+
+def test_a_deep_event_is_compared_as_far_as_it_goes() -> None:
+    deep: Any = 1
+    for _ in range(50_000):
+        deep = [deep]
+    told = Told()
+    assert not told.has(UnknownEvent("x", deep))
+    assert told.has(UnknownEvent("x", deep))
+    while isinstance(deep, list):  # level by level: CPython 3.10 frees nested lists recursively
+        deep = deep.pop()
