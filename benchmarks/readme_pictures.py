@@ -81,6 +81,7 @@ class Wire:
 class _Read:
     def __init__(self, response: Any, arrivals: list[Arrival], clock: FakeClock) -> None:
         self.status, self.headers = response.status, response.headers
+        self.forwarder = response.forwarder
         self.finish, self.close = response.finish, response.close
         self._read, self._arrivals, self._clock = response.read, arrivals, clock
 

@@ -202,7 +202,7 @@ class RequestsTransport:
         self._pool_settings = max_connections, Idle(clock, idle_timeout)
         self._verify = verify
         self._cert = cert
-        self._contexts = Contexts(self._forget)
+        self._contexts = Contexts()
         self._proxies = proxies
         self._trust_env = trust_env
         # The adapter by the number of its process: one at most. Each access is atomic, so a signal
@@ -270,9 +270,11 @@ class RequestsTransport:
         """Raises ConfigurationError for files that cannot be used."""
         proxy = None
         if route.proxy is not None and route.proxy.is_secure:
-            proxy = self._contexts.of(route.trust, None)  # the certificate is for the service only
-        service = self._contexts.of(route.trust, self._cert) if route.secure else proxy
-        return _TLS(service, proxy)
+            # The certificate is for the service only.
+            proxy = self._contexts.of(route.trust, None, self._forget)
+        if not route.secure:
+            return _TLS(proxy, proxy)
+        return _TLS(self._contexts.of(route.trust, self._cert, self._forget), proxy)
 
     def _forget(self, context: SharedContext) -> None:
         adapter = self._adapters.get(os.getpid())

@@ -204,20 +204,24 @@ _prepared: WeakSet[Any] = WeakSet()
 
 
 class Contexts:
-    """The contexts of one client. `outdated` is called with one that another has replaced, because
-    a file has changed. Thread-safe, also after a fork: a child makes its own."""
+    """The contexts of one client. Thread-safe, also after a fork: a child makes its own."""
 
-    def __init__(self, outdated: Callable[[SharedContext], None]) -> None:
-        self._outdated = outdated
+    def __init__(self) -> None:
         # Guards _made. Reentrant: a signal handler may make a call of its own. A file is read under
         # it, so that a hundred streams that begin at once read it once.
         self._lock = RLock()
         self._made: dict[Any, tuple[Any, SharedContext]] = {}
         renew_in_child(self, _lock=RLock, _made=dict)
 
-    def of(self, trust: Trust, cert: Certificate | None) -> SharedContext:
-        """The context for connections to whoever `trust` accepts, which show him `cert`. Raises
-        ConfigurationError, which names the parameter or variable, if a file is not usable."""
+    def of(
+        self,
+        trust: Trust,
+        cert: Certificate | None,
+        outdated: Callable[[SharedContext], None] = lambda context: None,
+    ) -> SharedContext:
+        """The context for connections to whoever `trust` accepts, which show him `cert`. Where a
+        file has changed, `outdated` is called with the one before. Raises ConfigurationError, which
+        names the parameter or variable, if a file is not usable."""
         key = (trust, cert)
         stamp = _stamp(trust, cert)
         found = self._made.get(key)
@@ -233,7 +237,7 @@ class Contexts:
             while len(self._made) > _MOST:
                 self._made.pop(next(iter(self._made)))
         if before is not None:
-            self._outdated(before[1])
+            outdated(before[1])
         return made
 
 

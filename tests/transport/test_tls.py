@@ -231,7 +231,7 @@ def test_a_forked_child_makes_its_own() -> None:
         from llmstream._transport.tls import Contexts, trust_of
         from llmstream.testing.tls import write_ca_file, remove_ca_file
         path = write_ca_file()
-        contexts = Contexts(print)
+        contexts = Contexts()
         one = contexts.of(trust_of(path, True), None)
         assert contexts.of(trust_of(path, True), None) is one
         pid = os.fork()
