@@ -11,6 +11,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
+from ..errors import ConfigurationError
 from .clock import SYSTEM_CLOCK
 from .fork import in_child
 from .scope import NEVER
@@ -48,7 +49,7 @@ class _Deferred:
     def tick(self, now: float) -> float:
         try:
             spawn(self.run, "deferred")
-        except RuntimeError:  # a limit, or the interpreter ends
+        except ConfigurationError:  # a limit, or the interpreter ends
             return now + _AGAIN
         return NEVER
 
@@ -71,7 +72,7 @@ def defer(work: Callable[[], None]) -> None:
     if not _exit_registered:
         _exit_registered = True
         atexit.register(_finish_pending)
-    with contextlib.suppress(RuntimeError):  # no thread: then at the end of the program
+    with contextlib.suppress(ConfigurationError):  # no thread: then at the end of the program
         shared_watchdog().schedule(deferred, 0.0)
 
 

@@ -105,9 +105,8 @@ class CancelScope:
     )
 
     def __init__(self, timers: Timers, clock: Clock, scheduler: Scheduler) -> None:
-        # Guards _connection, _shut, _ended and the setting of stop_reason. Reentrant, because a
-        # signal handler or a finalizer may cancel in the thread that holds it. shutdown() is called
-        # under it: it does not block, and the socket must not pass to another stream meanwhile.
+        # Guards _connection, _shut, _ended, stop_reason. Reentrant: a signal handler may cancel in
+        # the thread that holds it. Held in shutdown(), or the socket may be another stream's.
         self._lock = RLock()
         self._connection: Connection | None = None
         self._shut: Connection | None = None  # the one that was shut down
@@ -256,8 +255,7 @@ class CancelScope:
         self._own_process()
         with self._lock:
             self._ended = True
-        # All of it, also where it has ended already: an interrupt may have come in between.
-        self.detach()
+        self.detach()  # also where it has ended already: an interrupt may have come in between
         self._scheduler.forget(self)
 
     # -- any thread's side
@@ -290,15 +288,12 @@ class CancelScope:
                 return False
             before = self.stop_reason
             # A cancel overrides a clock, after which the reader might make another attempt.
-            is_new = before is None or (reason.cancelled and not before.cancelled)
-            if is_new:
+            if is_new := before is None or (reason.cancelled and not before.cancelled):
                 self.stop_reason = reason
-            # Also where the reason was there before: an interrupt may have come in between.
-            # Not in a forked child: its parent uses the same connection.
-            connection = self._connection
-            if connection is not self._shut and connection is not None and not self.forked:
-                connection.shutdown()
-                self._shut = connection
+            # Also after an interrupt in here; not in a forked child: it is the parent's connection.
+            if (wire := self._connection) is not self._shut and wire and not self.forked:
+                wire.shutdown()
+                self._shut = wire
         self._wake.put(None)
         return is_new
 

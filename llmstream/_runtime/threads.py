@@ -2,8 +2,8 @@
 `threading`.
 
 An interrupt (Ctrl-C, a signal handler that raises, an exception that another thread sets) can fall
-between any two Python instructions. It cannot fall between the acquire of a lock of `_thread` and
-the body of its `with`, because CPython checks for interrupts only at calls, at the start of
+between most Python instructions. It cannot fall between the acquire of a lock that is written in C
+and the body of its `with`, because CPython looks for interrupts only at calls, at the start of
 functions, and at the end of loops. Hence the rules for whatever several threads share:
 
 - a lock is a bare `Lock` or `RLock`, and is entered by `with`. `acquire` in a statement of its own,
@@ -16,10 +16,13 @@ functions, and at the end of loops. Hence the rules for whatever several threads
 
 from __future__ import annotations
 
-import _thread
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
+from typing import Any
+
+from ..errors import ConfigurationError
 
 __all__ = ["Local", "Lock", "RLock", "Thread", "spawn"]
 
@@ -31,16 +34,32 @@ Thread = threading.Thread
 
 def spawn(work: Callable[[], object], name: str) -> Thread:
     """Do `work` in a daemon thread named `llmstream-{name}`. An interpreter that exits does not
-    wait for it. Raises RuntimeError if no further thread can be started."""
+    wait for it. Raises ConfigurationError if no further thread can be started."""
     thread = Thread(target=work, name=f"llmstream-{name}", daemon=True)
     answers: SimpleQueue[BaseException | None] = SimpleQueue()
     # `Thread.start` waits for the new thread at a Condition. An interrupt there would leave the new
     # thread behind a lock for ever. So it is called where no signal handler runs.
-    _thread.start_new_thread(_start, (thread, answers.put))
-    failure = answers.get()
+    try:
+        _begin(partial(_start, thread, answers.put))
+        failure = answers.get()
+    except RuntimeError as exc:
+        failure = exc
     if failure is not None:
-        raise RuntimeError(str(failure))
+        raise ConfigurationError(
+            f"the system starts no further thread ({failure}), and llmstream needs one for its "
+            f"{name}: end other threads, or raise the limits of threads and memory (ulimit -u, -v)"
+        )
     return thread
+
+
+def _begin(work: Callable[[], None]) -> None:
+    """Do `work` in a thread that only the interpreter knows. One call, that waits for nothing."""
+    begin: Any = getattr(threading, "_start_joinable_thread", None)  # since CPython 3.13
+    if begin is not None:
+        begin(work)
+    else:
+        begin = getattr(threading, "_start_new_thread", None)
+        begin(work, ())
 
 
 def _start(thread: Thread, answer: Callable[[BaseException | None], None]) -> None:

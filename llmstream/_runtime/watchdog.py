@@ -68,8 +68,8 @@ class Watchdog:
         self._starting = RLock()  # held while the thread is started
 
     def schedule(self, timed: Timed, at: float) -> None:
-        """Call `timed.tick` at the moment `at`, or soon after. Raises RuntimeError if the thread
-        cannot be started."""
+        """Call `timed.tick` at the moment `at`, or soon after. Raises ConfigurationError if the
+        thread cannot be started."""
         if timed.scheduled <= at:
             return  # an earlier tick is scheduled, and will return the next moment
         entry = _Entry(timed)

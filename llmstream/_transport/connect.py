@@ -8,6 +8,7 @@ cancel can end every wait here.
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NewConnectionError
@@ -33,7 +34,16 @@ class SocketHandle:
     def duplicate(cls, sock: socket.socket) -> SocketHandle:
         """A handle with a descriptor of its own. Wrapping a socket in TLS detaches the descriptor
         of the original, and the wrapper is not available before its handshake has ended."""
-        return cls(sock.dup(), is_own=True)
+        # Not `sock.dup()`: an interrupt in the middle of it would lose the new descriptor. Here,
+        # the interpreter makes one call, and its result is an object, which closes itself.
+        kind: Any = socket.SocketType
+        if not isinstance(sock, kind):  # gevent's
+            return cls(sock.dup(), is_own=True)
+        descriptor = map(socket.dup, [sock.fileno()])
+        return cls(
+            *map(kind, [sock.family], [sock.type], [sock.proto], descriptor),
+            is_own=True,
+        )
 
     def shutdown(self) -> None:
         shut_down(self._sock)

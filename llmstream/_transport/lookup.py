@@ -14,6 +14,7 @@ from typing import Any
 from .._runtime.fork import in_child
 from .._runtime.scope import CancelScope
 from .._runtime.threads import spawn
+from ..errors import ConfigurationError
 
 __all__ = ["NotResolved", "resolve"]
 
@@ -104,9 +105,9 @@ def _shared(host: str, port: int, scope: CancelScope) -> list[Any] | OSError | N
             scope.pause(None)
         look_up.waiting.discard(scope)
         return look_up.result(port)
-    except RuntimeError as exc:  # no further thread can be started
-        own.end(OSError(str(exc)))
-        raise OSError(str(exc)) from exc
+    except ConfigurationError:  # no further thread can be started
+        own.end(OSError("no thread for the look-up"))
+        raise
     except BaseException:
         if begun:
             look_up.waiting.discard(scope)

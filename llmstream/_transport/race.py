@@ -44,7 +44,9 @@ def shut_down(sock: socket.socket) -> None:
     with contextlib.suppress(OSError, ValueError, TypeError):
         # Not SSLSocket.shutdown: that drops the TLS layer, and a reader that reads once more
         # would take encrypted bytes for plain ones.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        plain: Any = socket.SocketType
+        kind = plain if isinstance(sock, plain) else socket.socket  # gevent's
+        kind.shutdown(sock, socket.SHUT_RDWR)
 
 
 def in_turns(addresses: list[Any]) -> list[Any]:
