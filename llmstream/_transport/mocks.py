@@ -26,8 +26,6 @@ from .route import Route
 __all__ = ["are_active", "is_recorded", "recorded", "send", "unanswered"]
 
 _INSTEAD = "or use a server or a FakeTransport of llmstream.testing"
-
-
 _OWN = ("requests.adapters", "requests.sessions")
 
 
