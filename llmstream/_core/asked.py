@@ -1,5 +1,5 @@
-"""What an error says of the place that was asked: its URL, where it redirects to, the proxy that
-forwarded the request. Pure. No URL is shown with its user, password, query or fragment."""
+"""What the message of an HTTP error adds about the request: its URL, where that redirects to, the
+proxy that has forwarded it. Pure. No URL is shown with its user, password, query or fragment."""
 
 from __future__ import annotations
 

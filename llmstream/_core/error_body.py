@@ -1,4 +1,4 @@
-"""What the body of an error says, wherever a service, a gateway or a framework puts it.
+"""Finds the error in the body of a response, wherever a service, a gateway or a framework puts it.
 
 Reading only: `classify` decides what it means. Pure; relies on the SSE parser and the lenient JSON
 decoder.
@@ -152,7 +152,7 @@ def _with_request_id(error: ErrorBody, outer: Mapping[str, Any]) -> ErrorBody:
     return msgspec.structs.replace(error, request_id=_text(outer.get("request_id")))
 
 
-# ---- what it says ------------------------------------------------------------------------------
+# ---- its fields --------------------------------------------------------------------------------
 
 _TEXTS = (
     "message", "detail", "msg", "errors", "Message", "error_message", "errorMessage",

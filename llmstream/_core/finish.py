@@ -1,5 +1,5 @@
-"""The words by which services say why an answer ended: which of them are no end, and which say that
-it was broken off."""
+"""The words that services send as the reason for an answer's end. Some mean no end at all, others
+that the answer was broken off."""
 
 from __future__ import annotations
 

@@ -581,7 +581,7 @@ def _split_system(request: Request) -> tuple[Any, list[Any]]:
     return blocks, messages
 
 
-# Thinking that the model doses itself shows no text unless it is asked for.
+# A model that decides itself how much it thinks shows no text of it unless it is asked to.
 _ADAPTIVE = {"type": "adaptive", "display": "summarized"}
 _ADAPTIVE_SINCE = (4, 6)  # older models refuse it, and efforts, and want a budget
 _WITHOUT_BUDGETS_SINCE = (4, 7)  # newer models refuse a budget
@@ -621,8 +621,8 @@ def _thinking(request: Request) -> tuple[Any, Any, int]:
             raise ConfigurationError(f"thinking={thinking}: the budget is at least 1024 tokens")
         if (_version(request.model.lower()) or (0, 0)) >= _WITHOUT_BUDGETS_SINCE:
             raise ConfigurationError(
-                f"thinking={thinking}: {request.model} takes no budget, because it doses its "
-                "thinking itself: pass True or an effort ('low', 'medium', 'high'); a dict is sent "
+                f"thinking={thinking}: {request.model} takes no budget, because it decides "
+                "itself how much to think: pass True or an effort ('low', 'medium', 'high'); a dict is sent "
                 "as it is"
             )
         return {"type": "enabled", "budget_tokens": thinking}, None, thinking
