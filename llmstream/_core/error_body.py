@@ -16,6 +16,8 @@ from msgspec import Struct
 
 from ..events.base import decode_json
 from ..result import printable
+from .framing import Framer
+from .sse import parse
 
 __all__ = ["ErrorBody", "read_body", "read_error"]
 
@@ -82,16 +84,9 @@ def read_error(payload: Any) -> ErrorBody:
 
 def _events(body: bytes) -> Iterator[bytes]:
     """The data of the events, where a server sends its error as an event stream."""
-    if not body.lstrip()[:6].startswith((b"data:", b"event:", b"error:", b"id:", b":")):
-        return
-    for block in re.split(rb"(?:\r\n|\r|\n){2}", body):
-        lines = [
-            line.partition(b":")[2].strip()
-            for line in re.split(rb"\r\n|\r|\n", block)
-            if line.startswith((b"data:", b"error:"))
-        ]
-        if lines and lines != [b"[DONE]"]:
-            yield b"\n".join(lines)
+    if body.lstrip()[:6].startswith((b"data:", b"event:", b"error:", b"id:", b":")):
+        blocks = Framer(len(body) + 2).feed(body.lstrip() + b"\n\n")
+        yield from (data for _, data in parse(blocks) if data not in (b"", b"[DONE]"))
 
 
 # ---- where the error is ------------------------------------------------------------------------
