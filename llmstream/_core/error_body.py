@@ -231,7 +231,7 @@ def _message(value: Any, depth: int) -> tuple[str, str | None]:
 _NOT_REASONS = ("input", "ctx", "url", "value")  # they repeat the request, or are no words
 
 
-def _by_place(value: Mapping[str, Any]) -> tuple[str, str | None]:
+def _by_place(value: Mapping[Any, Any]) -> tuple[str, str | None]:
     """Validation errors as an object: place -> what is wrong there (ASP.NET, Django, Rails)."""
     reasons: list[str] = []
     first: str | None = None

@@ -975,3 +975,12 @@ QUOTES: dict[str, type[ServiceError]] = {
 def test_further_words_with_a_status(words: str, cls: type[ServiceError]) -> None:
     assert type(by_status(500, {"error": {"message": words}})) is cls
     assert type(error_from_payload({"error": {"message": words}})) is cls
+
+
+def test_places_in_a_python_literal() -> None:
+    """Its keys may be of any type."""
+    words = "Error code: 400 - {'detail': {1: ['odd'], 'model': ['unknown']}}"
+    error = by_status(500, {"error": {"message": words}})
+    assert type(error) is InvalidRequestError
+    assert "model: unknown" in str(error)
+    assert error.param == "model"
