@@ -343,18 +343,18 @@ def test_the_deadline_runs_in_the_callers_own_time(
 
 WIDE = 0.5  # seconds: a clock with room for a busy machine; progress comes every tenth of it
 BEAT = WIDE / 10
+LONG = Answer(" word" * 30).blocks()
 CALL = Answer(tool_calls=[("f", str([*range(12)]))], finish="tool_calls")
 THINKING = Answer("so", thinking=[f"{n} " for n in range(24)])
 HEALTHY = {
     "progress among pings": [
-        *OPENING,
-        *(step for _ in range(30) for step in (DELTAS[0], Pause(BEAT), b": ping\n\n")),
+        step for block in LONG[:-1] for step in (block, Pause(BEAT), b": ping\n\n")
     ],
     "tool arguments only": [step for block in CALL.blocks()[:-1] for step in (block, Pause(BEAT))],
     "thinking only": [step for block in THINKING.blocks()[:-1] for step in (block, Pause(BEAT))],
 }
 LAST = {
-    "progress among pings": ENDING[-1],
+    "progress among pings": LONG[-1],
     "tool arguments only": CALL.blocks()[-1],
     "thinking only": THINKING.blocks()[-1],
 }
