@@ -124,7 +124,7 @@ class ToolCall(Struct, frozen=True):
             return self.arguments
         try:
             return decode_arguments(self.arguments)
-        except (msgspec.DecodeError, UnicodeError) as exc:
+        except (ValueError, RecursionError) as exc:
             raise ProtocolError(
                 f"the arguments of the call of {self.name!r} are not JSON: the answer was cut off "
                 "inside them; do not run the call"

@@ -13,6 +13,9 @@ from typing import Any
 
 __all__ = ["HalfCharacter", "Halves", "has_half", "mended"]
 
+# What is held is little: a server that cuts characters cuts them in deltas, one or two at a time.
+_MOST_HELD = 64
+_LARGEST_HELD = 65_536  # bytes of the event in which a half arrived
 _ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
@@ -71,7 +74,7 @@ class Halves:
             event = _decoded(data)
         except (ValueError, RecursionError):
             return [data]
-        goes_on = _is_delta(event)
+        goes_on = _is_delta(event) and len(data) <= _LARGEST_HELD
         ends = _ends_a_part(event)
         held: dict[Hashable, str] = {}
 
@@ -80,7 +83,8 @@ class Halves:
                 return _LONE.sub(_REPLACEMENT, text)
             half, _ = self._held.pop(key, ("", None))
             text = (half + text).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-            if goes_on and not ends and "\ud800" <= text[-1] <= "\udbff":
+            full = len(held) + len(self._held) >= _MOST_HELD
+            if goes_on and not ends and not full and "\ud800" <= text[-1] <= "\udbff":
                 held[key] = text[-1]
                 text = text[:-1]
             return _LONE.sub(_REPLACEMENT, text)

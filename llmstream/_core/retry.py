@@ -301,8 +301,8 @@ def _amount(value: Any) -> float | None:
         seconds, nanos = _number(value.get("seconds", 0)), _number(value.get("nanos", 0))
         return seconds + nanos / 1e9 if seconds is not None and nanos is not None else None
     number = _number(value)
-    if number is None and isinstance(value, str) and _WHOLE.fullmatch(value.strip()[:100]):
-        return _seconds(value)
+    if number is None and isinstance(value, str) and len(value) <= _LONGEST_VALUE:
+        return _seconds(value) if _WHOLE.fullmatch(value.strip()) else None
     return number
 
 

@@ -4,6 +4,8 @@ decoder that all of them share. Relies on msgspec."""
 from __future__ import annotations
 
 import json
+import re
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import msgspec
@@ -39,6 +41,24 @@ def decode_json(data: bytes) -> Any:
         return _without_surrogates(json.loads(text, parse_int=_number))
 
 
+# A result is pickled, compared and shown, each with a stack of its own above that of the caller:
+# Python's stacks hold a thousand frames, and pickle needs several for each level.
+_DEPTH = 200
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def shallow(data: bytes) -> bytes:
+    """`data` itself, which is JSON that a result will have. Raises ValueError where it is nested
+    more than 200 levels deep."""
+    if data.count(b"[") + data.count(b"{") > _DEPTH:
+        brackets = _STRING.sub(b"", data).translate(None, _OTHERS)
+        if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > _DEPTH:
+            raise ValueError("JSON nested too deeply")
+    return data
+
+
 _DIGITS = 300  # every Python reads and writes whole numbers of so many, a float's are no more
 
 
@@ -54,6 +74,7 @@ def raw_elements(data: bytes, *path: str) -> list[bytes]:
     """The JSON of each element of the list at `path` in an object, without nulls, in time linear in
     `data`: of thousands of elements each is decoded when somebody reads it. A name that an object
     does not have is passed over. Raises ValueError, RecursionError."""
+    shallow(data)
     try:
         inner = msgspec.Raw(data)
         for name in path:

@@ -16,7 +16,7 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...events import chat as ev
-from ...events.base import AnyEvent, Event, UnknownEvent, decode_json
+from ...events.base import AnyEvent, Event, UnknownEvent, decode_json, shallow
 from ...result import Chunk, LLMStreamError, Usage
 from ..checks import shown
 from ..classify import error_from_payload
@@ -394,6 +394,7 @@ class ChatDialect:
         activity = Activity.NONE
         choices = _choices(state)
         if delta.reasoning_details and "reasoning_details" in self._profile.returns:
+            shallow(raw)
             _keep_details(item.extra.setdefault("details", []), delta.reasoning_details)
         texts = [("thinking", _reasoning(delta, self._profile.reasoning))]
         texts += _content(delta.content)
@@ -909,7 +910,7 @@ class _Touched:
 
     def _decoded(self) -> dict[Any, list[dict[str, Any]]]:
         found: dict[Any, list[dict[str, Any]]] = {}
-        for choice in decode_json(self._raw).get("choices") or ():
+        for choice in decode_json(shallow(self._raw)).get("choices") or ():
             if not isinstance(choice, dict) or (choice.get("index") or 0) != self._index:
                 continue
             for message in (choice.get("delta"), choice.get("message")):

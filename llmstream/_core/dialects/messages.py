@@ -18,7 +18,7 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...events import messages as ev
-from ...events.base import AnyEvent, UnknownEvent, decode_json, raw_elements
+from ...events.base import AnyEvent, UnknownEvent, decode_json, raw_elements, shallow
 from ...result import Chunk, Usage, decode_arguments
 from ..checks import shown
 from ..classify import error_from_payload
@@ -81,7 +81,7 @@ def _block_start(state: State, event: ev.ContentBlockStartEvent) -> Effect:
     late = item.extra.pop("unannounced", None) is not None and not item.closed
     if item.type is not None and not (late and block.type in (None, item.type)):
         item = state.add(event.index, None)  # from a server that does not number its blocks
-    event.chunks = _begin(state, item, block, partial(_started_block, event.raw))
+    event.chunks = _begin(state, item, block, partial(_started_block, shallow(event.raw)))
     return CONTENT if event.chunks else PROGRESS
 
 
@@ -211,7 +211,7 @@ def _elsewhere(state: State, event: Any, item: ItemState, delta: ev.ContentBlock
         if found.text or found.thinking or found.partial_json:  # beside the delta, not in it
             return _elsewhere(state, event, item, found)
         refuse_text(list(known.values()) if inner is None else inner)
-        if item.type is not None and (inner is None or delta.type in _TEXTS):
+        if item.type is not None and (delta.type is None or delta.type in _TEXTS):
             raise Misplaced("a piece of a block has lost what it contained")
     return NOTHING
 
@@ -282,6 +282,7 @@ def _signature(state: State, event: Any, item: ItemState, delta: ev.ContentBlock
 
 def _citation(state: State, event: Any, item: ItemState, delta: ev.ContentBlockDelta) -> Effect:
     if delta.citation is not None:
+        shallow(event.raw)
         item.extra.setdefault("citations", []).append(delta.citation)
     return PROGRESS if delta.citation is not None else NOTHING
 

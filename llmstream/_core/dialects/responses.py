@@ -19,7 +19,7 @@ import msgspec
 
 from ...errors import ConfigurationError
 from ...events import responses as ev
-from ...events.base import AnyEvent, UnknownEvent, decode_json, raw_elements
+from ...events.base import AnyEvent, UnknownEvent, decode_json, raw_elements, shallow
 from ...result import Chunk, LLMStreamError
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
@@ -299,7 +299,7 @@ def _item_done(state: State, event: ev.ResponseOutputItemDoneEvent) -> Effect:
         if event.output_index is None:  # from a server that does not distinguish its items
             item = state.add(None, final.id)
     event.chunks = tuple(_close_item(state, item, final))
-    item.wire = partial(_item_of, event.raw)
+    item.wire = partial(_item_of, shallow(event.raw))
     return CONTENT if event.chunks else PROGRESS
 
 
