@@ -470,6 +470,11 @@ def _dispatcher(observers: Any, cost_limit: CostLimit | None) -> Dispatcher:
         return Dispatcher(everyone)
     except TypeError as exc:
         raise ConfigurationError(f"observers: give a list of observers ({exc})") from None
+    except Exception as exc:  # whatever an attribute raises
+        raise ConfigurationError(
+            f"observers: give a list of observers (one of them raises {type(exc).__name__} when "
+            "its methods are looked up)"
+        ) from None
 
 
 # ---- the one-liner -----------------------------------------------------------------------------

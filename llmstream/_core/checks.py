@@ -20,6 +20,7 @@ __all__ = [
     "checked_json",
     "checked_range",
     "few",
+    "has_method",
     "is_number",
     "is_whole",
     "shown",
@@ -58,6 +59,15 @@ def is_number(value: object) -> bool:
 def is_whole(value: object, least: int, most: int) -> bool:
     """Whether it is an int from `least` to `most`. A bool is not one."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def has_method(value: object, name: str) -> bool:
+    """Whether an object (not a class) has this method. Whatever its attributes raise counts as
+    no."""
+    try:
+        return not isinstance(value, type) and callable(getattr(value, name, None))
+    except Exception:
+        return False
 
 
 def checked_range(name: str, value: Any, least: float, most: float) -> float:

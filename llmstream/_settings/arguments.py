@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from .._core.checks import MANY, checked_json, checked_range, is_whole, shown
+from .._core.checks import MANY, checked_json, checked_range, has_method, is_whole, shown
 from .._core.dialects import APIS, Api
 from .._core.recovery import POLICIES
 from ..errors import ConfigurationError
@@ -145,7 +145,7 @@ def checked_double(name: str, value: Any, *methods: str) -> Any:
     """A double of the transport or the clock, or None."""
     if value is not None:
         for method in methods:
-            if isinstance(value, type) or not callable(getattr(value, method, None)):
+            if not has_method(value, method):
                 raise ConfigurationError(
                     f"{name}={shown(value)}: pass an object with the method {method}(), such as "
                     "those of llmstream.testing"

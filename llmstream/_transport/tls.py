@@ -98,13 +98,19 @@ def checked_cert(cert: Any, verify: Verify) -> Certificate | None:
 
 
 def _path(part: Any) -> str:
-    found = os.fspath(part) if isinstance(part, (str, os.PathLike)) else None
+    try:
+        found = os.fspath(part)
+    except Exception:  # not a path, or an object whose __fspath__ raises
+        return ""
     return found if isinstance(found, str) else ""
 
 
 def _is_context(verify: Any) -> bool:
     # By what it has: libraries such as truststore replace the class in the module `ssl`.
-    return hasattr(verify, "wrap_bio") and hasattr(verify, "verify_mode")
+    try:
+        return hasattr(verify, "wrap_bio") and hasattr(verify, "verify_mode")
+    except Exception:  # whatever an attribute raises
+        return False
 
 
 # ---- what is trusted -----------------------------------------------------------------------------

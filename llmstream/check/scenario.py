@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from .._core.checks import CENTURY
 from .._core.timers import Timeouts
 from .._runtime.clock import SYSTEM_CLOCK, Clock
 from .._runtime.threads import spawn
@@ -21,6 +22,11 @@ from .settings import CheckSettings, clocks_of
 from .wire import ANSWER, PROMPT
 
 __all__ = ["Scenario", "read_text"]
+
+
+# Seconds. All waits that a RetryPolicy may ask for in one check are shorter, and a clock that is so
+# much faster still tells microseconds of real time apart.
+_LONGEST = 1e15
 
 
 class Scenario:
@@ -53,7 +59,7 @@ class Scenario:
         transport: Transport | None = None,
         tls: bool = False,
     ) -> None:
-        self.speed = 1.0 if settings.real_time else max(1.0, min(lasts, 1e6) / pace.TARGET)
+        self.speed = 1.0 if settings.real_time else max(1.0, min(lasts, _LONGEST) / pace.TARGET)
         self.patience = min(lasts / self.speed, 1e6) + pace.PATIENCE
         self.server = LLMServer(tls=tls)
         self.server.script(*script)
@@ -119,10 +125,17 @@ def _stretched(timeouts: Timeouts, speed: float, kept: Iterable[str]) -> Timeout
     """Clocks for a faster clock: those not in `kept` last as long as before in real time."""
     return Timeouts(
         **{
-            name: getattr(timeouts, name) if seconds is None or name in kept else seconds * speed
+            name: getattr(timeouts, name)
+            if seconds is None or name in kept
+            else _allowed(seconds * speed)
             for name, seconds in clocks_of(timeouts)
         }
     )
+
+
+def _allowed(seconds: float) -> float | None:
+    """None for a clock that is longer than one may be: it does not run out here."""
+    return seconds if seconds <= CENTURY else None
 
 
 def read_text(

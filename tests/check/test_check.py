@@ -10,7 +10,7 @@ from checking import FAST, ONE_OF_EACH, command, failed, only, results
 
 from llmstream import RetryPolicy, Timeouts
 from llmstream._core.recovery import POLICIES
-from llmstream.check import CHECKS, CheckSettings, pace
+from llmstream.check import CHECKS, CheckSettings, pace, run
 from llmstream.check.mid_answer import DROPS
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -112,6 +112,23 @@ def test_very_many_attempts_are_not_all_played() -> None:
     result = only(CheckSettings(retry=policy), "server errors")
     assert (result.status, result.figures["requests"]) == ("ok", 12)
     assert "played with 12 attempts of 1000" in result.expected
+
+
+CENTURY = 3_153_600_000.0
+LONG = {
+    "waits": CheckSettings(retry=RetryPolicy(base=CENTURY, cap=CENTURY, jitter=10)),
+    "waits without a cap": CheckSettings(retry=RetryPolicy(base=1e9, cap=float("inf"))),
+    "clocks": CheckSettings(timeouts=Timeouts(CENTURY, CENTURY, CENTURY, CENTURY, CENTURY)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", LONG.values(), ids=LONG.keys())
+def test_the_longest_waits_and_clocks_are_not_waited_out(settings: CheckSettings) -> None:
+    """Whatever a RetryPolicy and Timeouts may be, all checks end within seconds."""
+    begun = time.monotonic()
+    assert all(result.ok for result in run(settings))
+    assert time.monotonic() - begun < 60
 
 
 def test_a_deadline_leaves_no_time_for_all_retries() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..._core.checks import shown
+from ..._core.checks import has_method, shown
 from ..._runtime.fork import renew_in_child
 from ..._settings.arguments import checked_flag
 from ..._version import __version__
@@ -90,7 +90,7 @@ class OpenTelemetryObserver:
             ("tracer_provider", tracer_provider, "get_tracer"),
             ("meter_provider", meter_provider, "get_meter"),
         ):
-            if provider is not None and not callable(getattr(provider, method, None)):
+            if provider is not None and not has_method(provider, method):
                 raise ConfigurationError(f"{name}={shown(provider)}: pass one of OpenTelemetry's")
         self._names = chosen_names(names)
         schema_url = self._names.schema_url
