@@ -94,6 +94,11 @@ class _Race:
         self._bell: socket.socket | None = None
         self._rope: socket.socket | None = None
 
+    @property
+    def _sock(self) -> socket.socket | None:
+        """The one begun last, under the name that it has in a SocketHandle."""
+        return self._sockets[-1] if self._sockets else None
+
     def shutdown(self) -> None:
         for sock in tuple(self._sockets):
             shut_down(sock)
