@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .._core.dialects import APIS
+from .._core.dialects import APIS, DEFAULT_API
 from .._core.timers import Timeouts
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.files import check_replaceable
 from .._version import __version__
 from ..client import Client
 from ..errors import ConfigurationError, DeadlineExceeded, LLMStreamError
+from ..result import whole_prompt
 from ..stream import Stream
 from .command import Command, Parser
 from .exit_codes import FAILED
@@ -119,12 +120,14 @@ def _unwritten(path: str, error: Exception) -> int:
 
 def _call(options: argparse.Namespace, *observers: TimelineObserver) -> int:
     stream: Stream | None = None
+    api = DEFAULT_API
     deadline = Deadline(options.total, SYSTEM_CLOCK.monotonic())
     try:
         limits = Timeouts(total=options.total)  # refused before anything is read
         write("")  # a closed output is reported before the call costs
         prompt = _prompt(options, deadline)
         with _client(options, observers) as client:
+            api = client.settings.api
             stream = client.stream(
                 prompt,
                 instructions=_argument(options.instructions),
@@ -139,7 +142,7 @@ def _call(options: argparse.Namespace, *observers: TimelineObserver) -> int:
         if isinstance(error, DeadlineExceeded) and stream is not None:
             error.add(f"of --total {options.total:g}, which began with the command")
         code = report_error(error)
-    if options.stats and stream is not None and not remark(_stats(stream)):
+    if options.stats and stream is not None and not remark(_stats(stream, api)):
         return code or FAILED
     return code
 
@@ -212,7 +215,7 @@ def _one_line(raw: bytes) -> str:
     return re.sub(r"[\r\n]+", " ", raw.decode("utf-8", "replace"))
 
 
-def _stats(stream: Stream) -> str:
+def _stats(stream: Stream, api: str) -> str:
     attempts = stream.attempts
     last = attempts[-1] if attempts else None
     usage = stream.usage
@@ -222,7 +225,7 @@ def _stats(stream: Stream) -> str:
     shown = {
         "first token": "none" if first is None else f"{started + first:.0f} ms",
         "total": f"{total:.0f} ms",
-        "tokens in": usage.input_tokens,
+        "tokens in": whole_prompt(usage, APIS[api].cached_beside),
         "tokens out": usage.output_tokens,
         "attempts": len(attempts),
         "trace id": stream.trace_id,

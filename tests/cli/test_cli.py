@@ -126,6 +126,17 @@ def test_stats_go_to_stderr(llm_server: LLMServer) -> None:
         assert part in done.stderr
 
 
+@pytest.mark.parametrize(("api", "tokens"), [("messages", 17), ("chat", 12), ("responses", 12)])
+def test_the_tokens_in_of_the_stats_are_the_whole_prompt(
+    llm_server: LLMServer, api: str, tokens: int
+) -> None:
+    """As in logs and metrics: Messages counts cached tokens beside the others."""
+    llm_server.script(Answer("ok", usage=(12, 34, 5)))
+    base = llm_server.base_url_for(api)
+    done = run("--api", api, "--base-url", base, "--model", "m", "--stats", "hi")
+    assert f"tokens in {tokens}, " in done.stderr
+
+
 def error_reply(status: int) -> Reply:
     # The longest wait that the policy never waits out: retries would only make the test slow.
     return Reply.error(status, headers={"retry-after": "3600"}, message="no")
