@@ -19,10 +19,12 @@ from queue import Empty, SimpleQueue
 
 from .fork import renew_in_child
 from .scope import CancelScope
+from .threads import Local
 
 __all__ = ["GATE", "Gate"]
 
 _LONGEST = 1.0  # seconds that a call waits for its turn
+_here = Local()  # `scope`: the one that this thread has entered the gate with last
 
 
 class Gate:
@@ -40,7 +42,11 @@ class Gate:
 
     def enter(self, scope: CancelScope) -> None:
         """Wait for the turn of the call of `scope`. Raises Stopped, as soon as the scope is."""
-        if scope.has_turn or self._take(scope):
+        outer = getattr(_here, "scope", None)
+        if outer is not None and outer.has_turn:
+            return  # or a signal handler's call would wait for the one that it interrupts
+        _here.scope = scope
+        if self._take(scope):
             return
         scope.end_wait(0)
         scope.hand_over()  # this is not the service's time: of the clocks only total runs
@@ -64,6 +70,8 @@ class Gate:
 
     def leave(self, scope: CancelScope) -> None:
         """Give the turn to the next call, if the one of `scope` has it. Never raises."""
+        if getattr(_here, "scope", None) is scope:
+            _here.scope = None
         if scope.has_turn:
             scope.has_turn = False
             self._pass_on()

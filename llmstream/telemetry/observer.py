@@ -31,6 +31,11 @@ class Observer(Protocol):
     `on_attempt`, `on_content` and `on_end` are called in a thread of their own, or in the main
     thread when the program ends. A forked child does not report the calls of its parent.
 
+    Where an interrupt (Ctrl-C) comes in `on_start`, `on_attempt`, `on_retry`, `on_content` or
+    `on_end`, the method is called once more with the same records. No method is called while the
+    thread is in another one: of a call that an observer or a signal handler makes there, the
+    observers are told afterwards.
+
     `call` is the record of the call's start, the same object in each call of a method. All times
     are milliseconds, `at_ms` since the call's start. What a method returns is ignored. An exception
     is logged once for each observer of a client, and goes no further. Async methods are refused
