@@ -9,6 +9,7 @@ from functools import partial
 
 from .._core.classify import error_from_status, request_id_of
 from .._core.dialects.base import Activity
+from .._core.dialects.usage import COST_HEADER, with_cost
 from .._core.phase import ClockName, Phase
 from .._core.recovery import Mode, NextAttempt
 from .._core.request import HTTPRequest
@@ -122,6 +123,8 @@ class Exchange:
         try:
             self._accepted(response, request)
             ctx.session = session
+            if COST_HEADER in response.headers:
+                session.state.usage = with_cost(session.state.usage, response.headers[COST_HEADER])
             number = len(ctx.meter.attempts[0]) + 1
             ctx.scope.hand_over()
             yield [marker_event(attempt.marker, number)] if attempt.marker is not None else []

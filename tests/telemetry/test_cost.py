@@ -446,6 +446,43 @@ def test_attempts_with_and_without_a_reported_cost() -> None:
     assert cost_with(priced, "api.openai.com").amount > Decimal("0.00123")
 
 
+@pytest.mark.parametrize("api", ["chat", "messages", "responses"])
+@pytest.mark.parametrize(
+    ("header", "cost"),
+    [("0.0125", 0.0125), ("1.5e-05", 1.5e-05), ("0", None), ("0.0", None)]
+    + [(word, None) for word in ("", "None", "nan", "inf", "-1", "1e999", "x")],
+)
+def test_the_cost_in_a_header(api: str, header: str, cost: float | None) -> None:
+    """LiteLLM's. Before the end of a stream its 0 means unknown; other words are none."""
+    reply = Reply(Answer("ok"), headers={"x-litellm-response-cost": header})
+    client = Client(
+        api, base_url="http://gateway.example/v1", model="m", transport=FakeTransport(reply)
+    )
+    result = client.stream("x").result()
+    assert result.usage.cost == cost
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (12, 34)
+    found = result.cost()
+    if cost is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.amount, found.source) == (
+            Decimal(str(cost)),
+            "reported by gateway.example",
+        )
+
+
+def test_a_cost_in_the_body_replaces_the_one_of_a_header() -> None:
+    """It is of the whole answer."""
+    blocks = Answer("ok").blocks("chat")
+    body = [b.replace(b'"prompt_tokens":', b'"cost":0.5,"prompt_tokens":') for b in blocks]
+    reply = Reply(body, headers={"x-litellm-response-cost": "0.1"})
+    client = Client(
+        "chat", base_url="http://gateway.example/v1", model="m", transport=FakeTransport(reply)
+    )
+    assert client.stream("x").result().usage.cost == 0.5
+
+
 def test_a_call_to_a_gateway_that_reports_its_cost() -> None:
     """From the stream to the limit of the client."""
     usage = {"prompt_tokens": 63, "completion_tokens": 255, "total_tokens": 318, "cost": 0.00123}

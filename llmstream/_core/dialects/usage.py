@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
+
 from ...events.base import InvocationMetrics, ReportedUsage
 from ...events.chat import ChatUsage
 from ...events.responses import ResponseUsage
 from ...result import Usage
 from ..state import first_count
 
-__all__ = ["metrics_usage", "openai_usage", "reported_cost"]
+__all__ = ["COST_HEADER", "metrics_usage", "openai_usage", "reported_cost", "with_cost"]
+
+COST_HEADER = "x-litellm-response-cost"
 
 _TICKS_PER_USD = 10**10  # xAI
 _TOTALS = ("total_cost", "total")  # the sum in an object of costs (Perplexity)
@@ -54,6 +58,16 @@ def openai_usage(reported: ChatUsage | ResponseUsage, own_key: Any = None) -> Us
             reported.cache_creation_input_tokens,
         ),
         reported_cost(reported, own_key),
+    )
+
+
+def with_cost(usage: Usage, header: str) -> Usage:
+    """`usage` with the cost in USD that a gateway (LiteLLM) reports in a header, unless it has one;
+    what the body reports later replaces it. A 0 counts as unknown: the head of a stream is sent
+    before its cost is known."""
+    cost = _number(header)
+    return (
+        usage if usage.cost is not None or not cost else msgspec.structs.replace(usage, cost=cost)
     )
 
 
