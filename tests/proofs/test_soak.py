@@ -1,5 +1,5 @@
-"""Ten thousand calls on bad days, with cancels at any moment, in one process: each ends as its
-script demands, none hears a neighbour, and nothing grows.
+"""Ten thousand calls on bad days, with cancels, interrupts and forks at any moment, in one process:
+each ends as its script demands, none hears a neighbour, and nothing grows.
 
 The default suite proves that the judges can say no, and soaks for a moment.
 """
@@ -14,9 +14,11 @@ import os
 import random
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,14 +26,30 @@ from faults import APIS, ENDING, FAULTS, TWICE, WORDS, Outcome, Plan, Service, r
 from support import PATIENCE, eventually, other_threads, phase_of
 
 import llmstream
-from llmstream import Cancelled, Client, OverloadedError, Result, Stream, StreamTruncated
+from llmstream import (
+    Cancelled,
+    Client,
+    ConfigurationError,
+    LLMStreamError,
+    OverloadedError,
+    Result,
+    Stream,
+    StreamTruncated,
+)
 from llmstream._call.call import Call
 from llmstream._core.session import Session, Stage
+from llmstream._runtime.threads import spawn
 from llmstream.result import Attempt
 from llmstream.telemetry import LogObserver
 from llmstream.testing import LLMServer
 from llmstream.testing.journal import Journal
 from llmstream.testing.script import Recorded
+
+pytestmark = [
+    # What an interrupt keeps from being closed is closed when its last reference goes.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # since 3.12, with threads
+]
 
 SEED = 20261121
 STREAMS = 10_000
@@ -43,7 +61,7 @@ BYTES_PER_STREAM = 512.0  # of resident memory; measured: 300, and 1 KB is to be
 # Half of the calls that are read have a good day: the retry budget is refilled by those only.
 GOOD = ["none", "slow"] * (len(ENDING) // 2)
 
-# What the reader does, and how often: read to the end, or leave in one of eight ways.
+# What the reader does, and how often: read to the end, or leave in one of ten ways.
 MANNERS = {
     "read": 60,
     "cancel at random": 14,
@@ -54,7 +72,13 @@ MANNERS = {
     "close early": 5,
     "drop": 5,
     "never start": 3,
+    "interrupt": 8,
+    **({"fork": 1} if hasattr(os, "fork") else {}),
 }
+
+
+class Interrupted(BaseException):
+    """What another thread raises in a reader."""
 
 
 class ForgetfulJournal(Journal):
@@ -104,6 +128,7 @@ class Worker:
             "cancel in backoff": "503 for long",
             "close early": "stuck",
             "drop": "stuck",
+            "fork": "stuck",
             "cancel before": "none",
             "never start": "none",
         }.get(manner) or self.rng.choice(ENDING + GOOD)
@@ -177,6 +202,49 @@ class Worker:
         self.ended["left"] += 1
         return "" if words == plan.words[: plan.cut] else f"heard {words}"
 
+    def interrupt(self, plan: Plan, stream: Stream) -> str:
+        """An exception that another thread sets, at any moment of the call."""
+        outcome: Outcome | None = None
+        reader = ctypes.c_ulong(threading.get_ident())
+        delay, done = self.rng.random() ** 2 * 0.03, SimpleQueue[None]()
+
+        def interrupt() -> None:
+            time.sleep(delay)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(reader, ctypes.py_object(Interrupted))
+            done.put(None)
+
+        try:
+            spawn(interrupt, "interrupter")  # not Thread.start, which an interrupt wedges
+            outcome = read(stream, self.view())
+            done.get()
+            for _ in range(10):
+                pass  # it is raised here at the latest
+        except Interrupted:
+            pass
+        if outcome is None or isinstance(outcome.error, Interrupted):
+            stream.close()
+            self.ended["interrupted"] += 1
+            error = read_again(stream).error
+            return "" if error is None or isinstance(error, LLMStreamError) else repr(error)
+        return self.judged(plan, outcome, cancelled=True)
+
+    def fork(self, plan: Plan, stream: Stream) -> str:
+        """A child that goes on with its parent's stream is refused, and disturbs nobody."""
+        words = [next(stream) for _ in range(plan.cut)]
+        child = os.fork()
+        if not child:
+            try:
+                next(stream)
+            except ConfigurationError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitpid(child, 0)[1]
+        stream.close()
+        if status or words != plan.words[: plan.cut]:
+            return f"heard {words}, the child ended with {status}"
+        return self.cancelled(plan, read_again(stream))
+
     def never_start(self, plan: Plan, stream: Stream) -> str:
         self.ended["left"] += 1
         return "it was sent" if self.soak.service.requests(plan) else ""
@@ -205,6 +273,8 @@ _MANNERS: dict[str, Callable[[Worker, Plan, Stream], str]] = {
     "close early": Worker.close_early,
     "drop": Worker.drop,
     "never start": Worker.never_start,
+    "interrupt": Worker.interrupt,
+    "fork": Worker.fork,
 }
 
 
@@ -312,6 +382,12 @@ class ForgetfulHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.format(record)
+
+    def createLock(self) -> None:  # noqa: N802 (logging's name)
+        # Before 3.13 logging takes it in a way that an interrupt leaves it held.
+        super().createLock()
+        if sys.version_info < (3, 13):
+            self.lock = None
 
 
 @pytest.fixture
