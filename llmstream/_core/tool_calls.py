@@ -78,17 +78,17 @@ def partition_calls(
     """The calls that are safe to run, and those that are not.
 
     A call is safe if it is closed and its arguments parse (free text always does). Empty arguments
-    mean "{}"; but not in an answer that a limit has `cut`, where they may be missing, nor beside
-    arguments without a name, which may be theirs.
+    mean "{}"; but not in an answer that a limit has `cut`, where they may be missing. Beside
+    arguments without a name, which may be a piece of any of them, none is safe.
     """
     whole: list[ToolCall] = []
     broken: list[ToolCall] = []
     known = list(calls)
-    cut = cut or any(call.arguments and not call.name for call in known)
+    astray = any(call.arguments and not call.name for call in known)
     for call in known:
         text = call.arguments
         empty = not call.custom and text.strip() in _NOTHING
-        missing = empty and cut and not text.strip()
+        missing = astray or (empty and cut and not text.strip())
         safe = call.closed and bool(call.name) and not missing
         if safe and empty:
             text = "{}"

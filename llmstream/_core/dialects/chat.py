@@ -429,6 +429,11 @@ class ChatDialect:
         self, state: State, item: ItemState, piece: ev.ChoiceDeltaToolCall, touched: _Touched
     ) -> str:
         function = _function(piece)
+        first = state.items.get(state.primary or 0)
+        if state.expected == 1 and item is not first and first is not None:
+            alone = not function.name and not piece.id and not item.extra.get("calls")
+            if alone and first.extra.get("calls"):
+                raise Misplaced("it has a piece of another choice than the answer's")
         calls: _Calls = item.extra.setdefault("calls", _Calls())
         before = len(calls)
         call = _call_of(calls, piece, function.name or None, self._profile.calls, touched.calls)
@@ -448,8 +453,8 @@ class ChatDialect:
             return ""
         if again and call.is_whole and call.has_sent(text):
             return ""
-        if not isinstance(text, (str, dict)):
-            raise Misplaced("the arguments of a call are neither text nor an object")
+        if not isinstance(text, str) and (call.has_arguments or not isinstance(text, dict)):
+            raise Misplaced("the arguments of a call are neither text nor one object")
         text = decoded_arguments(text)
         if text:  # thousands of empty ones say nothing
             call.deltas.append(text)
