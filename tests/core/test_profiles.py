@@ -257,8 +257,6 @@ THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
             **{name: {"thinking": {"a": 1}} for name in BY_THINKING},
         },
     ),
-    (1.5, {}),
-    (["low"], {}),
 ]
 OPTIONS = {"reasoning_effort", "reasoning", "chat_template_kwargs", "thinking"}
 
@@ -273,6 +271,14 @@ def test_thinking(name: str, thinking: Any, expected: dict[str, dict[str, Any]])
         return
     body = requested(profile=name, thinking=thinking).json()
     assert {k: v for k, v in body.items() if k in OPTIONS} == expected[name]
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+@pytest.mark.parametrize("thinking", [1.5, ["low"]])
+def test_what_no_service_takes_is_refused(name: str, thinking: Any) -> None:
+    """Whatever the profile: it is no form of the option."""
+    with pytest.raises(ConfigurationError, match=r"thinking=.*pass True, an effort"):
+        requested(profile=name, thinking=thinking)
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
