@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 
 from .fork import renew_in_child
 from .scope import CancelScope
+from .threads import thread_number
 from .threads import Local
 
 __all__ = ["GATE", "Gate"]
@@ -38,7 +39,10 @@ class Gate:
     def __init__(self) -> None:
         self._waiting: deque[CancelScope] = deque()
         self._free = _one_turn()
-        renew_in_child(self, _waiting=deque, _free=_one_turn)
+        # The threads that have the turn, or wait for it. A call that a signal handler or a finalizer
+        # makes in one of them would wait for the call that it has interrupted.
+        self._inside: set[int] = set()
+        renew_in_child(self, _waiting=deque, _free=_one_turn, _inside=set)
 
     def enter(self, scope: CancelScope) -> None:
         """Wait for the turn of the call of `scope`. Raises Stopped, as soon as the scope is."""
@@ -61,6 +65,7 @@ class Gate:
                 else:
                     scope.pause(left)
         except BaseException:
+            self._inside.discard(thread)
             self.leave(scope)  # it may have been given it
             raise
         finally:
@@ -74,6 +79,7 @@ class Gate:
             _here.scope = None
         if scope.has_turn:
             scope.has_turn = False
+            self._inside.discard(thread_number())
             self._pass_on()
 
     def _take(self, scope: CancelScope) -> bool:

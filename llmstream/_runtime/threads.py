@@ -24,12 +24,13 @@ from typing import Any
 
 from ..errors import ConfigurationError
 
-__all__ = ["Local", "Lock", "RLock", "Thread", "spawn"]
+__all__ = ["Local", "Lock", "RLock", "Thread", "spawn", "thread_number"]
 
 Lock = threading.Lock
 RLock = threading.RLock
 Local = threading.local
 Thread = threading.Thread
+thread_number = threading.get_ident  # of the current thread
 
 
 def spawn(work: Callable[[], object], name: str) -> Thread:

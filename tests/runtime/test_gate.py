@@ -88,11 +88,13 @@ def test_a_lost_turn_holds_nobody_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
         gate.enter(scope)
         gate.leave(scope)
     assert gate._free.qsize() == 1
-    slow, scope = new_scope(), new_scope()
-    gate.enter(slow)
+    slow = Waiter(gate, [], 0)
+    eventually(lambda: slow.scope.has_turn, "it has its turn")
+    scope = new_scope()
     gate.enter(scope)  # goes on without a turn
     gate.leave(scope)
-    gate.leave(slow)
+    slow.leave.set()
+    slow.join()
     assert gate._free.qsize() == 1
 
 
@@ -117,6 +119,22 @@ def test_of_the_clocks_only_total_runs_while_a_call_waits_for_its_turn() -> None
             eventually(lambda: len(order) == 2, "another has the turn")
         scope.finish()
     first.join()
+
+
+def test_a_call_within_a_call_does_not_wait_for_it() -> None:
+    """A signal handler's, in the thread that has the turn."""
+    gate, outer, inner = Gate(), new_scope(), new_scope()
+    gate.enter(outer)
+    before = time.monotonic()
+    gate.enter(inner)
+    assert not inner.has_turn
+    assert time.monotonic() - before < 0.5
+    gate.leave(inner)
+    assert outer.has_turn
+    gate.leave(outer)
+    gate.enter(inner)
+    assert inner.has_turn
+    gate.leave(inner)
 
 
 def test_entering_twice_and_leaving_twice_is_once() -> None:
