@@ -31,11 +31,11 @@ from llmstream.testing import Answer
 pytestmark = pytest.mark.attack
 
 APIS = ("responses", "messages", "chat")
-CALLS = 1000  # for each API
+CALLS = 900  # for each API
 READERS = 4  # threads
 TOTAL, MARGIN = 0.5, 3.0  # seconds; the margin is for a busy machine
-FLOOD = 400_000  # bytes
-HOLDS = 0.02  # the share of responses after which the server goes silent, and waits
+FLOOD = 150_000  # bytes
+HOLDS = 0.01  # the share of responses after which the server goes silent, and waits
 
 Pieces = list[bytes]
 
