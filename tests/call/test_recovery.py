@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -205,6 +206,46 @@ def test_resume_filters_what_it_knows() -> None:
     )
     stream = client.stream("Why?", background=True)
     assert "".join(stream) == TEXT
+
+
+FOREIGN: dict[str, Callable[[list[bytes], int], list[bytes]]] = {
+    "no numbers": lambda blocks, k: [
+        re.sub(rb',? *"sequence_number": *\d+', b"", b) for b in blocks
+    ],
+    "numbers from 0": lambda blocks, k: [
+        re.sub(rb'"sequence_number": *\d+', b'"sequence_number":%d' % n, block)
+        for n, block in enumerate(blocks[k:])
+    ],
+    "another response": lambda blocks, k: [b.replace(b"resp_test", b"resp_2") for b in blocks],
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=list(FOREIGN))
+def test_a_foreign_stream_is_not_appended(foreign: Callable[..., list[bytes]]) -> None:
+    """The answer is polled for: identical text, one POST."""
+    blocks = WHOLE.blocks()
+    for k in range(6, len(blocks) - 5, 5):
+
+        def served(request: Recorded, k: int = k) -> Reply:
+            if request.query.get("stream") == "true":
+                return Reply(foreign(blocks, k))
+            return kept(request)
+
+        client, transport, _ = make(
+            "responses", Reply([*blocks[:k], Cut()]), served, served, on_disconnect="resume"
+        )
+        assert "".join(client.stream("Why?", background=True)) == TEXT
+        assert [r.method for r in transport.requests].count("POST") == 1
+
+
+def test_a_keepalive_does_not_move_the_position() -> None:
+    blocks = WHOLE.blocks()
+    keepalive = b'event: keepalive\ndata: {"type":"keepalive","sequence_number":0}\n\n'
+    client, transport, _ = make(
+        "responses", Reply([*blocks[:9], keepalive, Cut()]), kept, on_disconnect="resume"
+    )
+    assert "".join(client.stream("Why?", background=True)) == TEXT
+    assert transport.requests[1].query["starting_after"] == "8"
 
 
 def test_resume_through_many_drops() -> None:
