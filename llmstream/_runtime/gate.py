@@ -20,12 +20,10 @@ from queue import Empty, SimpleQueue
 from .fork import renew_in_child
 from .scope import CancelScope
 from .threads import thread_number
-from .threads import Local
 
 __all__ = ["GATE", "Gate"]
 
 _LONGEST = 1.0  # seconds that a call waits for its turn
-_here = Local()  # `scope`: the one that this thread has entered the gate with last
 
 
 class Gate:
@@ -39,17 +37,17 @@ class Gate:
     def __init__(self) -> None:
         self._waiting: deque[CancelScope] = deque()
         self._free = _one_turn()
-        # The threads that have the turn, or wait for it. A call that a signal handler or a finalizer
-        # makes in one of them would wait for the call that it has interrupted.
+        # The threads that have the turn or wait for it. A call that a signal handler or a finalizer
+        # makes in one of them does not wait: it would wait for the call that it has interrupted.
         self._inside: set[int] = set()
         renew_in_child(self, _waiting=deque, _free=_one_turn, _inside=set)
 
     def enter(self, scope: CancelScope) -> None:
         """Wait for the turn of the call of `scope`. Raises Stopped, as soon as the scope is."""
-        outer = getattr(_here, "scope", None)
-        if outer is not None and outer.has_turn:
-            return  # or a signal handler's call would wait for the one that it interrupts
-        _here.scope = scope
+        thread = thread_number()
+        if thread in self._inside:
+            return
+        self._inside.add(thread)
         if self._take(scope):
             return
         scope.end_wait(0)
@@ -75,8 +73,6 @@ class Gate:
 
     def leave(self, scope: CancelScope) -> None:
         """Give the turn to the next call, if the one of `scope` has it. Never raises."""
-        if getattr(_here, "scope", None) is scope:
-            _here.scope = None
         if scope.has_turn:
             scope.has_turn = False
             self._inside.discard(thread_number())
