@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..errors import EventTooLarge, LoopDetected, NotAStreamError, StreamTruncated
-from ..events.base import AnyEvent, UnknownEvent, decode_json
+from ..events.base import AnyEvent, UnknownEvent, decode_json, has_too_many_values
 from ..result import Chunk, LLMStreamError, ProtocolError
 from .classify import error_from_payload
 from .dialects.base import CONTENT, CUT, NOTHING, PROGRESS, SIGN_OF_LIFE, Activity, Dialect, Effect
@@ -31,6 +31,7 @@ from .state import Contradiction, Foreign, Misplaced, State
 __all__ = ["MAX_EVENT_BYTES", "Session"]
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
+_LARGE = 1 << 20  # bytes that arrive at once: only among so many can an event be too wide
 _DONE = b"[DONE]"
 _BLANK = b" \t\r\n"
 _MAX_QUOTE = 300  # characters of a body that is not a stream which an error's message shows
@@ -158,12 +159,17 @@ class Session:
         events: list[AnyEvent] = []
         blocks = b"" if self.ended else self._framer.feed(data)
         parsed = parse(blocks, self.on_sign_of_life)
+        wide = _first_wide(parsed) if len(blocks) > _LARGE else None
+        if wide is not None:
+            parsed = parsed[:wide]
         if self._halves is not None and self._halves.waiting:
             self._read_halves(parsed, events)
         else:
             self._read(parsed, events)
         if not events and not self._framer.pending and data and not data.strip(_BLANK):
             self.on_sign_of_life()  # empty lines between two events
+        if wide is not None and not self.ended:
+            self._refuse_wide()
         if self._framer.overflow and self.complete:
             self.stage = Stage.WHOLE  # what is too large arrived after the end of the answer
         elif self._framer.overflow:
@@ -174,6 +180,17 @@ class Session:
                 )
             )
         return events
+
+    def _refuse_wide(self) -> None:
+        if self.complete:  # it arrived after the end of the answer
+            self.stage = Stage.WHOLE
+            return
+        self._fail(
+            EventTooLarge(
+                "an event has more than two million values, which would take hundreds of megabytes "
+                "of memory: no service's answer has as many"
+            )
+        )
 
     def _read(self, parsed: Iterable[tuple[str, bytes]], events: list[AnyEvent]) -> None:
         """Read what was parsed, and add its events to `events`."""
@@ -368,6 +385,9 @@ class Session:
     def receive_json(self, body: bytes) -> list[AnyEvent]:
         """The whole body of a success that is JSON instead of a stream: a completion, an answer so
         far, or an error. Returns its events."""
+        if has_too_many_values(body):
+            self._refuse_wide()
+            return []
         try:
             payload = decode_json(body.removeprefix(b"\xef\xbb\xbf"))
             if _failure(payload):
@@ -410,6 +430,11 @@ class Session:
             )
         )
         return []
+
+
+def _first_wide(parsed: list[tuple[str, bytes]]) -> int | None:
+    """The position of the first event that has too many values."""
+    return next((at for at, (_, data) in enumerate(parsed) if has_too_many_values(data)), None)
 
 
 def _ignore() -> None:

@@ -59,6 +59,21 @@ def shallow(data: bytes) -> bytes:
     return data
 
 
+_LARGE = 1 << 20  # bytes: what is shorter cannot need much memory
+_MOST_VALUES = 2_000_000
+
+
+def has_too_many_values(data: bytes) -> bool:
+    """Whether JSON would need far more memory than its length: decoded, `[],` takes 72 bytes."""
+    if len(data) < _LARGE or _values(data) <= _MOST_VALUES:
+        return False
+    return _values(_STRING.sub(b"", data)) > _MOST_VALUES
+
+
+def _values(data: bytes) -> int:
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
+
+
 _DIGITS = 300  # every Python reads and writes whole numbers of so many, a float's are no more
 
 

@@ -23,6 +23,7 @@ from llmstream._core.halves import Halves
 from llmstream._core.retry import is_for_whole_key, parse_retry_after, reset_of_used_up_limits
 from llmstream._core.session import Session
 from llmstream._core.tool_calls import is_json, partition_calls
+from llmstream.errors import EventTooLarge
 from llmstream.events.base import decode_json, raw_elements, shallow
 
 Blocks = Callable[[int], Iterator[Any]]
@@ -367,3 +368,32 @@ def test_deep_json_is_refused_where_a_result_would_have_it() -> None:
     for opened, ended in ((b"[", b"]"), (b'{"a":', b"}")):
         with pytest.raises(ValueError, match="too deeply"):
             shallow(opened * 201 + b"1" + ended * 201)
+
+
+WIDE = {"lists": b"[],", "objects": b'{"a":0},', "numbers": b"0,"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("api", STREAMS)
+@pytest.mark.parametrize("kind", WIDE)
+def test_an_event_that_would_fill_the_memory(api: str, kind: str) -> None:
+    """It is refused before it is decoded, in a stream and in one body; what is after the end of an
+    answer does not matter. Text may contain as many brackets as it likes."""
+    wide = b'{"type":"zz","x":[' + WIDE[kind] * 2_000_000 + b"0]}"
+    session = Session(APIS[api].load())
+    session.receive(b"data: " + wide + b"\n\n")
+    body = Session(APIS[api].load())
+    body.receive_json(wide)
+    assert isinstance(session.error, EventTooLarge)
+    assert isinstance(body.error, EventTooLarge)
+    text = Session(APIS[api].load())
+    text.receive(b'data: {"type":"zz","x":"' + b"[,{" * 1_000_000 + b'"}\n\n')
+    assert text.error is None
+
+
+def test_a_wide_event_after_the_end() -> None:
+    session = Session(APIS["chat"].load())
+    session.receive(data(choice(content="a")) + data(STOPPED))
+    assert session.complete
+    session.receive(b'data: {"x":[' + WIDE["lists"] * 2_000_000 + b"0]}\n\n")
+    assert (session.error, session.ended) == (None, True)
