@@ -272,7 +272,7 @@ def test_the_environment(
     """LLMSTREAM_* before OPENAI_* before ANTHROPIC_*; a vendor's key goes to that vendor only."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(llmstream.client, "_default", None)
+    monkeypatch.setattr(llmstream.client, "_default", {})
 
     def ask() -> Any:
         if how == "stream":
@@ -369,7 +369,7 @@ def test_the_model(
 
 def test_the_one_liner(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """stream(prompt) keeps its client, and makes another when the environment changes."""
-    monkeypatch.setattr(llmstream.client, "_default", None)
+    monkeypatch.setattr(llmstream.client, "_default", {})
     monkeypatch.setenv("LLMSTREAM_BASE_URL", server.base_url)
     assert "".join(llmstream.stream(PROMPT)) == "Hello, world!"
     assert "".join(llmstream.stream(PROMPT, temperature=0.5)) == "Hello, world!"
@@ -379,8 +379,8 @@ def test_the_one_liner(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("LLMSTREAM_BASE_URL", other.base_url)
         assert "".join(llmstream.stream(PROMPT)) == "Hello, world!"
         assert len(other.requests) == 1
-        assert llmstream.client._default is not None
-        llmstream.client._default[-1].close()
+        (client,) = llmstream.client._default.values()
+        client.close()
         other.wait_all_closed()
     # the first one's idle connection went with it
     server.wait_all_closed()
@@ -388,7 +388,7 @@ def test_the_one_liner(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_one_liner_in_many_threads(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that call stream() at once share one client."""
-    monkeypatch.setattr(llmstream.client, "_default", None)
+    monkeypatch.setattr(llmstream.client, "_default", {})
     monkeypatch.setenv("LLMSTREAM_BASE_URL", server.base_url)
     server.default = server.echo
     made: list[Client] = []
@@ -418,13 +418,13 @@ def test_the_one_liner_in_many_threads(server: LLMServer, monkeypatch: pytest.Mo
 
 def test_the_one_liner_after_a_close(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing its client (the interpreter's exit, a test's end) does not spoil stream()."""
-    monkeypatch.setattr(llmstream.client, "_default", None)
+    monkeypatch.setattr(llmstream.client, "_default", {})
     monkeypatch.setenv("LLMSTREAM_BASE_URL", server.base_url)
     stream = llmstream.stream(PROMPT)
     assert isinstance(stream, Stream)
     assert stream.result().text == "Hello, world!"
-    assert llmstream.client._default is not None
-    llmstream.client._default[-1].close()
+    (client,) = llmstream.client._default.values()
+    client.close()
     eventually(lambda: server.open_connections == 0, "its connections are closed")
 
 
