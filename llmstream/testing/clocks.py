@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from queue import Empty, SimpleQueue
 
+from .._core.checks import is_number, shown
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.scope import NEVER, CancelScope
 from .._runtime.threads import RLock, spawn
@@ -111,8 +111,8 @@ class ScaledClock:
     """
 
     def __init__(self, speed: float) -> None:
-        if not 0.0 < speed < math.inf:
-            raise ValueError(f"speed={speed!r}: give a number above 0")
+        if not is_number(speed) or not 0.0 < speed <= 1e18:
+            raise ValueError(f"speed={shown(speed)}: give a number above 0 and at most 1e18")
         self.speed = speed
         self._origin = SYSTEM_CLOCK.monotonic()
         # Guards what is below. Reentrant: a finalizer may call `forget` in the thread that holds

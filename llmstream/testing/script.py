@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -39,6 +38,7 @@ __all__ = [
     "render_head",
 ]
 
+_CENTURY = 3_153_600_000.0  # seconds: a longer wait is a mistake in the unit
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -84,6 +84,8 @@ class Pings:
 
     def __post_init__(self) -> None:
         _check_seconds("Pings", self.every)
+        if self.count is not None and not _is_count(self.count, 0):
+            raise ValueError("Pings(count=...): a whole number of 0 or more")
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ class Drip:
 
     def __post_init__(self) -> None:
         _check_seconds("Drip", self.every)
-        if self.size < 1:
-            raise ValueError(f"Drip(size={self.size}): a piece has at least one byte")
+        if not _is_count(self.size, 1):
+            raise ValueError("Drip(size=...): a whole number; a piece has at least one byte")
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,17 @@ class Reset:
     """
 
 
-def _check_seconds(step: str, seconds: float) -> None:
-    if not (seconds >= 0 and math.isfinite(seconds)):
-        raise ValueError(f"{step} waits {seconds!r} seconds; give a finite number, 0 or more")
+def _check_seconds(step: str, seconds: Any) -> None:
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 <= seconds <= _CENTURY:
+        raise ValueError(
+            f"{step} waits for what is not a finite number of seconds, 0 or more and at most "
+            f"{_CENTURY:,.0f} (a century)"
+        )
+
+
+def _is_count(number: Any, least: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= least
 
 
 Step = Send | Pause | Silence | Pings | Drip | Cut | Reset

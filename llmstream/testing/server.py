@@ -36,7 +36,8 @@ class LLMServer:
 
     It listens on a free port of the loopback from its construction until `close()`. As a context
     manager it closes itself, and raises `AssertionError` when one of its own threads failed. Every
-    public member may be used from any thread.
+    public member may be used from any thread. It answers whatever Host and key a request has: it
+    has nothing to protect, and tests of proxies and of keys use their own.
 
     Arguments:
         tls: use TLS, with a certificate for localhost, 127.0.0.1 and `host` by an authority of
