@@ -399,7 +399,16 @@ def forgotten_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def soak(nothing_left: None, forgotten_log: None) -> Iterator[Soak]:
+def silent_finalizers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """CPython lets no exception out of a finalizer. An interrupt in one is not kept."""
+    names: set[str] = set()
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: names.add(type(one.exc_value).__name__))
+    yield
+    assert names <= {"Interrupted"}
+
+
+@pytest.fixture
+def soak(nothing_left: None, forgotten_log: None, silent_finalizers: None) -> Iterator[Soak]:
     with ForgetfulServer() as server:
         made = Soak(server)
         yield made
