@@ -274,9 +274,9 @@ class State:
                 return known
             if self.pinned and found is not None and found.id is not None and known is None:
                 raise Foreign("a resumed answer has another item in place of the one that was open")
-            if known is not None and known.announced and not known.closed:
-                if found is None or found.closed:
-                    return known  # the index is odd
+            odd = found is None or found.closed
+            if odd and known is not None and known.announced and not known.closed:
+                return known  # the index is odd, not the item
             if found is None:
                 return self.add(index, id)
             # The item here is complete: the server sent the same index for another item.
