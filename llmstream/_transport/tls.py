@@ -151,10 +151,11 @@ def trust_of(verify: Verify, trust_env: bool) -> Trust:
         for source in _VARIABLES:
             if found := os.environ.get(source):
                 return Trust(found, source)
-        file, folder = os.environ.get(_FILE), os.environ.get(_FOLDER, "")
-        if file:
+        # OpenSSL passes over those of its own variables that name nothing which is there.
+        file, folder = os.environ.get(_FILE, ""), os.environ.get(_FOLDER, "")
+        if os.path.exists(file):
             return Trust(file, _FILE, folder if _folders(folder) else "")
-        if folder:
+        if _folders(folder) or os.path.exists(folder):
             return Trust(folder, _FOLDER)
     return Trust()
 

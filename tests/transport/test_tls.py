@@ -4,6 +4,7 @@ be used is named, and a context of the caller's is used as it is."""
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import pickle
 import shutil
@@ -325,10 +326,15 @@ def test_a_file_and_a_folder_of_openssl(
 PLACES = ["verify=", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"]
 
 
-@pytest.mark.parametrize("source", PLACES)
 @pytest.mark.parametrize(
-    "what",
-    ["nothing", "empty file", "text", "damaged", "a key", "unreadable", "empty folder", "a pipe"],
+    ("source", "what"),
+    [
+        *((source, "nothing") for source in PLACES if not source.startswith("SSL_")),
+        *itertools.product(
+            PLACES,
+            ["empty file", "text", "damaged", "a key", "unreadable", "empty folder", "a pipe"],
+        ),
+    ],
 )
 def test_what_cannot_be_used_is_named(
     tls_server: LLMServer,
@@ -368,6 +374,18 @@ def test_what_cannot_be_used_is_named(
     assert f"{path} (from {source})" in str(error)
     assert len(error.attempts) <= 1
     assert tls_server.connections == 0
+
+
+def test_variables_of_openssl_that_name_nothing_which_is_there_do_not_count(
+    https: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in OpenSSL: some systems set them whether or not there is such a file."""
+    authority, client = https
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    monkeypatch.setenv("SSL_CERT_DIR", "/nowhere/certs")
+    assert "of the package certifi" in str(failure(client().stream(PROMPT)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_file))
+    assert client().stream(PROMPT).result().text == TEXT
 
 
 @pytest.mark.parametrize("verify", [None, 0, 1, "", b"ca.pem", object(), ["ca.pem"], 1.0])
