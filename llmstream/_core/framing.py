@@ -24,9 +24,10 @@ class Framer:
     """Cuts a stream of bytes, which arrives in pieces of any size, after the end of a block.
 
     A block is the bytes between two empty lines, with its lines joined by LF. The cost is linear in
-    the bytes received, however they are cut, and so is the memory: a block that arrives byte by byte
-    takes no more than one that arrives whole. Holds at most `limit` bytes and one piece. When a block, or a line without an end, is
-    larger than `limit`, `overflow` becomes true and `feed` returns nothing more. Not thread-safe.
+    the bytes received, however they are cut, and so is the memory: a block that arrives byte by
+    byte takes no more than one that arrives whole. Holds at most `limit` bytes and one piece. When
+    a block, or a line without an end, is larger than `limit`, `overflow` becomes true and `feed`
+    returns nothing more. Not thread-safe.
     """
 
     __slots__ = ("_at_start", "_cr", "_held", "_limit", "overflow")

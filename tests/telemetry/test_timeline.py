@@ -639,7 +639,7 @@ def test_what_cannot_be_is_refused() -> None:
     """No path at all, and no calls to keep, are errors."""
     with pytest.raises(ConfigurationError, match="path"):
         TimelineObserver().write()
-    with pytest.raises(ConfigurationError, match="calls=0: .*greater than 0"):
+    with pytest.raises(ConfigurationError, match=r"calls=0: .*greater than 0"):
         TimelineObserver(calls=0)
     with pytest.raises(ConfigurationError, match="observers"):
         Client(base_url="http://api.test", observers=[TimelineObserver])
