@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -94,6 +95,24 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     eventually(lambda: not other_threads() - threads, "the threads of the test have ended")
     eventually(lambda: not open_sockets() - sockets, "the sockets of the test are closed")
     assert len(watchdogs()) <= 1
+
+
+def executed_lines(work: Callable[[], object]) -> int:
+    """The lines of Python that `work` executes."""
+    count = 0
+
+    def trace(frame: FrameType, what: str, arg: object) -> Any:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
 
 
 # ---- servers -----------------------------------------------------------------------------------

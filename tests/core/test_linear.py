@@ -7,14 +7,13 @@ at eight times the size: in proportion it is eight times as long, quadratic sixt
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
-from types import FrameType
 from typing import Any
 
 import pytest
+from support import executed_lines
 
 from llmstream._core.dialects import APIS
 from llmstream._core.dialects.base import Dialect
@@ -217,24 +216,6 @@ CHAT: dict[str, Blocks] = {
 STREAMS = {"responses": RESPONSES, "messages": MESSAGES, "chat": CHAT}
 
 
-def lines(work: Callable[[], object]) -> int:
-    """The lines of Python that `work` executes."""
-    count = 0
-
-    def trace(frame: FrameType, what: str, arg: object) -> Any:
-        nonlocal count
-        count += 1
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def seconds(work: Callable[[], object]) -> float:
     begun = time.process_time()
     work()
@@ -248,7 +229,9 @@ def test_streams(api: str, kind: str) -> None:
     """Many items, blocks, choices, calls; in order and not, once and again."""
     few, many = (list(STREAMS[api][kind](n)) for n in (FEW, FEW * 2))
     fed(api, few)
-    assert lines(lambda: fed(api, many)) < 2.4 * lines(lambda: fed(api, few)) + 5000
+    assert executed_lines(lambda: fed(api, many)) < (
+        2.4 * executed_lines(lambda: fed(api, few)) + 5000
+    )
 
 
 @pytest.mark.slow

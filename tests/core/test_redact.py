@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html
 import json
-import sys
 from collections.abc import Callable
 from itertools import count
-from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from support import executed_lines
 
 from llmstream._core.redact import names_in, prompt_texts, redact_quotes, redact_texts
 
@@ -90,24 +89,6 @@ def test_prompts_as_deep_as_one_likes() -> None:
         tools = tools.pop()["function"]
 
 
-def _lines(work: Callable[[], object]) -> int:
-    """The lines of Python that `work` executes."""
-    lines = 0
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal lines
-        lines += 1
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return lines
-
-
 SAID = "message number 7 of the long conversation, and other words " * 9
 PROMPTS: dict[str, Callable[[int], list[str]]] = {
     "one long text": lambda n: ["word and word, " * n],
@@ -123,7 +104,7 @@ PROMPTS: dict[str, Callable[[int], list[str]]] = {
 def test_the_cost_is_linear_in_the_prompt(prompt: str, said: str) -> None:
     """Twice the prompt takes twice the steps."""
     few, many = (
-        _lines(lambda n=n: redact_texts([said] * 4, PROMPTS[prompt](n)))  # type: ignore[misc]
+        executed_lines(lambda n=n: redact_texts([said] * 4, PROMPTS[prompt](n)))  # type: ignore[misc]
         for n in (2000, 4000)
     )
     assert many < 2.2 * few + 5000

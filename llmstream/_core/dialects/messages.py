@@ -623,8 +623,8 @@ def _thinking(request: Request) -> tuple[Any, Any, int]:
         if (_version(request.model.lower()) or (0, 0)) >= _WITHOUT_BUDGETS_SINCE:
             raise ConfigurationError(
                 f"thinking={thinking}: {request.model} takes no budget, because it decides "
-                "itself how much to think: pass True or an effort ('low', 'medium', 'high'); a dict "
-                "is sent as it is"
+                "itself how much to think: pass True or an effort ('low', 'medium', 'high'); a "
+                "dict is sent as it is"
             )
         return {"type": "enabled", "budget_tokens": thinking}, None, thinking
     if isinstance(thinking, dict):
