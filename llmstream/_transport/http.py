@@ -169,8 +169,11 @@ class ReportingResponse(http.client.HTTPResponse):
             return 0
         if self.chunked:
             return None
+        values = {value.strip() for value in self.fields.get("content-length", "").split(",")}
+        if len(values) > 1:  # RFC 9112, section 6.3
+            raise http.client.HTTPException("several lengths of one body")
         try:
-            length = int(self.headers.get("content-length") or "")
+            length = int(values.pop())
         except ValueError:
             return None
         return length if length >= 0 else None

@@ -213,7 +213,8 @@ def test_a_closed_pipe_is_not_a_traceback(llm_server: LLMServer) -> None:
     """When the reader of stdout goes away, the command ends quietly and frees the stream."""
 
     def endless(recorded: Recorded) -> Reply:
-        return Reply([*TWO_WORDS, *[ANSWER.blocks()[5]] * 2000, Silence()])
+        # More than a pipe holds: the command has not written all of it before the reader goes away.
+        return Reply([*TWO_WORDS, *[ANSWER.blocks()[5]] * 30_000, Silence()])
 
     llm_server.script(endless)
     with started("--base-url", llm_server.base_url, "hi") as process:
