@@ -1049,9 +1049,12 @@ def test_gzip_by_the_byte(server: LLMServer, client_for: Callable[..., Client]) 
 def test_a_configuration_error_on_the_way_is_not_asked_again(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
-    """A header that HTTP does not allow is found when the request is made: nothing is sent."""
-    client = client_for(server, headers={"x-note": "one\r\ntwo: three"}, retry=AT_ONCE)
+    """A key that no header can contain, from a function, is found when the request is made: nothing
+    is sent, and the function is not called again."""
+    keys = iter(["one\r\ntwo: three"])
+    client = client_for(server, api_key=lambda: next(keys, "a-right-key"), retry=AT_ONCE)
     assert type(failure(client.stream(PROMPT))) is ConfigurationError
+    assert next(keys, None) is None
     assert server.requests == []
 
 

@@ -10,6 +10,7 @@ import pytest
 from checking import FAST, ONE_REQUEST, failed, only, results
 
 from llmstream import RetryPolicy
+from llmstream._call.budget import Budget
 from llmstream._core.session import Session
 from llmstream._core.timers import Timers
 from llmstream._runtime.scope import CancelScope
@@ -48,6 +49,9 @@ def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "TARGET", 1.0)  # waits that no busy machine takes by itself
     monkeypatch.setattr(CancelScope, "sleep", lambda self, seconds, phase="backoff": None)
+    # Else the next request spins until the end of the wait that the service has asked for: of the
+    # retry's own wait only the jitter would be missing, and that may be next to nothing.
+    monkeypatch.setattr(Budget, "throttled", lambda self, now, model=None: (0.0, 0.0))
 
 
 def cut_is_success(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,7 +268,7 @@ class Counted:
         self.arguments = model_file, context
         self.closed = False
         self.model = "m"
-        self.api_key = "a key"
+        self.api_key = "a-key"
 
     def base_url_of(self, api: str) -> str:
         return "http://127.0.0.1:1/v1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 from support import eventually
@@ -15,6 +16,7 @@ from llmstream._runtime.clock import SYSTEM_CLOCK
 from llmstream._runtime.gate import GATE, Gate
 from llmstream._runtime.scope import CancelScope, Stopped, StopReason
 from llmstream._runtime.watchdog import shared_watchdog
+from llmstream.testing import FakeClock
 
 
 def new_scope(**clocks: float) -> CancelScope:
@@ -98,27 +100,41 @@ def test_a_lost_turn_holds_nobody_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
     assert gate._free.qsize() == 1
 
 
-def test_of_the_clocks_only_total_runs_while_a_call_waits_for_its_turn() -> None:
+class SlowTurn(FakeClock):
+    """While a call waits, 0.3 s pass; then the call that has the turn gives it back."""
+
+    def __init__(self, holder: Waiter) -> None:
+        super().__init__()
+        self._holder = holder
+
+    def wait(self, bell: SimpleQueue[None], seconds: float | None) -> None:
+        self.advance(0.3)
+        self._holder.leave.set()
+        self._holder.join()
+
+
+@pytest.mark.parametrize("total", [None, 0.1])
+def test_of_the_clocks_only_total_runs_while_a_call_waits_for_its_turn(total: float | None) -> None:
     gate, order = Gate(), []
-    first = Waiter(gate, order, 0)
-    eventually(lambda: order == [0], "the first has its turn")
-    for clocks, holds in (({"connect": 0.05}, False), ({"connect": 0.05, "total": 0.1}, True)):
-        scope = new_scope(**clocks)
-        scope.begin()
-        threading.Timer(0.3, first.leave.set).start()
-        if holds:
-            with pytest.raises(Stopped):
-                gate.enter(scope)
-            assert scope.stop_reason is not None
-            assert scope.stop_reason.clock == "total"
-        else:
+    holder = Waiter(gate, order, 0)
+    eventually(lambda: order == [0], "another has the turn")
+    clock = SlowTurn(holder)
+    scope = CancelScope(
+        Timers(Timeouts(connect=0.05, total=total), clock.monotonic()), clock, clock.scheduler
+    )
+    scope.begin()
+    if total is None:
+        gate.enter(scope)
+        assert scope.has_turn
+        assert scope.timers.left == 0.05
+        gate.leave(scope)
+    else:
+        with pytest.raises(Stopped):
             gate.enter(scope)
-            assert scope.timers.left > 0.04
-            gate.leave(scope)
-            first = Waiter(gate, order, 0)
-            eventually(lambda: len(order) == 2, "another has the turn")
-        scope.finish()
-    first.join()
+        assert scope.stop_reason is not None
+        assert scope.stop_reason.clock == "total"
+    scope.finish()
+    assert gate._free.qsize() == 1
 
 
 def test_a_call_within_a_call_does_not_wait_for_it() -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 from support import PROMPT, TWO_TOKENS, failure, output_of
 from told import (
@@ -239,15 +240,18 @@ HOSTILE = (
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_values_break_no_line(log: pytest.LogCaptureFixture, hostile: str) -> None:
-    """A model's name, a cancel's reason and the service's own id: each log line stays one
-    line, reads back to exactly the record's values, and has nothing else. Nor has a value of the
-    record a line end or a control character, for a formatter that shows it."""
+    """The service's code of an error, its name of the model and its own id, a cancel's reason, and
+    a record with a model's name that no call takes: each log line stays one line, reads back to
+    exactly the record's values, and has nothing else. Nor has a value of the record a line end or a
+    control character, for a formatter that shows it."""
     answer = Answer(["one ", "two"], response_id=hostile, model=hostile)
-    client, _, _ = make(Reply.error(500), answer)
-    stream = client.stream(PROMPT, trace_id="t-1", model=hostile)
+    client, _, told = make(Reply.error(500, code=hostile), answer)
+    stream = client.stream(PROMPT, trace_id="t-1")
     next(stream)
     stream.cancel(hostile)
     failure(stream, lambda s: s.result())
+    assert told.end.response_model == printable(hostile)
+    LogObserver().on_end(told.end, msgspec.structs.replace(told.end, model=hostile))
     for record in log.records:
         line = record.getMessage()
         assert line.splitlines() == [line]
