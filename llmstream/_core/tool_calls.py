@@ -132,9 +132,9 @@ def arguments_to_send(arguments: Any) -> str:
 
 def finish_with_calls(finish: str | None, has_call: bool) -> str | None:
     """The finish of an answer that is complete: `finish`, or "tool_calls" where it has a call that
-    is safe to run (`has_call`), whatever word the service has for its end, if any. An answer that
-    was cut remains one."""
-    return "tool_calls" if has_call and finish not in _KEPT else finish
+    is safe to run (`has_call`), whatever word the service has for its end. An answer that was cut
+    remains one, and where the service has no word there is none."""
+    return "tool_calls" if has_call and finish is not None and finish not in _KEPT else finish
 
 
 def has_safe_call(calls: Iterator[ToolCallState]) -> bool:

@@ -1015,6 +1015,29 @@ def test_calls_of_another_choice_are_not_the_answers() -> None:
     assert result.finish == "stop"
 
 
+@pytest.mark.parametrize("begun", [(), (said("", role="assistant", index=1),)])
+def test_choices_that_were_not_asked_for(begun: tuple[bytes, ...]) -> None:
+    """A gateway sends two to a request for one: the first is the answer, the other has its own
+    chunks and stays out of the text."""
+    parts = [
+        said("a", index=0),
+        *begun,
+        said("x", index=1),
+        said("b", index=0),
+        said("", "stop", index=0),
+        said("y", "length", index=1),
+        DONE,
+    ]
+    stream, _ = play(*parts)
+    assert [(c.text, c.index) for c in stream.chunks()] == [("a", 0), ("x", 1), ("b", 0), ("y", 1)]
+    result = stream.result()
+    assert (result.text, result.finish) == ("ab", "stop")
+    session, _ = read(*parts[:-1], said("z", index=3), DONE)  # whole before it came
+    assert session.error is None
+    session, _ = read(*parts[:3], said("z", index=3), *parts[3:])
+    assert type(session.error) is ProtocolError
+
+
 # ---- stream_options ----------------------------------------------------------------------------
 
 REFUSALS = {

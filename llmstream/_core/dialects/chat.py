@@ -403,8 +403,7 @@ class ChatDialect:
             if text:
                 if item.index != state.primary:
                     _choose(state, item)
-                    if state.expected == 1 and item.index != state.primary:
-                        raise Misplaced("it has a piece of another choice than the answer's")
+                    _refuse_gap(state, item)
                 if not item.content:
                     _begin_content(state, item)
                 choices.said |= kind != "thinking"
@@ -868,6 +867,13 @@ def _choose(state: State, item: ItemState) -> None:
         choices = _choices(state)
         choices.safe.clear()
         choices.changed.update(dict.fromkeys(item.extra.get("calls", ()), item))
+
+
+def _refuse_gap(state: State, item: ItemState) -> None:
+    """Raises Misplaced if `item` begins to have content and is no choice that a service may have
+    sent unasked: choices are numbered without a gap, any other number is a mistake."""
+    if state.expected == 1 and item.index != state.primary and item.index >= len(state.items):
+        raise Misplaced("it has a piece of a choice whose number is none of the answer's")
 
 
 def _answer_calls(state: State) -> list[tuple[_PartialCall, bool]]:
