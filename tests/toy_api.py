@@ -15,6 +15,7 @@ from llmstream._core.classify import error_from_payload
 from llmstream._core.dialects import Api
 from llmstream._core.dialects.base import CONTENT, NOTHING, PROGRESS, Activity, Effect
 from llmstream._core.dialects.profiles import Profile
+from llmstream._core.numbering import Standing
 from llmstream._core.request import HTTPRequest, Request, StoredResponse, encode_body
 from llmstream._core.state import State, merge_usage
 from llmstream._core.tool_calls import ToolCallState, item_calls
@@ -76,6 +77,9 @@ class Toy:
             event.chunks = state.emit("tool_call", data["with"], item.index)
             return CONTENT
         return PROGRESS if "tick" in data else NOTHING
+
+    def standing(self, state: State, event: AnyEvent) -> Standing:
+        return Standing()
 
     def done(self, state: State) -> Effect:
         return NOTHING
