@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -38,6 +39,8 @@ ANSWER = Answer("one two three four")
 BLOCKS = ANSWER.blocks()
 OPENING, DELTAS, ENDING = BLOCKS[:4], BLOCKS[4:8], BLOCKS[8:]
 TWO_TOKENS = [*OPENING, *DELTAS[:2]]  # what has come of it: "one two"
+# A delta that may be sent again and again: a doubled number would be passed over.
+ENDLESS = re.sub(rb',"sequence_number":\d+', b"", DELTAS[0])
 
 
 def eventually(condition: Callable[[], Any], what: str, within: float = PATIENCE) -> Any:

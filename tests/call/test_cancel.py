@@ -17,6 +17,7 @@ import pytest
 from support import (
     BLOCKS,
     DELTAS,
+    ENDLESS,
     ONCE,
     OPENING,
     PATIENCE,
@@ -153,7 +154,7 @@ PHASES = {
     "after an event": (Reply([BLOCKS[0], Silence()]), "first_token"),
     "among pings": (Reply([Pings(0.01)]), "first_token"),
     "in the body": (Reply([*TWO_TOKENS, Silence()]), "body"),
-    "in a body that is fast": (Reply([*OPENING, Pings(0.001, data=DELTAS[0])]), "body"),
+    "in a body that is fast": (Reply([*OPENING, Pings(0.001, data=ENDLESS)]), "body"),
     "in half an event": (Reply([*TWO_TOKENS, DELTAS[2][:20], Silence()]), "body"),
     "in a close-delimited body": (Reply([*TWO_TOKENS, Silence()], framing="close"), "body"),
 }

@@ -16,6 +16,7 @@ from support import (
     BLOCKS,
     DELTAS,
     ENDING,
+    ENDLESS,
     ONCE,
     OPENING,
     PATIENCE,
@@ -129,7 +130,7 @@ DYING = {
     "no end, before the headers": Case("total", before=[Silence()], phase="headers"),
     "no end, after two tokens": Case("total", [*TWO_TOKENS, Silence()], text="one two"),
     "no end, though every read is fast": Case(
-        "total", [*OPENING, Pings(0.005, data=DELTAS[0])], text="one"
+        "total", [*OPENING, Pings(0.005, data=ENDLESS)], text="one"
     ),
 }
 CLOCKS: dict[str, type[StreamTimeout]] = {

@@ -19,6 +19,7 @@ from support import (
     AT_ONCE,
     BLOCKS,
     DELTAS,
+    ENDLESS,
     ONCE,
     OPENING,
     PROMPT,
@@ -964,7 +965,7 @@ def test_content_behind_an_error_does_not_hold_it_up(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
     """After an error event the stream ends, whatever the server goes on sending."""
-    server.script(Reply([in_stream(), *OPENING, Pings(0.02, data=DELTAS[0])]))
+    server.script(Reply([in_stream(), *OPENING, Pings(0.02, data=ENDLESS)]))
     reading = Reading(client_for(server, retry=ONCE).stream(PROMPT), Stream.result)
     assert type(reading.ended(within=8.0)) is ServerError
 

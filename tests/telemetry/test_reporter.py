@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from support import (
     BLOCKS,
+    ENDLESS,
     ONCE,
     PROMPT,
     TWO_TOKENS,
@@ -338,7 +339,7 @@ ENDINGS: dict[str, tuple[Any, dict[str, Any]]] = {
         },
     ),
     "no end": (
-        Reply([*TWO_TOKENS, Pings(1.0, data=TWO_TOKENS[-1])]),
+        Reply([*TWO_TOKENS, Pings(1.0, data=ENDLESS)]),
         {"error_type": "DeadlineExceeded", "status": 200, "phase": "body", "total_ms": 90_000.0},
     ),
 }

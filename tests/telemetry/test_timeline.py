@@ -455,9 +455,8 @@ def test_a_wait_that_others_caused_is_drawn() -> None:
 
 def test_twenty_thousand_chunks_are_a_small_page() -> None:
     """A very long answer is a page below 1 MB, on which no chunk is lost."""
-    word = BLOCKS[4]
-    long = [piece for _ in range(20_000) for piece in (word, Pause(0.013))]
-    page, end, _ = play(Reply([*BLOCKS[:4], *long, *BLOCKS[-5:]]))
+    blocks = Answer("okapi " * 20_001).blocks()
+    page, end, _ = play(Reply([piece for block in blocks for piece in (block, Pause(0.013))]))
     assert sum(page.ticks()) == end.chunks > 20_000
     assert len(page.ticks()) <= 1001
     assert len(page.text) < 300_000
@@ -470,9 +469,10 @@ def test_many_calls_are_bounded() -> None:
     client = Client(
         base_url="http://api.test", transport=transport, clock=FakeClock(), observers=[trace]
     )
-    long = [piece for _ in range(1500) for piece in (BLOCKS[4], Pause(0.01))]
+    blocks = Answer("okapi " * 1500).blocks()[:-5]
+    long = [piece for block in blocks for piece in (block, Pause(0.01))]
     for number in range(23):
-        transport.script(Reply([*BLOCKS[:4], *long, Cut()]))
+        transport.script(Reply([*long, Cut()]))
         with pytest.raises(LLMStreamError):
             client.stream(PROMPT, trace_id=f"call-{number}").result()
     text = trace.html()
