@@ -33,10 +33,10 @@ Thread = threading.Thread
 thread_number = threading.get_ident  # of the current thread
 
 
-def spawn(work: Callable[[], object], name: str) -> Thread:
-    """Do `work` in a daemon thread named `llmstream-{name}`. An interpreter that exits does not
-    wait for it. Raises ConfigurationError if no further thread can be started."""
-    thread = Thread(target=work, name=f"llmstream-{name}", daemon=True)
+def spawn(work: Callable[[], object], name: str, *, daemon: bool = True) -> Thread:
+    """Do `work` in a thread named `llmstream-{name}`. An interpreter that exits does not wait for a
+    daemon. Raises ConfigurationError if no further thread can be started."""
+    thread = Thread(target=work, name=f"llmstream-{name}", daemon=daemon)
     answers: SimpleQueue[BaseException | None] = SimpleQueue()
     # `Thread.start` waits for the new thread at a Condition. An interrupt there would leave the new
     # thread behind a lock for ever. So it is called where no signal handler runs.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
-import threading
 import weakref
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Any
 from .._core.checks import is_whole, shown
 from .._core.dialects import APIS
 from .._runtime.fork import renew_in_child
+from .._runtime.threads import RLock, spawn
 from .._settings.arguments import checked_path
 from ..errors import ConfigurationError
 from .model import MODEL_NAME, checked_file, fetch_model, import_extra
@@ -30,10 +31,10 @@ CONTEXT = 2048  # tokens, where the caller names no number
 _MOST = 2**24  # llama.cpp takes 32-bit integers, and the product of context and parallel
 HTTP_THREADS = 16  # besides one for each request that is answered
 
-_lock = threading.RLock()  # held while a shared server is started, so that one thread starts it
+_lock = RLock()  # held while a shared server is started, so that one thread starts it
 # Guarded by _lock: this process's servers by model file and context.
 _shared: dict[tuple[Path, int], LocalServer] = {}
-renew_in_child(sys.modules[__name__], _lock=threading.RLock, _shared=dict)
+renew_in_child(sys.modules[__name__], _lock=RLock, _shared=dict)
 
 
 class LocalServer:
@@ -206,28 +207,50 @@ def _start(xllamacpp: Any, params: Any, path: Path) -> Engine:
     returns. That would drop the new server before its loop begins, which hangs it.
     """
     watch_forks()
-    outcome: list[Engine | ConfigurationError] = []
-    starter = threading.Thread(
-        target=_start_here, args=(xllamacpp, params, path, outcome), name="llmstream-local-start"
-    )
-    starter.start()
+    start = _Start(xllamacpp, params, path)
+    starter = None
     try:
+        starter = spawn(start.run, "local-start", daemon=False)  # none ends within llama.cpp
         starter.join()
     except BaseException:
-        starter.join()  # the constructor has the GIL: it has returned, and the rest is bounded
-        for made in outcome:
-            if isinstance(made, Engine):
-                made.stop()
+        start.wanted = False
+        if starter is not None:
+            starter.join()  # the constructor has the GIL: it has returned, and the rest is bounded
+        start.drop()
         raise
-    result = outcome.pop()
+    result = start.outcome.pop()
     if isinstance(result, ConfigurationError):
         raise result
     return result
 
 
-def _start_here(
-    xllamacpp: Any, params: Any, path: Path, outcome: list[Engine | ConfigurationError]
-) -> None:
+class _Start:
+    """The start of one server, in a thread, and whether its caller still wants it.
+
+    An interrupt may come before the caller has the thread to wait for. Then whoever is last, caller
+    or thread, stops the server.
+    """
+
+    def __init__(self, xllamacpp: Any, params: Any, path: Path) -> None:
+        self._arguments = xllamacpp, params, path
+        self.outcome: list[Engine | ConfigurationError] = []
+        self.wanted = True
+
+    def run(self) -> None:
+        """Start it. Never raises."""
+        self.outcome.append(_start_here(*self._arguments))
+        if not self.wanted:
+            self.drop()
+
+    def drop(self) -> None:
+        """Stop what has been started, once."""
+        with contextlib.suppress(IndexError):
+            made = self.outcome.pop()
+            if isinstance(made, Engine):
+                made.stop()
+
+
+def _start_here(xllamacpp: Any, params: Any, path: Path) -> Engine | ConfigurationError:
     try:
         engine = Engine(xllamacpp.Server(params), params.api_keys[0])
     except Exception as exc:
@@ -236,10 +259,8 @@ def _start_here(
             "language model, or is too large for the memory."
         )
         error.__cause__ = exc
-        outcome.append(error)
-        return
+        return error
     if until(lambda: counters(engine.port, engine.key) is not None, READY):
-        outcome.append(engine)
-    else:
-        engine.abandon()
-        outcome.append(ConfigurationError(f"llama.cpp loaded {path}, but does not answer."))
+        return engine
+    engine.abandon()
+    return ConfigurationError(f"llama.cpp loaded {path}, but does not answer.")

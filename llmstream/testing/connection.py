@@ -16,7 +16,7 @@ from .script import Recorded, Reply
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["THREAD_NAME", "Connection", "ReplyTo"]
+__all__ = ["THREAD_NAME", "Connection", "ReplyTo", "begin_thread"]
 
 LINGER = 10.0  # seconds: after our FIN, for the client's
 THREAD_NAME = "llmstream-test-server"
@@ -25,8 +25,22 @@ THREAD_NAME = "llmstream-test-server"
 ReplyTo = Callable[[Recorded], "tuple[Reply, str | None]"]
 
 
+def begin_thread(work: Callable[[], None], name: str) -> threading.Thread:
+    """Do `work` in a daemon thread of the server. Raises RuntimeError if there can be no further
+    one."""
+    thread = threading.Thread(target=work, name=f"{THREAD_NAME}-{name}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as exc:
+        raise RuntimeError(
+            f"the system starts no further thread ({exc}), and the test server needs one for its "
+            f"{name}: end other threads, or raise the limits of threads and memory (ulimit -u, -v)"
+        ) from None
+    return thread
+
+
 class Connection:
-    """Serves requests in a thread of its own, until one side ends the connection.
+    """Serves requests in a thread of its own, from `begin` until one side ends the connection.
 
     Arguments:
         sock: the accepted socket; the connection closes it.
@@ -54,9 +68,16 @@ class Connection:
         self._tls = tls
         self._handshake = handshake
         self._recorded: list[Recorded] = []  # used by this connection's thread only
-        self.thread = threading.Thread(
-            target=self._run, name=f"{THREAD_NAME}-connection-{number}", daemon=True
-        )
+        self.thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Start the thread. Raises RuntimeError, and ends the connection, if there can be no
+        further thread."""
+        try:
+            self.thread = begin_thread(self._run, f"connection-{self._number}")
+        except BaseException:
+            self._end()
+            raise
 
     def _run(self) -> None:
         try:
@@ -68,8 +89,11 @@ class Connection:
         except Exception as exc:
             self._journal.failed(exc)
         finally:
-            self.channel.close()
-            self._journal.ended(self._number)
+            self._end()
+
+    def _end(self) -> None:
+        self.channel.close()
+        self._journal.ended(self._number)
 
     def _open(self) -> None:
         if self._tls is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .answers import Answer, api_of_path, encoding
 from .channel import ready
-from .connection import THREAD_NAME, Connection
+from .connection import Connection, begin_thread
 from .journal import Journal
 from .script import Entry, Recorded, Reply, needs_api, prompt_text
 
@@ -55,7 +55,8 @@ class LLMServer:
             removes; else None.
 
     Raises `ImportError` for TLS without trustme, `ValueError` for `handshake=False` without TLS,
-    and `OSError` when it cannot listen.
+    `OSError` when it cannot listen, and `RuntimeError` when the system starts no further
+    thread. A connection that would need one is closed, and that error is in `errors`.
     """
 
     def __init__(
@@ -92,10 +93,11 @@ class LLMServer:
         self._listener.setblocking(False)
         self.url = f"{scheme}://{host}:{self._listener.getsockname()[1]}"
         self._bell, self._bell_rope = socket.socketpair()  # wakes the acceptor
-        self._acceptor = threading.Thread(
-            target=self._accept, name=f"{THREAD_NAME}-acceptor", daemon=True
-        )
-        self._acceptor.start()
+        try:
+            self._acceptor = begin_thread(self._accept, "acceptor")
+        except BaseException:
+            self._close_sockets()
+            raise
 
     def __repr__(self) -> str:
         return f"<LLMServer {self.url}, {len(self.requests)} requests>"
@@ -229,9 +231,12 @@ class LLMServer:
             handshake=self._handshake,
         )
         with self._lock:
-            self._connections = [one for one in self._connections if one.thread.is_alive()]
+            self._connections = [one for one in self._connections if _lives(one)]
             self._connections.append(connection)
-            connection.thread.start()
+            try:
+                connection.begin()
+            except RuntimeError as exc:
+                self._journal.failed(exc)
 
     def close(self) -> None:
         """End every connection and thread. From any thread; a second call has no effect.
@@ -246,20 +251,23 @@ class LLMServer:
         deadline = time.monotonic() + CLOSE_WAIT
         self._bell_rope.send(b"!")
         self._acceptor.join(CLOSE_WAIT)
-        for sock in (self._listener, self._bell, self._bell_rope):
-            sock.close()
+        self._close_sockets()
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
             connection.channel.shut_down()
         self._join(connections, deadline)
+
+    def _close_sockets(self) -> None:
+        for sock in (self._listener, self._bell, self._bell_rope):
+            sock.close()
         self._remove_ca_file()
 
     def _join(self, connections: list[Connection], deadline: float) -> None:
         for connection in connections:
             thread = connection.thread
-            if thread is threading.current_thread():
-                continue  # a scripted function closes its own server
+            if thread is None or thread is threading.current_thread():
+                continue  # it never began; or a scripted function closes its own server
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 error = RuntimeError(f"{thread.name} did not end within {CLOSE_WAIT} s")
@@ -284,6 +292,10 @@ class LLMServer:
         if self.errors and error is None:  # the test's own failure comes first
             listed = "; ".join(repr(one) for one in self.errors)
             raise AssertionError(f"the test server itself failed: {listed}") from self.errors[0]
+
+
+def _lives(connection: Connection) -> bool:
+    return connection.thread is not None and connection.thread.is_alive()
 
 
 def _as_reply(entry: Entry, request: Recorded) -> Reply:

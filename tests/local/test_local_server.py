@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import requests
@@ -16,6 +18,7 @@ from local_tools import FakePip, ask, events, key_of, linux, refuses, run
 from llmstream import Client
 from llmstream.errors import ConfigurationError, InvalidRequestError
 from llmstream.local import LocalServer, shared_server
+from llmstream.local import server as server_module
 from llmstream.testing import LLMServer, Reply
 
 
@@ -291,6 +294,94 @@ def test_a_shared_server_is_for_a_file_and_a_context(
     Client.local(one, context=512)
     started = [server.arguments for server in shared.values()]
     assert started == [(one, 2048), (one, 8192), (two, 8192), (one, 512)]
+
+
+class FakeEngine:
+    """Stands for a running llama.cpp."""
+
+    port = 1
+    key = "a-key"
+    made: ClassVar[list[FakeEngine]] = []
+
+    def __init__(self, *_: object) -> None:
+        self.stopped = 0
+        self.made.append(self)
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
+    """All that were started, and the rest of the start stubbed."""
+    monkeypatch.setattr(FakeEngine, "made", [])
+    monkeypatch.setattr(server_module, "Engine", FakeEngine)
+    monkeypatch.setattr(server_module, "counters", lambda port, key: b"")
+    monkeypatch.setattr(server_module, "watch_forks", lambda: None)
+    return FakeEngine.made
+
+
+def start(path: Path) -> Any:
+    native, params = SimpleNamespace(Server=lambda params: None), SimpleNamespace(api_keys=["k"])
+    return server_module._start(native, params, path)
+
+
+def test_no_thread_for_a_start(
+    monkeypatch: pytest.MonkeyPatch, engines: list[FakeEngine], tmp_path: Path
+) -> None:
+    """Where the system starts no further thread, nothing is loaded, and the error says so."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(ConfigurationError, match="starts no further thread"):
+        start(tmp_path)
+    assert engines == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["in join", "in spawn"])
+@pytest.mark.parametrize("begun", [True, False], ids=["after it", "before it"])
+def test_an_interrupt_of_a_start_leaves_no_server(
+    monkeypatch: pytest.MonkeyPatch,
+    engines: list[FakeEngine],
+    tmp_path: Path,
+    known: bool,
+    begun: bool,
+) -> None:
+    """Wherever it comes, before or after the server is there: it is stopped, once."""
+    real, threads = server_module.spawn, []
+    goes_on = threading.Event()
+    monkeypatch.setattr(server_module, "counters", lambda port, key: goes_on.wait(10) and b"")
+
+    class Interrupted:
+        def __init__(self, thread: threading.Thread) -> None:
+            self._thread = thread
+            self._times = 0
+
+        def join(self) -> None:
+            self._times += 1
+            if self._times == 1:
+                raise KeyboardInterrupt
+            goes_on.set()
+            self._thread.join(10)
+
+    def spawn(work: Any, name: str, *, daemon: bool) -> Any:
+        assert not daemon
+        threads.append(real(work, name, daemon=daemon))
+        if begun:
+            goes_on.set()
+            threads[0].join(10)
+        if known:
+            return Interrupted(threads[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_module, "spawn", spawn)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path)
+    goes_on.set()
+    threads[0].join(10)
+    assert [engine.stopped for engine in engines] == [1]
 
 
 @pytest.mark.parametrize("context", [0, -1, True, 1.5, "4096", 10**9])

@@ -468,3 +468,42 @@ def test_blackhole() -> None:
             requests.get(f"http://{host}:{port}/", timeout=0.1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, port), timeout=5).close()
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The threads that the system does not start, by what their names begin with."""
+    refused: list[str] = []
+    real = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        if self.name.startswith(tuple(refused)):
+            raise RuntimeError("can't start new thread")
+        real(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    return refused
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_no_thread_for_a_server(no_thread: list[str], tls: bool) -> None:
+    """It is not made, and keeps no socket and no file."""
+    files = {*Path("/proc/self/fd").iterdir()} if Path("/proc/self/fd").exists() else set()
+    no_thread.append("llmstream-test-server-acceptor")
+    with pytest.raises(RuntimeError, match="starts no further thread"):
+        LLMServer(tls=tls)
+    if files:
+        assert len(files) == len([*Path("/proc/self/fd").iterdir()])
+
+
+def test_no_thread_for_a_connection(no_thread: list[str]) -> None:
+    """It is closed, and reported; the server goes on, and serves the next one."""
+    server = LLMServer()
+    no_thread.append("llmstream-test-server-connection-1")
+    with pytest.raises(requests.ConnectionError):
+        requests.get(server.url)
+    server.wait_all_closed()
+    assert requests.get(server.url).status_code == 404
+    server.close()
+    (error,) = server.errors
+    assert "starts no further thread" in str(error)
