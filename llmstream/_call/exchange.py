@@ -10,6 +10,7 @@ from functools import partial
 from .._core.classify import error_from_status, request_id_of
 from .._core.dialects.base import Activity
 from .._core.dialects.usage import COST_HEADER, with_cost
+from .._core.key_quotes import without_credentials_of
 from .._core.phase import ClockName, Phase
 from .._core.recovery import Mode, NextAttempt
 from .._core.request import HTTPRequest
@@ -139,7 +140,8 @@ class Exchange:
             scope.awaiting_response()
         scope.end_wait(0)
         ctx.status = response.status
-        ctx.request_id = request_id_of(response.headers)
+        own_id = request_id_of(response.headers)
+        ctx.request_id = own_id and without_credentials_of(request, own_id)
         if not _is_success(response.status):
             body = _read_some(response, _ERROR_BODY, scope)
             now, forwarder = ctx.clock.time(), response.forwarder

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
+from .credentials import credentials_in, credentials_of_address
 from .redact import telling
+from .request import HTTPRequest
 from .spellings import Form, blotted, forms_of
 
-__all__ = ["redact_keys"]
+__all__ = ["redact_keys", "without_credentials_of"]
 
 _LEAST = 8  # characters; a shorter key ("test", "none") is that of a local server
 _SURE = 16  # characters in a row that no message has by chance
@@ -48,6 +50,24 @@ def redact_keys(
         sure = {(begin, end) for begin, end in found if end - begin >= _SURE}
         redacted.append(blotted(text, [*sure, *telling(text, found - sure)]))
     return redacted
+
+
+def without_credentials_of(request: HTTPRequest, text: str) -> str:
+    """`text`, a word that the service has answered `request` with, with "***" in place of what it
+    quotes of the request's credentials. What quotes nothing as it was sent costs 5 us."""
+    headers = request.headers
+    if not _repeats(text, "\n".join([request.url, *headers.values()])):
+        return text
+    keys = [*credentials_in(headers)]
+    passwords = [*credentials_of_address(request.url)]
+    if not _repeats(text, "\n".join([*keys, *passwords])):
+        return text  # it repeats the call's own id
+    return redact_keys([text], keys, passwords)[0]
+
+
+def _repeats(text: str, sent: str) -> bool:
+    """Whether `text` has fifteen characters in a row of `sent`, or eight at some places."""
+    return any(text[at : at + _LEAST] in sent for at in range(0, len(text) - _LEAST + 1, _LEAST))
 
 
 def _spellings(key: str) -> Iterator[str]:

@@ -717,3 +717,45 @@ def test_a_key_in_a_request_id_is_nowhere(server: LLMServer) -> None:
         ids = {error.request_id, error.attempts[-1].request_id, error.partial.request_id}
         assert len(ids) == 1
         assert all(found and KEY not in found and len(found) <= 200 for found in ids)
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize(
+    "told", ["{}", "req-{}", "{}-1", "Bearer {}"], ids=["alone", "its end", "its begin", "a header"]
+)
+@pytest.mark.parametrize("secret", ["key", "header"])
+def test_a_key_in_the_request_id_of_an_answer_is_nowhere(
+    server: LLMServer, api: str, told: str, secret: str
+) -> None:
+    """A service that gives the key, or another secret header, back as the request's id: neither in
+    the stream, nor in the result and its attempts, nor in what an observer is told."""
+    headers = {"x-session-token": "tok-session-5521-marked"}
+    sent = KEY if secret == "key" else headers["x-session-token"]
+    name = "request-id" if api == "messages" else "x-request-id"
+    server.script(Reply(Answer("one two"), headers={name: told.format(sent)}))
+    seen, base = Told(), server.base_url_for(api)
+    with Client(
+        api, base_url=base, model="m", api_key=KEY, headers=headers, observers=[seen]
+    ) as client:
+        stream = client.stream("Hi")
+        next(stream)
+        early = stream.request_id
+        result = stream.result()
+    ids = {early, stream.request_id, result.request_id, result.attempts[-1].request_id}
+    ids |= {seen.end.request_id, seen.attempts[-1].request_id}
+    (found,) = ids
+    assert found is not None
+    assert "***" in found
+    assert sent[:8] not in found
+    assert sent[-8:] not in found
+
+
+@pytest.mark.parametrize(
+    "own", ["0123456789abcdef0123456789abcdef", "chatcmpl-8f2", "x", "***", "a" * 200]
+)
+def test_an_ordinary_request_id_stays(server: LLMServer, own: str) -> None:
+    """That of the call, too: many services take it over."""
+    server.script(Reply(Answer("one two"), headers={"x-request-id": own}))
+    with Client("chat", base_url=server.base_url, model="m", api_key=KEY) as client:
+        stream = client.stream("Hi", trace_id="0123456789abcdef0123456789abcdef")
+        assert stream.result().request_id == own
