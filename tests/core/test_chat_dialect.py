@@ -1032,9 +1032,18 @@ def test_choices_that_were_not_asked_for(begun: tuple[bytes, ...]) -> None:
     assert [(c.text, c.index) for c in stream.chunks()] == [("a", 0), ("x", 1), ("b", 0), ("y", 1)]
     result = stream.result()
     assert (result.text, result.finish) == ("ab", "stop")
+    assert whole(*parts[:-2], DONE).text == "ab"  # LiteLLM's proxy ends the first one alone
     session, _ = read(*parts[:-1], said("z", index=3), DONE)  # whole before it came
     assert session.error is None
     session, _ = read(*parts[:3], said("z", index=3), *parts[3:])
+    assert type(session.error) is ProtocolError
+
+
+@pytest.mark.parametrize("index", [1, 7, -1, 1 << 80])
+def test_text_of_the_first_choice_behind_another_ones(index: int) -> None:
+    """The first piece of an answer whose number was garbled: half of the text is no success."""
+    parts = [said("", role="assistant"), said("Let ", index=index), said("me."), FINISH, DONE]
+    session, _ = read(*parts)
     assert type(session.error) is ProtocolError
 
 

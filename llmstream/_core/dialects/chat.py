@@ -403,7 +403,7 @@ class ChatDialect:
             if text:
                 if item.index != state.primary:
                     _choose(state, item)
-                    _refuse_gap(state, item)
+                    _refuse_stray(state, item)
                 if not item.content:
                     _begin_content(state, item)
                 choices.said |= kind != "thinking"
@@ -869,10 +869,13 @@ def _choose(state: State, item: ItemState) -> None:
         choices.changed.update(dict.fromkeys(item.extra.get("calls", ()), item))
 
 
-def _refuse_gap(state: State, item: ItemState) -> None:
-    """Raises Misplaced if `item` begins to have content and is no choice that a service may have
-    sent unasked: choices are numbered without a gap, any other number is a mistake."""
-    if state.expected == 1 and item.index != state.primary and item.index >= len(state.items):
+def _refuse_stray(state: State, item: ItemState) -> None:
+    """Raises Misplaced if `item`, which begins to have content, is neither the answer nor a choice
+    that a gateway may have sent unasked. These are numbered from 0 without a gap, and the first one
+    is the answer: any other number is a piece of the answer in a wrong place."""
+    if state.expected != 1 or item.index == state.primary:
+        return
+    if state.primary != 0 or not 0 < item.index < len(state.items):
         raise Misplaced("it has a piece of a choice whose number is none of the answer's")
 
 
