@@ -105,68 +105,84 @@ def checked_json(name: str, value: Any) -> None:
     """Raises ConfigurationError, with the place, for a value that JSON does not have: NaN, bytes, a
     set, half a character, an object, a key that is not a string, a structure that contains itself.
     (The encoder writes some of these as something else: NaN as null, bytes in base64.)"""
-    if isinstance(value, str):
-        _check_text(name, value)
-        return
-    left = [_VALUES]
     try:
-        _check(value, (name,), left)
+        _check(value, 1, [_VALUES])
+    except _OddError as odd:
+        place = (name, *reversed(odd.steps))
+        error = _refused(place[:4] if odd.is_vast else place, odd.what)
     except RecursionError:  # the caller is almost as deep as Python goes
-        raise _refused((name,), "a structure that is too deep here") from None
+        error = _refused((name,), "a structure that is too deep here")
+    else:
+        return
+    raise error
 
 
-def _check(value: Any, place: tuple[str | int, ...], left: list[int]) -> None:
+class _OddError(Exception):
+    """A value that JSON does not have. On the way out it gathers where that is, from the inside:
+    values that are right pay nothing for it."""
+
+    def __init__(self, what: str, *, is_vast: bool = False) -> None:
+        self.what = what
+        self.is_vast = is_vast  # the whole place would be too long
+        self.steps: list[str | int] = []
+
+
+def _check(value: Any, depth: int, left: list[int]) -> None:
     if isinstance(value, str):
-        if not value.isascii():
-            _check_text(place, value)
+        _check_text(value)
     elif value is None or isinstance(value, bool):
         return
     elif isinstance(value, int):
         if not _LEAST_INT <= value <= _GREATEST_INT:
-            raise _refused(place, f"{shown(value)}, and 64 are the most")
+            raise _OddError(f"{shown(value)}, and 64 are the most")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise _refused(place, f"{shown(value)}, which JSON does not have")
+            raise _OddError(f"{shown(value)}, which JSON does not have")
     elif isinstance(value, (dict, list, tuple, Mapping)):
-        _check_inside(value, place, left)
+        _check_inside(value, depth, left)
     else:
-        raise _refused(place, shown(value))
+        raise _OddError(shown(value))
 
 
-def _check_inside(value: Any, place: tuple[str | int, ...], left: list[int]) -> None:
-    if len(place) > _DEEP:
-        raise _refused(place[:4], f"a structure deeper than {_DEEP}, or one that contains itself")
+def _check_inside(value: Any, depth: int, left: list[int]) -> None:
+    if depth > _DEEP:
+        raise _OddError(
+            f"a structure deeper than {_DEEP}, or one that contains itself", is_vast=True
+        )
     left[0] -= len(value) + 1
     if left[0] < 0:
-        raise _refused(place[:4], f"more than {_VALUES:,} values")
-    if not isinstance(value, Mapping):
-        for index, inner in enumerate(value):
-            if not _is_plain(inner):
-                _check(inner, (*place, index), left)
+        raise _OddError(f"more than {_VALUES:,} values", is_vast=True)
+    is_mapping = type(value) is not list and isinstance(value, Mapping)
+    if is_mapping:
+        for key in value:
+            _check_key(key)
+    step: str | int = -1
+    try:
+        for step, inner in value.items() if is_mapping else enumerate(value):  # noqa: B007 - below
+            kind = type(inner)
+            if kind is list or kind is dict:
+                _check_inside(inner, depth + 1, left)
+            elif not (inner is None or (kind is str and inner.isascii())):
+                _check(inner, depth + 1, left)
+    except _OddError as odd:
+        odd.steps.append(step)
+        raise
+
+
+def _check_key(key: Any) -> None:
+    if not isinstance(key, str):
+        raise _OddError(f"the key {shown(key)}, which is not a string")
+    if not key.isascii():
+        _check_text(key)
+
+
+def _check_text(text: str) -> None:
+    if text.isascii():
         return
-    for key, inner in value.items():
-        if not isinstance(key, str):
-            raise _refused(place, f"the key {shown(key)}, which is not a string")
-        if not key.isascii():
-            _check_text(place, key)
-        if not _is_plain(inner):
-            _check(inner, (*place, key), left)
-
-
-def _is_plain(value: Any) -> bool:
-    """What most values are: there is nothing to look at in it."""
-    return value is None or (type(value) is str and value.isascii())
-
-
-def _check_text(place: str | tuple[str | int, ...], text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        at = exc.start
-    else:
-        return
-    place = (place,) if isinstance(place, str) else place
-    raise _refused(place, f"half a character (a lone surrogate) at position {at}")
+        raise _OddError(f"half a character (a lone surrogate) at position {exc.start}") from None
 
 
 def _refused(place: tuple[str | int, ...], what: str) -> ConfigurationError:
