@@ -25,3 +25,9 @@ def pytest_runtest_makereport() -> Any:
     report = outcome.get_result()
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
         report.outcome = "failed"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: one worker more than cores, because many tests wait for a clock."""
+    return (os.cpu_count() or 1) + 1
