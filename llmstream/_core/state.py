@@ -1,14 +1,14 @@
 """What has arrived of an answer, on three levels: the response, its items, an item's content.
 
 The dialects write it, in the thread that reads the stream; the public name is `Stream.state`. Any
-thread may read it at any time: lists only grow, and values are replaced whole. Pure: relies on the
-values of `result` and on `overlap`.
+thread may read it at any time: lists and dicts only grow, and values are replaced whole. Pure:
+relies on the values of `result` and on `overlap`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,6 +27,9 @@ __all__ = [
     "merge_usage",
     "rest_of",
 ]
+
+
+T = TypeVar("T")
 
 
 class Misplaced(ValueError):
@@ -111,6 +114,25 @@ class ContentState:
         self.finish("".join(self.deltas))
 
 
+class _Shared(dict[Any, T]):
+    """A dict that the dialect adds to while other threads may go through it: they see it as it was
+    when they began."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(list(dict.keys(self)))  # the list is made in one step
+
+    def keys(self) -> Any:
+        return list(dict.keys(self))
+
+    def values(self) -> Any:
+        return list(dict.values(self))
+
+    def items(self) -> Any:
+        return list(dict.items(self))
+
+
 class ItemState:
     """One output item: a message, a call, a block (Messages), a choice (Chat Completions).
 
@@ -142,10 +164,14 @@ class ItemState:
         self.status: str | None = None
         self.name: str | None = None
         self.call_id: str | None = None
-        self.content: dict[Any, ContentState] = {}  # by a key of the dialect's choice
+        self.content: dict[Any, ContentState] = _Shared()  # by a key of the dialect's choice
         self.closed = False  # the service reported that the item is complete
         self.wire: Callable[[], Any] | None = None  # returns the complete item as decoded JSON
         self.extra: dict[str, Any] = {}  # what the dialect keeps to write `wire`
+
+    def forget_content(self) -> None:
+        """It was not what the item has."""
+        self.content = _Shared()
 
     def part(self, key: Hashable, type: str) -> ContentState:
         """The part under `key`, made if there is none: its first event may be late or missing."""
@@ -210,7 +236,7 @@ class State:
         self.finish: str | None = None
         self.usage = Usage()
         self.service_tier: str | None = None
-        self.items: dict[int, ItemState] = {}
+        self.items: dict[int, ItemState] = _Shared()
         self.primary: int | None = None
         self.expected = 1
         self.seed = ""
@@ -255,7 +281,7 @@ class State:
 
     def in_order(self) -> Iterator[ItemState]:
         """The items in the order of their index."""
-        return (item for _, item in sorted(dict(self.items).items()))
+        return (item for _, item in sorted(self.items.items()))
 
     # -- the thread that reads the stream
 

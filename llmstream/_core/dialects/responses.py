@@ -391,7 +391,7 @@ def _close_item(state: State, item: ItemState, final: ev.Item) -> Iterator[Chunk
             item.part((channel, len(item.content)), kind).add(late)
             yield from state.emit(kind, late, item.index)
         elif channel == _ARGUMENTS and whole != streamed:  # as the service writes them in the end
-            item.content = {}
+            item.forget_content()
             item.part((channel, 0), kind).add(whole)
     for part in item.content.values():
         part.seal()
