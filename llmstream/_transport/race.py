@@ -140,12 +140,12 @@ class _Race:
         _, last = self._failures[-1]
         if len(self._failures) == 1:
             return last
-        told = [f"{host}: {exc.strerror or exc}" for host, exc in self._failures[:_MOST_NAMED]]
+        reasons = [f"{host}: {exc.strerror or exc}" for host, exc in self._failures[:_MOST_NAMED]]
         if (left := len(self._failures) - _MOST_NAMED) > 0:
-            told.append(f"{left} more")
+            reasons.append(f"{left} more")
         # With its number it is of the class that stands for the last reason.
         number = last.errno
-        text = "; ".join(told)
+        text = "; ".join(reasons)
         return OSError(number, text) if number is not None else type(last)(text)
 
     def _begin(
