@@ -51,7 +51,7 @@ def test_every_parameter_times_every_odd_value(caplog: pytest.LogCaptureFixture)
 def _explains(message: str, name: str) -> bool:
     """Whether the message names the parameter. (Where an odd value is a right one, another mistake
     may follow: no service, no model, no file.)"""
-    others = ("no service is configured", "no API key", "The model file cannot be read")
+    others = ("no service is configured", "no API key", "model file cannot be read", "model needs")
     return len(message) <= LONGEST_MESSAGE and (
         name in message or any(words in message for words in others)
     )
