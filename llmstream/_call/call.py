@@ -253,5 +253,7 @@ in_child(_leave_to_parent)
 def close_dropped() -> None:
     """Close the calls whose finalizer an interrupt has cut short."""
     while _dropped:
-        with contextlib.suppress(IndexError):  # another thread was faster
-            defer(partial(_dropped.popleft().call.close, dropped=True))
+        with contextlib.suppress(IndexError, ValueError):  # another thread was faster
+            unsettled = _dropped[0]
+            defer(partial(unsettled.call.close, dropped=True))
+            _dropped.remove(unsettled)  # not before: an interrupt would lose it

@@ -32,9 +32,9 @@ class Observer(Protocol):
     thread when the program ends. A forked child does not report the calls of its parent.
 
     Where an interrupt (Ctrl-C) comes in `on_start`, `on_attempt`, `on_retry`, `on_content` or
-    `on_end`, the method is called once more with the same records. No method is called while the
-    thread is in another one: of a call that an observer or a signal handler makes there, the
-    observers are told afterwards.
+    `on_end`, the method is called once more with the same records, and after a second interrupt in
+    a thread of its own. No method is called while the thread is in another one: of a call that an
+    observer or a signal handler makes there, the observers are told afterwards.
 
     `call` is the record of the call's start, the same object in each call of a method. All times
     are milliseconds, `at_ms` since the call's start. What a method returns is ignored. An exception

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -10,7 +11,9 @@ from typing import Any
 import msgspec
 
 from .._core.request import Request
+from .._runtime.deferred import defer
 from .._runtime.ids import call_numbers
+from .._runtime.threads import Lock
 from ..errors import LLMStreamError
 from ..result import Attempt, Result, Usage, total_usage
 from .observer import Dispatcher, Hooks, Listener
@@ -28,6 +31,7 @@ class Reporter:
         "_attempts",
         "_begun",
         "_dispatcher",
+        "_elsewhere",
         "_ended",
         "_headers",
         "_hooks",
@@ -58,6 +62,7 @@ class Reporter:
         self._headers: dict[str, str] = {}
         self._ended = False
         self._untold: deque[_Told] = deque()  # what must be told and has not been
+        self._elsewhere: Lock | None = None  # held by the thread that tells it, if another one does
 
     def start(self) -> None:
         """Report that the call begins. Not in the constructor: the call must have its reporter
@@ -84,21 +89,35 @@ class Reporter:
         self._untold.extend([_Told(listener, what) for listener in self._hooks[hook]])
 
     def tell_rest(self) -> None:
-        """Tell the observers what they must be told, and have not been. One that an interrupt has
-        cut short is told again, once: nobody knows how far it came. Raises the interrupt, after all
-        calls."""
+        """Tell the observers what they must be told, and have not been, in order. One that an
+        interrupt has cut short is told again: nobody knows how far it came. Raises the interrupt,
+        after all calls. Where interrupts come in a storm, another thread tells the rest."""
         interrupt: BaseException | None = None
-        for told in tuple(self._untold) if self._mine else ():
-            try:
-                told.times += 1
-                self._dispatcher.notify((told.listener,), *told.what)
-            except BaseException as exc:
-                interrupt = exc
-                if told.times < _TIMES:
-                    continue
+        for told in tuple(self._untold) if self._mine and not self._elsewhere else ():
+            while told.times < _TIMES:
+                try:
+                    told.times += 1
+                    self._dispatcher.notify((told.listener,), *told.what)
+                    break
+                except BaseException as exc:
+                    interrupt = exc
+            else:
+                self._elsewhere = Lock()
+                break
             self._untold.remove(told)
+        if self._elsewhere and self._untold:
+            defer(self._tell_elsewhere)
         if interrupt is not None:
             raise interrupt
+
+    def _tell_elsewhere(self) -> None:
+        assert self._elsewhere is not None
+        with self._elsewhere:
+            while self._untold:
+                told = self._untold[0]
+                with contextlib.suppress(BaseException):  # nobody here to raise it to
+                    self._dispatcher.notify((told.listener,), *told.what)
+                self._untold.popleft()
 
     def _ms(self, at: float) -> float:
         return (at - self._begun) * 1000.0
@@ -204,7 +223,7 @@ class Reporter:
             self._request = None  # a kept stream does not keep its prompt
 
 
-_TIMES = 2  # that one listener is told of one thing, at most
+_TIMES = 2  # that the call's own thread tells one listener of one thing, at most
 
 
 class _Told:
