@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -62,7 +63,7 @@ class Reporter:
         self._headers: dict[str, str] = {}
         self._ended = False
         self._untold: deque[_Told] = deque()  # what must be told and has not been
-        self._elsewhere: Lock | None = None  # held by the thread that tells it, if another one does
+        self._elsewhere = _Elsewhere()
 
     def start(self) -> None:
         """Report that the call begins. Not in the constructor: the call must have its reporter
@@ -89,12 +90,13 @@ class Reporter:
         self._untold.extend([_Told(listener, what) for listener in self._hooks[hook]])
 
     def tell_rest(self) -> None:
-        """Tell the observers what they must be told, and have not been, in order. One that an
-        interrupt has cut short is told again: nobody knows how far it came. Raises the interrupt,
-        after all calls. Where interrupts come in a storm, another thread tells the rest."""
+        """Tell the observers what they must be told, and have not been. One that an interrupt has
+        cut short is told again: nobody knows how far it came. Where a second interrupt comes, it is
+        told this, and all that follows, in another thread. Raises the interrupt, after all calls.
+        """
         interrupt: BaseException | None = None
-        for told in tuple(self._untold) if self._mine and not self._elsewhere else ():
-            while told.times < _TIMES:
+        for told in tuple(self._untold) if self._mine else ():
+            while told.times < _TIMES and not self._elsewhere.takes(told):
                 try:
                     told.times += 1
                     self._dispatcher.notify((told.listener,), *told.what)
@@ -102,22 +104,12 @@ class Reporter:
                 except BaseException as exc:
                     interrupt = exc
             else:
-                self._elsewhere = Lock()
-                break
+                self._elsewhere.add(told)
             self._untold.remove(told)
-        if self._elsewhere and self._untold:
-            defer(self._tell_elsewhere)
+        if self._elsewhere.left:
+            defer(partial(self._elsewhere.tell, self._dispatcher))
         if interrupt is not None:
             raise interrupt
-
-    def _tell_elsewhere(self) -> None:
-        assert self._elsewhere is not None
-        with self._elsewhere:
-            while self._untold:
-                told = self._untold[0]
-                with contextlib.suppress(BaseException):  # nobody here to raise it to
-                    self._dispatcher.notify((told.listener,), *told.what)
-                self._untold.popleft()
 
     def _ms(self, at: float) -> float:
         return (at - self._begun) * 1000.0
@@ -226,6 +218,36 @@ class Reporter:
 _TIMES = 2  # that the call's own thread tells one listener of one thing, at most
 
 
+class _Elsewhere:
+    """What another thread tells: to observers in which interrupts came again and again, in order,
+    once more. Any thread."""
+
+    __slots__ = ("_lock", "_observers", "left")
+
+    def __init__(self) -> None:
+        self.left: deque[_Told] = deque()
+        self._observers: set[int] | None = None
+        self._lock: Lock | None = None
+
+    def takes(self, told: _Told) -> bool:
+        return self._observers is not None and told.observer in self._observers
+
+    def add(self, told: _Told) -> None:
+        if self._observers is None:
+            self._lock, self._observers = Lock(), set()
+        self._observers.add(told.observer)
+        self.left.append(told)
+
+    def tell(self, dispatcher: Dispatcher) -> None:
+        assert self._lock is not None
+        with self._lock:
+            while self.left:
+                told = self.left[0]
+                with contextlib.suppress(BaseException):  # there is nobody to raise it to
+                    dispatcher.notify((told.listener,), *told.what)
+                self.left.popleft()
+
+
 class _Told:
     """What one listener must be told, and how often that was tried."""
 
@@ -235,6 +257,10 @@ class _Told:
         self.listener = listener
         self.what = what
         self.times = 0
+
+    @property
+    def observer(self) -> int:
+        return id(getattr(self.listener, "__self__", self.listener))
 
 
 def start_reporter(
