@@ -109,13 +109,18 @@ def executed_lines(work: Callable[[], object]) -> int:
         count += 1
         return trace
 
+    run_traced(work, trace)
+    return count
+
+
+def run_traced(work: Callable[[], object], trace: Any) -> None:
+    """`work`, in this thread, with a trace function (see sys.settrace)."""
     before = sys.gettrace()
     sys.settrace(trace)
     try:
         work()
     finally:
         sys.settrace(before)
-    return count
 
 
 # ---- servers -----------------------------------------------------------------------------------

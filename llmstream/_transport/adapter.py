@@ -1,10 +1,11 @@
 """The transport over requests and urllib3: sends a request and returns its response.
 
-What it relies on (measured with requests 2.34 and urllib3 2.8): requests' adapter is called
-directly, so there are no redirects, no cookies and no `.netrc`; the connections are of a class of
-our own (a documented hook of the pool, see `pool`), so their sockets are known before they connect;
-bodies are read through http.client's `read1`, which returns at once what has arrived, chunked or
-not (see `http`). Exceptions of the libraries are translated in `translate`.
+What it relies on (measured with requests 2.34 and urllib3 2.8): requests' adapter finds the pool
+and the settings for an address, once for each route; a request goes to the pool directly, so there
+are no redirects, no cookies and no `.netrc`; the connections are of a class of our own (a
+documented hook of the pool, see `pool`), so their sockets are known before they connect; bodies are
+read through http.client's `read1`, which returns at once what has arrived, chunked or not (see
+`http`). Exceptions of the libraries are translated in `translate`.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class _Adapter(HTTPAdapter):
 
     def _find_way(self, url: str, route: Route) -> _Way:
         prepared = requests.Request("POST", url).prepare()
-        proxies = {} if route.proxy is None else {"all": route.proxy.url}
+        proxies = route.proxies
         pool = self.get_connection_with_tls_context(prepared, route.trust.verify, proxies)
         target, mark, query = self.request_url(prepared, proxies).partition("?")
         fields = {"host": _host_field(str(prepared.url))}
@@ -213,7 +214,7 @@ class RequestsTransport:
         error: LLMStreamError | None = None
         cause: OSError | None = None
         # An observer that is notified of a phase, or a signal handler, may make a call of its own.
-        names = ("scope", "response", "query", "tls")
+        names = ("scope", "query", "tls")
         outer = [getattr(current, name, None) for name in names]
         route = Route("the server")
         try:
@@ -236,7 +237,7 @@ class RequestsTransport:
                 raise exc.with_traceback(None)  # noqa: B904
         finally:
             GATE.leave(scope)
-            current.scope, current.response, current.query, current.tls = outer
+            current.scope, current.query, current.tls = outer
         # Outside the handler, so that the foreign exception, which refers to the request and its
         # key, is not chained.
         raise error.with_traceback(None) from cause
@@ -246,7 +247,6 @@ class RequestsTransport:
         if proxy is not None and proxy.is_socks:
             check_installed(proxy)
         current.scope = scope
-        current.response = None
         current.query = ""
         current.tls = tls = self._tls_of(route) if route.has_tls else _NO_TLS
         adapter = self._for_this_process()

@@ -1,8 +1,8 @@
 """Reads an HTTP/1.1 response, and reports every blocking read to the call's scope.
 
-http.client parses the response; below it stands a reader of our own (`_ReportingReader`), so that
-the clocks run exactly while a read blocks. Relies on http.client's `response_class` and on
-attributes of its HTTPResponse (`fp`, `chunk_left`).
+The head is read by `head`, the body by http.client; below them stands a reader of our own
+(`_ReportingReader`), so that the clocks know of every read. Relies on attributes and methods of
+http.client's HTTPResponse (`fp`, `chunk_left`, `_get_chunk_left`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .._runtime.threads import Local
 from ..result import LLMStreamError
 from .encoding import Decoder, decoder_of
 from .head import read_head
+from .mocks import read_some
 from .route import Route
 from .translate import ENDINGS, FOREIGN, bare_cause, translate
 
@@ -37,9 +38,9 @@ _DRAIN = 65536  # bytes that are read after the end of an answer to keep its con
 
 # ---- what http.client reads from ---------------------------------------------------------------
 
-# `current.scope` is the scope of the call that this thread is making, `current.response` its
-# response, `current.query` the query of its URL with the question mark: urllib3 has no way to pass
-# the first two down, and would log the third.
+# `current.scope` is the scope of the call that this thread is making, `current.tls` its contexts,
+# `current.query` the query of its URL with the question mark: urllib3 has no way to pass the first
+# two down, and would log the third.
 current = Local()
 
 
@@ -134,7 +135,6 @@ class ReportingResponse(http.client.HTTPResponse):
         scope: CancelScope = current.scope
         super().__init__(_ReportingSocket(sock, scope), *args, **kwargs)  # type: ignore[arg-type]
         self.buffer: _Buffer = self.fp  # type: ignore[assignment]
-        current.response = self
 
     def begin(self) -> None:
         """As http.client does it, with a head that `head` has read."""
@@ -262,10 +262,7 @@ class RequestsResponse:
         """A body that is encoded, though requests ask for identity; or a double's."""
         body = self._http
         if body is None:
-            # urllib3's response decodes; a double may have its own.
-            options = {"decode_content": True} if isinstance(self._raw, HTTPResponse) else {}
-            found: bytes = self._raw.read1(_READ, **options)
-            return found
+            return read_some(self._raw, _READ)
         decoder = self._decoder = self._decoder or decoder_of(self.headers["content-encoding"])
         if decoder is None:
             self._plain = body

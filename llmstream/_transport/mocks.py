@@ -23,7 +23,7 @@ from .._core.request import HTTPRequest
 from ..errors import ConfigurationError
 from .route import Route
 
-__all__ = ["are_active", "is_recorded", "recorded", "send", "unanswered"]
+__all__ = ["are_active", "is_recorded", "read_some", "recorded", "send", "unanswered"]
 
 _INSTEAD = "or use a server or a FakeTransport of llmstream.testing"
 _OWN = ("requests.adapters", "requests.sessions")
@@ -56,7 +56,7 @@ def send(adapter: HTTPAdapter, request: HTTPRequest, route: Route, cert: Any) ->
         "timeout": None,
         "verify": route.trust.verify,
         "cert": cert,
-        "proxies": {} if route.proxy is None else {"all": route.proxy.url},
+        "proxies": route.proxies,
     }
     session = requests.Session
     homes = {getattr(m, "__module__", None) for m in (session.send, session.get_adapter)}
@@ -97,13 +97,18 @@ class _Answer:
         self._body = body
 
     def read1(self, size: int) -> bytes:
-        # urllib3's response decodes if it is asked to; a double may have its own.
-        options = {"decode_content": True} if isinstance(self._body, HTTPResponse) else {}
-        data: bytes = self._body.read1(size, **options)
-        return data
+        return read_some(self._body, size)
 
     def close(self) -> None:
         self._body.close()
+
+
+def read_some(body: Any, size: int) -> bytes:
+    """At most `size` bytes of a double's body. urllib3's response decodes if it is asked to; a
+    double may have its own."""
+    options = {"decode_content": True} if isinstance(body, HTTPResponse) else {}
+    data: bytes = body.read1(size, **options)
+    return data
 
 
 def unanswered(exc: BaseException) -> ConfigurationError | None:

@@ -119,11 +119,9 @@ class _ScopedConnection(HTTPConnection):
             raise
         if response.will_close:
             self.close()  # the response holds the socket
-        fields = response.fields
-        read_by_urllib3 = "content-encoding" in fields or is_recorded()
         return HTTPResponse(
             body=response,
-            headers=HTTPHeaderDict(fields) if read_by_urllib3 else None,
+            headers=HTTPHeaderDict(response.fields) if is_recorded() else None,  # VCR.py reads them
             status=response.status,
             version=response.version,
             version_string="HTTP/1.0" if response.version == 10 else "HTTP/1.1",

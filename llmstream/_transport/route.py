@@ -30,6 +30,11 @@ class Route(Struct, frozen=True):
         return self.secure or self.proxy is None or self.proxy.is_socks
 
     @property
+    def proxies(self) -> dict[str, str]:
+        """The proxy as requests takes it."""
+        return {} if self.proxy is None else {"all": self.proxy.url}
+
+    @property
     def end(self) -> str:
         """What a connection is made to."""
         return f"{self.place} through {self.proxy}" if self.proxy else self.place

@@ -7,13 +7,13 @@ event is far more than that. Times are in benchmarks/.
 
 from __future__ import annotations
 
-import sys
 import tracemalloc
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
+from support import run_traced
 
 from llmstream import Client
 from llmstream._core.dialects import APIS as ROWS
@@ -45,12 +45,7 @@ def counted(work: Callable[[], Any]) -> tuple[int, int]:
             instructions += 1
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
+    run_traced(work, trace)
     return instructions, calls
 
 
