@@ -15,6 +15,12 @@ from llmstream.local import LocalServer, fetch_model
 IN_CI = os.environ.get("CI") == "true"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Whoever asks for the real model, himself or through the server, is of the suite `local`."""
+    if "model" in getattr(item, "fixturenames", ()):
+        item.add_marker("local")
+
+
 @pytest.fixture
 def pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePip:
     return FakePip(monkeypatch, tmp_path)

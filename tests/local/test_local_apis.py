@@ -7,7 +7,7 @@ import pytest
 from llmstream import Client
 from llmstream.local import shared_server
 
-pytestmark = pytest.mark.local
+pytestmark = pytest.mark.usefixtures("model")
 
 APIS = ("responses", "messages", "chat")
 CONVERSATION = [

@@ -327,7 +327,6 @@ def test_the_cache_is_where_the_platform_wants_it(
     assert model_module.cache_directory() == Path(expected)
 
 
-@pytest.mark.local
 def test_the_fetched_model_is_the_pinned_file(model: Path) -> None:
     """Size and SHA-256 of what is in the cache."""
     assert model.stat().st_size == 98_362_432

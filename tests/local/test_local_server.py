@@ -76,7 +76,6 @@ def test_a_number_below_one_is_refused(settings: dict[str, int]) -> None:
         LocalServer(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.local
 def test_responses_stream_token_by_token(server: LocalServer) -> None:
     """The pieces come one after the other, not at the end, and add up to the text."""
     with ask(server, input="Count to five.", max_output_tokens=24) as response:
@@ -93,7 +92,6 @@ def test_responses_stream_token_by_token(server: LocalServer) -> None:
     assert last["model"] == server.model == "SmolLM2-135M-Instruct"
 
 
-@pytest.mark.local
 def test_chat_and_messages_are_served_and_say_that_an_answer_was_cut(server: LocalServer) -> None:
     """Both report the token limit as the reason of the end (Responses does not)."""
     question = [{"role": "user", "content": "Count to twenty."}]
@@ -107,7 +105,6 @@ def test_chat_and_messages_are_served_and_say_that_an_answer_was_cut(server: Loc
     assert messages[-2]["delta"]["stop_reason"] == "max_tokens"
 
 
-@pytest.mark.local
 def test_a_greedy_answer_is_the_same_each_time(server: LocalServer) -> None:
     """Also after another prompt, and after its own prefix: nothing of them is reused."""
 
@@ -123,7 +120,6 @@ def test_a_greedy_answer_is_the_same_each_time(server: LocalServer) -> None:
     assert [answer("Write a poem about the sea.") for _ in range(2)] == [first, first]
 
 
-@pytest.mark.local
 def test_a_prompt_that_does_not_fit_is_refused_before_the_stream(server: LocalServer) -> None:
     """`context` is what each request has; 400, not a stream that ends early."""
     with ask(server, input="word " * 2100) as response:
@@ -131,7 +127,6 @@ def test_a_prompt_that_does_not_fit_is_refused_before_the_stream(server: LocalSe
         assert response.json()["error"]["n_ctx"] == 2048
 
 
-@pytest.mark.local
 def test_a_web_page_gets_nothing(server: LocalServer) -> None:
     """No origin is allowed, there is no page, and other requests' prompts are not shown."""
     evil = {"Origin": "http://evil.example"}
@@ -156,7 +151,6 @@ STRANGERS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.local
 @pytest.mark.parametrize("stranger", STRANGERS)
 def test_who_does_not_send_the_key_gets_nothing(server: LocalServer, stranger: str) -> None:
     """Neither an answer nor a word about the model, on any path; `/health` alone answers."""
@@ -171,7 +165,6 @@ def test_who_does_not_send_the_key_gets_nothing(server: LocalServer, stranger: s
     assert requests.get(server.url + "/health", timeout=10).json() == {"status": "ok"}
 
 
-@pytest.mark.local
 def test_the_key_is_a_servers_own_and_is_not_shown(server: LocalServer, model: Path) -> None:
     """Random for each server, in no repr; a client of it has it, and pickles without it."""
     with LocalServer(model, context=256, parallel=1) as other:
@@ -186,7 +179,6 @@ def test_the_key_is_a_servers_own_and_is_not_shown(server: LocalServer, model: P
 
 
 @linux
-@pytest.mark.local
 def test_it_listens_on_the_loopback_only(server: LocalServer) -> None:
     """Of all sockets that listen on the port there is one, on 127.0.0.1."""
     port = int(server.url.rpartition(":")[2])
@@ -199,7 +191,6 @@ def test_it_listens_on_the_loopback_only(server: LocalServer) -> None:
     assert listening == [f"0100007F:{port:04X}"]
 
 
-@pytest.mark.local
 def test_two_servers_do_not_disturb_each_other(server: LocalServer, model: Path) -> None:
     """They share globals of llama.cpp; the end of one is not the end of the other."""
     with LocalServer(model, context=256, parallel=1, threads=1) as other:
@@ -211,7 +202,6 @@ def test_two_servers_do_not_disturb_each_other(server: LocalServer, model: Path)
         assert events(response.content)[-1]["type"] == "response.completed"
 
 
-@pytest.mark.local
 def test_a_shared_server_is_one_per_file_until_it_is_closed(model: Path) -> None:
     """Threads that ask at once get the same; after a close there is another."""
     with ThreadPoolExecutor(4) as pool:
@@ -229,7 +219,6 @@ def test_a_shared_server_is_one_per_file_until_it_is_closed(model: Path) -> None
         second.close()
 
 
-@pytest.mark.local
 def test_a_gguf_that_llama_cpp_cannot_load_is_an_error(model: Path, tmp_path: Path) -> None:
     """The beginning of a real one, and one that is only called so."""
     with model.open("rb") as file:
@@ -241,7 +230,6 @@ def test_a_gguf_that_llama_cpp_cannot_load_is_an_error(model: Path, tmp_path: Pa
         assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-@pytest.mark.local
 def test_nothing_is_printed(model: Path, tmp_path: Path) -> None:
     """Neither a start, an answer, an error nor an end writes to stdout or stderr."""
     (tmp_path / "noise.gguf").write_bytes(b"GGUF" + bytes(1000))

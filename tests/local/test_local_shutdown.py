@@ -42,7 +42,6 @@ def interrupt_in(seconds):
 """
 
 
-@pytest.mark.local
 def test_close_ends_streams_that_run_wait_and_come_back(model: Path) -> None:
     """llama.cpp itself would wait for ever: one reader reads, one sleeps, others wait in line, and
     one comes back as often as it is cut. A default timeout for sockets changes nothing."""
@@ -83,7 +82,6 @@ def test_close_ends_streams_that_run_wait_and_come_back(model: Path) -> None:
 
 
 @linux
-@pytest.mark.local
 def test_close_leaves_no_socket_no_descriptor_and_one_thread_at_most(model: Path) -> None:
     """However often: what C++ keeps is one thread of its runtime's, made once."""
     script = """
@@ -106,7 +104,6 @@ def test_close_leaves_no_socket_no_descriptor_and_one_thread_at_most(model: Path
     assert all(files == before[1] for _, files in after)
 
 
-@pytest.mark.local
 def test_close_is_idempotent_and_garbage_is_collected(model: Path) -> None:
     """A server without a reference stops like one that was closed."""
     server = LocalServer(context=256)
@@ -125,7 +122,6 @@ def test_close_is_idempotent_and_garbage_is_collected(model: Path) -> None:
 
 
 @linux
-@pytest.mark.local
 def test_a_ctrl_c_is_pythons(model: Path) -> None:
     """While the model loads and while it answers SIGINT raises KeyboardInterrupt, and the process
     ends; no handler of SIGINT or SIGTERM was put in."""
@@ -155,7 +151,6 @@ def test_a_ctrl_c_is_pythons(model: Path) -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.local
 def test_an_interpreter_ends_while_the_model_answers(model: Path) -> None:
     """Nobody closed it, a daemon thread reads, others wait: the exit is clean and takes seconds."""
     script = (
@@ -177,7 +172,6 @@ raise SystemExit(7)
 
 
 @linux
-@pytest.mark.local
 def test_a_forked_child_starts_a_server_of_its_own(model: Path) -> None:
     """The parent's is closed there; the child's works and closes, the child ends with its own
     status and what it printed, and the parent goes on. With the parent busy, too."""
@@ -220,7 +214,6 @@ for use in (False, True):
 
 
 @linux
-@pytest.mark.local
 def test_a_forked_child_does_not_hold_the_parents_port(model: Path) -> None:
     """When the parent closes, the port is free, although the child lives on."""
     script = """
@@ -244,7 +237,6 @@ def test_a_forked_child_does_not_hold_the_parents_port(model: Path) -> None:
 
 
 @linux
-@pytest.mark.local
 def test_a_server_that_cannot_be_quietened_stays_and_the_process_ends(model: Path) -> None:
     """Where its connections cannot be cut (no /dev/fd, as on Windows) and a client holds on,
     nothing hangs: the server stays in memory, closed to others, and the exit is clean."""
