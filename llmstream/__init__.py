@@ -42,6 +42,7 @@ from .errors import (
     StreamTruncated,
 )
 from .events import Continued, Event, Restarted, UnknownEvent
+from .readers import Outcome
 from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
 
@@ -64,6 +65,7 @@ __all__ = [
     "LLMStreamError",
     "LoopDetected",
     "NotAStreamError",
+    "Outcome",
     "OverloadedError",
     "PermissionDeniedError",
     "ProtocolError",

@@ -62,6 +62,7 @@ FLOORS = [
     ("network", "_transport"),
     ("records, settings, a local server", "telemetry", "_settings", "local"),
     ("one call", "_call"),
+    ("readers", "readers"),
     ("stream", "stream"),
     ("client", "client"),
     ("faces", "", "__main__", "check", "cli", "testing"),
