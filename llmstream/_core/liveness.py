@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["Told", "is_ping", "is_sign_of_life"]
+__all__ = ["SeenEvents", "is_ping", "is_sign_of_life"]
 
 _WORDS = frozenset({"ping", "pings", "pong", "alive"})
 _PARTS = ("keepalive", "heartbeat")
@@ -21,6 +21,7 @@ _PASSING = frozenset(
 )
 _DEPTH = 4  # of an event that is compared
 _MAX_PRINTS = 10_000  # of events
+_SMALL = 4096  # bytes of an event that is kept whole
 _MAX_WORD, _MAX_DATA = 64, 256  # characters: nothing longer is a word, or a lone keepalive
 
 
@@ -47,24 +48,38 @@ def is_sign_of_life(name: str, data: bytes) -> bool:
     return not garbled and is_ping(data.decode("utf-8", "replace"))
 
 
-class Told:
-    """What the events of an answer have told. A status that is repeated for ever must not keep a
-    dead stream open: only what changes something is progress. Not thread-safe."""
+class SeenEvents:
+    """The events of an answer that were received before. A status that is repeated for ever must
+    not keep a dead stream open: only what changes something is progress. Not thread-safe."""
 
-    __slots__ = ("_prints",)
+    __slots__ = ("_first", "_prints")
 
     def __init__(self) -> None:
+        # Most answers have one event of a type: it is looked at only when another one arrives.
+        self._first: dict[type[Any], Any] = {}
         self._prints: set[int] = set()
 
-    def has(self, event: Any) -> bool:
-        """Whether an event (a struct) says what one before it has said. The first one is kept."""
+    def repeats(self, event: Any) -> bool:
+        """Whether an event (a struct) has nothing that none before it had. The first one is kept,
+        unless it is large."""
+        kind = type(event)
+        first = self._first.setdefault(kind, event)
+        if first is event and len(event.raw) <= _SMALL:
+            return False
+        if first is not None:
+            self._first[kind] = None
+            self._add(first)
+        return first is not event and not self._add(event)
+
+    def _add(self, event: Any) -> bool:
+        """Whether it is new."""
         found = _comparable_struct(event, _DEPTH)
         if found in self._prints:
-            return True
+            return False
         if len(self._prints) >= _MAX_PRINTS:
             self._prints.clear()
         self._prints.add(found)
-        return False
+        return True
 
 
 def _comparable_struct(event: Any, depth: int) -> int:

@@ -23,7 +23,7 @@ from .classify import error_from_payload
 from .dialects.base import CONTENT, CUT, NOTHING, PROGRESS, SIGN_OF_LIFE, Activity, Dialect, Effect
 from .framing import Framer
 from .halves import HalfCharacter, Halves, mended
-from .liveness import Told, is_ping, is_sign_of_life
+from .liveness import SeenEvents, is_ping, is_sign_of_life
 from .numbering import Numbering
 from .sse import parse
 from .state import Contradiction, Foreign, Misplaced, State
@@ -80,7 +80,7 @@ class Session:
         "_numbers",
         "_repeated",
         "_repeats",
-        "_told",
+        "_seen",
         "activity",
         "contents",
         "error",
@@ -104,7 +104,7 @@ class Session:
         self._framer = Framer(max_event_bytes)
         self._halves: Halves | None = None  # where the server cuts characters
         self._max_identical = max_identical_chunks
-        self._told = Told()
+        self._seen = SeenEvents()
         self._repeated: Chunk | None = None  # the last chunk
         self._repeats = 0  # how often it was received in a row
         self._numbers = Numbering()
@@ -234,7 +234,7 @@ class Session:
                 self.activity = _CONTENT
                 self.has_content = True
             else:
-                if effect is PROGRESS and self._told.has(event):
+                if effect is PROGRESS and self._seen.repeats(event):
                     effect = NOTHING
                 self._take_effect(effect)
                 if self.stage is not _OPEN and self.complete:

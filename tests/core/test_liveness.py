@@ -9,7 +9,7 @@ import pytest
 
 from llmstream._core.dialects import APIS
 from llmstream._core.dialects.base import Activity
-from llmstream._core.liveness import Told, is_ping
+from llmstream._core.liveness import SeenEvents, is_ping
 from llmstream._core.session import Session
 from llmstream.events import UnknownEvent
 from llmstream.result import ProtocolError
@@ -187,18 +187,18 @@ def test_statuses_in_turn_are_told_once_each() -> None:
 
 def test_what_was_told_has_a_bound() -> None:
     """An endless number of different events takes no endless memory."""
-    told = Told()
+    seen = SeenEvents()
     for number in range(25_000):
-        assert not told.has(UnknownEvent(f"x{number}", None))
-    assert len(told._prints) <= 10_000
+        assert not seen.repeats(UnknownEvent(f"x{number}", None))
+    assert len(seen._prints) <= 10_000
 
 
 def test_a_deep_event_is_compared_as_far_as_it_goes() -> None:
     deep: Any = 1
     for _ in range(50_000):
         deep = [deep]
-    told = Told()
-    assert not told.has(UnknownEvent("x", deep))
-    assert told.has(UnknownEvent("x", deep))
+    seen = SeenEvents()
+    assert not seen.repeats(UnknownEvent("x", deep))
+    assert seen.repeats(UnknownEvent("x", deep))
     while isinstance(deep, list):  # level by level: CPython 3.10 frees nested lists recursively
         deep = deep.pop()
