@@ -22,6 +22,7 @@ from ..telemetry.context import ActiveCall
 from ..telemetry.reporter import Reporter
 from .context import CallContext
 from .exchange import EventBatches
+from .limiter import Limiter
 from .retrying import Retrying
 from .telling import Telling
 
@@ -116,6 +117,10 @@ class Call:
         if self._active is not None:
             self._active.over = True
         self._batches = self._retrying = self._begin_report = None
+
+    def limit_by(self, limiter: Limiter) -> None:
+        """Every request of this call passes `limiter`. Before the call starts; its clocks start
+        once the first request may be sent."""
 
     def held_by(self, handle: Any) -> None:
         """When `handle` is dropped, the call is closed: by the handle's finalizer or, where an
