@@ -42,7 +42,7 @@ from .errors import (
     StreamTruncated,
 )
 from .events import Continued, Event, Restarted, UnknownEvent
-from .readers import Outcome
+from .readers import Outcome, collect
 from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
 
@@ -87,6 +87,7 @@ __all__ = [
     "UnknownEvent",
     "Usage",
     "__version__",
+    "collect",
     "events",
     "stream",
 ]

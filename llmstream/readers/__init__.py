@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .collect import collect
 from .outcome import Outcome
 
-__all__ = ["Outcome"]
+__all__ = ["Outcome", "collect"]
