@@ -19,6 +19,7 @@ from ._version import __version__
 from .client import Client, stream
 from .errors import (
     AuthenticationError,
+    BatchError,
     Cancelled,
     ConfigurationError,
     ConnectionFailed,
@@ -42,6 +43,7 @@ from .errors import (
     StreamTruncated,
 )
 from .events import Continued, Event, Restarted, UnknownEvent
+from .parallel import Batch
 from .readers import Outcome, collect
 from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
@@ -49,6 +51,8 @@ from .stream import Stream
 __all__ = [
     "Attempt",
     "AuthenticationError",
+    "Batch",
+    "BatchError",
     "Cancelled",
     "Chunk",
     "Client",

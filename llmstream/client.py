@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
@@ -15,6 +15,7 @@ from msgspec import structs
 
 from ._call.call import Call, close_dropped
 from ._call.factory import CallFactory
+from ._call.limiter import Limiter
 from ._core.checks import few
 from ._core.dialects import DEFAULT_API, LOCAL_API
 from ._core.request import Request
@@ -59,6 +60,8 @@ from ._transport.adapter import RequestsTransport
 from ._transport.base import Transport
 from ._transport.tls import Certificate, Verify
 from .errors import ConfigurationError
+from .parallel.batch import Batch
+from .parallel.factory import make_batch
 from .stream import Stream
 from .telemetry.log import LogObserver
 from .telemetry.observer import Dispatcher
@@ -244,6 +247,7 @@ class Client:
             trust_env=trust_env,
             clock=clock or SYSTEM_CLOCK,
         )
+        self._clock: Clock = clock or SYSTEM_CLOCK
         self._cost_limit = None if max_cost is None else _cost_limit(max_cost)
         self._factory = CallFactory(
             settings,
@@ -402,6 +406,51 @@ class Client:
         self._calls.add(weakref.ref(call, self._calls.discard))
         if self._closed:  # in this order: `close` ends it, or it is refused here
             raise ConfigurationError("this client is closed: make a new one")
+        return stream
+
+    def parallel(
+        self,
+        prompts: Iterable[Any],
+        *,
+        max_workers: int = 8,
+        rate_limit: float | str | None = None,
+        progress: bool = False,
+        **stream_options: Unpack[StreamOptions],
+    ) -> Batch:
+        """Many calls, at most `max_workers` at a time. Touches no network, draws no prompt and
+        starts no thread before the first use of the Batch.
+
+        Args:
+            prompts: texts, lists of {"role", "content"}, or dicts with "prompt" and options of
+                their own, which win over `stream_options`. A list or tuple is checked at once. Any
+                other iterable may have no end: a prompt is drawn when a worker can soon take it,
+                and not while 2 * `max_workers` outcomes wait to be taken. The iterable is used by
+                one thread of the batch (`llmstream-prompts`), and not by the caller's.
+            max_workers: the calls that may run at the same time, each in a daemon thread.
+            rate_limit: requests a minute, retries included, or "auto": the limit of the service is
+                found by its refusals. Default: none.
+            progress: True shows a bar with the rate, the errors and the cost (extra `progress`).
+            stream_options: the options of `stream`, for all prompts. A `trace_id` belongs to one
+                call, and so into the dict of a prompt.
+
+        The context variables of the caller hold in the iterable and in each call. Raises
+        ConfigurationError for what cannot work.
+        """
+        return make_batch(
+            self._limited_stream,
+            prompts,
+            StreamOptions.__annotations__,
+            stream_options,
+            clock=self._clock,
+            max_workers=max_workers,
+            rate_limit=rate_limit,
+            progress=progress,
+        )
+
+    def _limited_stream(self, limiter: Limiter | None, prompt: Any, /, **options: Any) -> Stream:
+        stream = self.stream(prompt, **options)
+        if limiter is not None:
+            stream._call.limit_by(limiter)
         return stream
 
     @property

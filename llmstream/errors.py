@@ -24,21 +24,24 @@
     │  ├─ NotAStreamError          a success status without an event stream
     │  ├─ EventTooLarge            an event larger than `max_event_bytes`
     │  └─ LoopDetected             the same chunk `max_identical_chunks` times in a row
-    └─ Cancelled                   the call was cancelled or closed before its end
+    ├─ Cancelled                   the call was cancelled or closed before its end
+    └─ BatchError                  some of the calls of a batch failed
 
 Whatever happens on the network, the library raises one of these errors and nothing else. All of
-them pickle. No message and no attribute contains a key, a request header's value or the prompt.
+them pickle. No message and no attribute contains a key, a request header's value or the prompt
+(but the outcomes of a BatchError have their prompts).
 The attributes that all of them have are documented at `LLMStreamError`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
-from .result import LLMStreamError, ProtocolError
+from .result import LLMStreamError, ProtocolError, Result
 
 __all__ = [
     "AuthenticationError",
+    "BatchError",
     "Cancelled",
     "ConfigurationError",
     "ConnectTimeout",
@@ -222,3 +225,29 @@ class Cancelled(LLMStreamError):
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class EndedCall(Protocol):
+    """What a BatchError tells of each call (`llmstream.Outcome`)."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def prompt(self) -> Any: ...
+    @property
+    def result(self) -> Result | None: ...
+    @property
+    def error(self) -> LLMStreamError | None: ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def text(self) -> str: ...
+
+
+class BatchError(LLMStreamError):
+    """Some of the calls of a batch failed. `outcomes` are those of all calls, also of those that
+    succeeded, in the order of the prompts. Retryable if each of the failed ones is."""
+
+    def __init__(self, message: str, *, outcomes: tuple[EndedCall, ...] = ()) -> None:
+        super().__init__(message)
+        self.outcomes = outcomes

@@ -63,6 +63,7 @@ FLOORS = [
     ("records, settings, a local server", "telemetry", "_settings", "local"),
     ("one call", "_call"),
     ("readers", "readers"),
+    ("many calls", "parallel"),
     ("stream", "stream"),
     ("client", "client"),
     ("faces", "", "__main__", "bench", "check", "cli", "testing"),

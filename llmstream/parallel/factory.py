@@ -1,0 +1,48 @@
+"""Where the parts of a batch are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Protocol
+
+from .._call.limiter import Limiter, checked_rate_limit
+from .._runtime.clock import Clock
+from .._settings.arguments import checked_count, checked_flag
+from .batch import Batch
+from .prompts import Prompts
+from .run import Run
+from .workers import Stream, Threads
+
+__all__ = ["make_batch"]
+
+_MOST_WORKERS = 10_000
+
+
+class MakeLimited(Protocol):
+    """Makes a stream whose requests pass a limiter."""
+
+    def __call__(self, limiter: Limiter | None, prompt: Any, /, **options: Any) -> Stream: ...
+
+
+def make_batch(
+    make_stream: MakeLimited,
+    prompts: Iterable[Any],
+    names: Collection[str],
+    shared: Mapping[str, Any],
+    *,
+    clock: Clock,
+    max_workers: int,
+    rate_limit: float | str | None,
+    progress: bool,
+) -> Batch:
+    """The batch of `Client.parallel`. `names` are the options of a call, `shared` those of all
+    calls. Raises ConfigurationError."""
+    max_workers = checked_count("max_workers", max_workers, _MOST_WORKERS)
+    limit = checked_rate_limit(rate_limit)
+    checked_flag("progress", progress)
+    run = Run(Prompts(prompts, names, shared), max_workers, copy_context())
+    limiter = None if limit is None else Limiter(limit, max_workers, clock)
+    run.crew = Threads(run, partial(make_stream, limiter))
+    return Batch(run)

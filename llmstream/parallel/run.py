@@ -1,0 +1,271 @@
+"""A batch at work: who draws the prompts, who makes the calls, and where their outcomes go.
+
+One thread, the conductor, asks the caller's iterator for the prompts, and hands each to the crew
+once a worker is free, or will be soon. Whoever has news for the conductor puts it into its inbox, a
+SimpleQueue: there is no lock that an interrupt could leave behind, and `put` may be called in
+signal handlers and finalizers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextvars import Context
+from enum import Enum
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from .._runtime.frames import forget_variables
+from .._runtime.threads import Lock, spawn
+from ..errors import Cancelled, ConfigurationError, LLMStreamError
+from ..readers.outcome import Outcome
+from ..result import Chunk, Result
+from .prompts import Ask, Prompts
+
+__all__ = ["Crew", "Run"]
+
+_AHEAD = 1  # prompts that are drawn before a worker is free, so that it need not wait for one
+_CHUNKS = 64  # of each worker, that may wait for the reader
+
+
+class Crew(Protocol):
+    """Who makes the calls. Every call that has begun ends with `Run.end`."""
+
+    def begin(self, ask: Ask) -> None:
+        """Make a call soon. The conductor's thread."""
+
+    def stop(self, reason: str | None) -> None:
+        """End the calls that run. Any thread; returns at once."""
+
+    def finish(self) -> None:
+        """No further call will come. The conductor's thread."""
+
+
+class _News(Enum):
+    """What the conductor is told."""
+
+    FREE = "a call has ended"
+    TAKEN = "the reader has taken an outcome"
+    STOP = "the batch was cancelled"
+
+
+class Stop:
+    """Why a batch was cancelled."""
+
+    def __init__(self, reason: str | None) -> None:
+        self.reason = reason
+
+    def error(self) -> Cancelled:
+        """For a call that had not begun."""
+        why = f" ({self.reason})" if self.reason else ""
+        return Cancelled(
+            f"the batch was cancelled{why} before this call had begun", reason=self.reason
+        )
+
+
+class Run:
+    """The state of a batch.
+
+    Attributes, which any thread may read:
+        ended: the outcomes that the reader has not taken, in the order in which the calls ended.
+            Whoever ends a call appends, the reader takes.
+        running: the calls that have no outcome yet, by index. The conductor adds, whoever ends a
+            call removes.
+        chunks: what the streams have brought and the reader has not taken, if it wants chunks.
+        keeps: whether outcomes are kept for the end of the batch, and never taken.
+        stopped: why the batch was cancelled, or None. Written by any thread.
+        over: whether every call has ended, and no further one begins. Written by the conductor.
+        exhausted: whether the iterator of prompts has come to its end. Written by the conductor.
+        failure: what the iterator of prompts has raised. Written by the conductor.
+        reader: held by the one thread that reads.
+        bell: an item for each change that the reader may wait for.
+    """
+
+    def __init__(self, prompts: Prompts, max_workers: int, context: Context) -> None:
+        self.prompts = prompts
+        self.max_workers = max_workers
+        self.context = context
+        self.crew: Crew
+        self.bell: SimpleQueue[None] = SimpleQueue()
+        self.ended: deque[Outcome] = deque()
+        self.running: dict[int, Ask] = {}
+        self.chunks: deque[tuple[int, Chunk]] | None = None
+        self.keeps = self.started = self.over = self.exhausted = False
+        self.stopped: Stop | None = None
+        self.failure: BaseException | None = None
+        self.reader = Lock()
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._unclaimed: dict[int, Ask] = {}
+        self._rest: Iterator[tuple[int, Any]] = iter(())  # the prompts that were not drawn
+        self._places: SimpleQueue[None] = SimpleQueue()  # an item for each chunk that may be made
+        self._free = max_workers + _AHEAD  # calls that may begin
+        self._room = 2 * max_workers  # outcomes that may be made and not be taken
+        self._handle: weakref.ref[Any] | None = None
+        self._pid = os.getpid()
+
+    # -- the reader
+
+    def check_reader(self) -> None:
+        """Raises ConfigurationError where the batch has another reader."""
+        if self._is_parents():
+            raise ConfigurationError(
+                "this batch was begun by the parent process, which goes on with it: in a forked "
+                "child make a batch of its own"
+            )
+        if self.reader.locked():
+            raise ConfigurationError(
+                "this batch is being read by another thread: a batch has one reader"
+            )
+
+    def start(self) -> None:
+        """Begin, unless it has begun. Raises ConfigurationError if there is no thread for it."""
+        if self.started:
+            return
+        self._pid = os.getpid()
+        if self.stopped is not None:  # then no thread is needed
+            self._leave(iter(self.prompts))
+            self.started = self.over = True
+            return
+        spawn(self._conduct, "prompts")
+        self.started = True
+
+    def want_chunks(self) -> None:
+        """The reader takes chunks. Before the start."""
+        self.chunks = deque()
+        for _ in range(_CHUNKS * self.max_workers):
+            self._places.put(None)
+
+    def taken(self) -> None:
+        """The reader has taken an outcome: a prompt may be drawn for it."""
+        self._inbox.put(_News.TAKEN)
+
+    def take_chunk(self) -> tuple[int, Chunk] | None:
+        """The next chunk, if there is one."""
+        if not self.chunks:
+            return None
+        chunk = self.chunks.popleft()
+        self._places.put(None)
+        return chunk
+
+    def is_done(self) -> bool:
+        """Whether nothing more will come. A prompt that may still come is not waited for after a
+        cancel: the caller's iterator may wait for ever."""
+        if not self.over and self.stopped is not None and not self.running:
+            if self.prompts.is_list:  # it does not wait
+                return False
+            with contextlib.suppress(Empty):  # it may have drawn one just now
+                self.bell.get(timeout=0.1)
+            return not self.running
+        return self.over
+
+    def rest(self) -> Iterator[Outcome]:
+        """The outcomes of the prompts that were not drawn. Once it is done."""
+        stopped = self.stopped
+        if stopped is not None:
+            for index, given in self._rest:
+                yield Outcome(index, given, None, stopped.error())
+
+    # -- any thread
+
+    def cancel(self, reason: str | None) -> None:
+        """End all calls. Returns at once, never raises; idempotent."""
+        if self._is_parents():
+            return
+        if self.stopped is None:
+            self.stopped = Stop(reason)
+        self._inbox.put(_News.STOP)
+        self.crew.stop(reason)
+        for _ in range(self.max_workers if self.chunks is not None else 0):
+            self._places.put(None)  # who waits for one goes on
+        self.bell.put(None)
+
+    def cancel_when_dropped(self, handle: Any) -> None:
+        """Tell the conductor when `handle` is dropped: with one call of a built-in method, which no
+        interrupt cuts short."""
+        self._handle = weakref.ref(handle, self._inbox.put)
+
+    def _is_parents(self) -> bool:
+        """Whether this is a forked child, and the batch is its parent's."""
+        return self.started and self._pid != os.getpid()
+
+    # -- the conductor
+
+    def _conduct(self) -> None:
+        try:
+            self.context.copy().run(self._hand_out)
+        except BaseException as exc:  # of the caller's iterator
+            self.failure = exc
+        while self.running:
+            self._hear()
+        self.crew.finish()
+        self.over = True
+        self.bell.put(None)
+
+    def _hand_out(self) -> None:
+        prompts = iter(self.prompts)
+        while True:
+            while self.stopped is None and not (self._free > 0 and self._room > 0):
+                self._hear()
+            if self.stopped is not None:
+                self._leave(prompts)
+                return
+            try:
+                index, given = next(prompts)
+            except StopIteration:
+                self.exhausted = True
+                return
+            self._free -= 1
+            self._room -= 1
+            self._hand_over(index, given)
+
+    def _leave(self, prompts: Iterator[tuple[int, Any]]) -> None:
+        """Of a list all prompts are known, and have an outcome each."""
+        if self.prompts.is_list:
+            self._rest = prompts
+            self.exhausted = True
+
+    def _hear(self) -> None:
+        """Wait for news."""
+        news = self._inbox.get()
+        if news is _News.FREE:
+            self._free += 1
+            self._room += self.keeps
+        elif news is _News.TAKEN:
+            self._room += 1
+        elif news is not _News.STOP:  # the reference to a handle that is gone
+            self.cancel("the batch was dropped before its end")
+
+    def _hand_over(self, index: int, given: Any) -> None:
+        refused: ConfigurationError | None = None
+        try:
+            ask = self.prompts.ask(index, given)
+        except ConfigurationError as exc:
+            ask, refused = Ask(index, given, None, {}), exc
+        self.running[index] = self._unclaimed[index] = ask
+        if refused is not None:
+            self.end(ask, None, refused)
+        else:
+            self.crew.begin(ask)
+
+    # -- who makes the calls
+
+    def pass_on(self, index: int, chunk: Chunk) -> None:
+        """Hand a chunk to the reader, once there is a place for it."""
+        self._places.get()
+        if self.stopped is None and self.chunks is not None:
+            self.chunks.append((index, chunk))
+            self.bell.put(None)
+
+    def end(self, ask: Ask, result: Result | None, error: LLMStreamError | None) -> None:
+        """A call has ended. Only the first end of a call counts."""
+        if self._unclaimed.pop(ask.index, None) is None:
+            return
+        if error is not None:
+            forget_variables(error)
+        self.ended.append(Outcome(ask.index, ask.given, result, error))
+        self.running.pop(ask.index, None)
+        self._inbox.put(_News.FREE)
+        self.bell.put(None)
