@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from .._core.dialects import APIS
 from .._runtime.clock import SYSTEM_CLOCK, Clock
 from ..client import Client
 from ..stream import Stream
@@ -46,6 +47,7 @@ class Benchmark:
         self._clock = clock
         self._each = each
         self._timeouts = load.timeouts(client.settings.timeouts)
+        self._retry = load.retry(client.settings.retry)
         self.reports: list[LevelReport] = []
 
     def run(self) -> Iterator[LevelReport]:
@@ -66,6 +68,7 @@ class Benchmark:
                 prompt(of),
                 max_output_tokens=self._load.max_output_tokens,
                 timeouts=self._timeouts,
+                retry=self._retry,
             )
 
         warmup = self._warm_up(level, ask)
@@ -95,6 +98,7 @@ class Benchmark:
                         limits=self._load.limits,
                         warmup=warmup,
                         stopped=interrupted or generator.stopped,
+                        cached_beside=APIS[self._client.settings.api].cached_beside,
                     )
                 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ..result import total_usage
+from ..result import whole_prompt
 from .statistics import (
     METRICS,
     Distribution,
@@ -49,7 +49,8 @@ class LevelReport(Struct, frozen=True, kw_only=True):
         requests_per_second: ok / seconds.
         output_tokens_per_second: the tokens of all answers / seconds.
         tokens_per_second_per_stream: the mean of 1000 / tpot.
-        input_tokens: of the answered requests, as the service reports them, else None.
+        input_tokens: the whole prompts of the answered requests, as the service reports them;
+            None where it does not report all.
         output_tokens: as the service reports them, else chunks.
         tokens_from: "usage", "chunks", "usage and chunks", or "" where nothing was answered.
         received: bytes, headers and failed attempts included.
@@ -113,9 +114,10 @@ def report(
     limits: Mapping[str, float] | None = None,
     warmup: Sequence[Sample] = (),
     stopped: str | None = None,
+    cached_beside: bool = False,
 ) -> LevelReport:
     """The figures of `samples`. `ended` is the end of the level, `stopped` why it has ended before
-    its time."""
+    its time; `cached_beside` is that of the API."""
     answered = [sample for sample in samples if sample.ok]
     failed = sum(sample.failed for sample in samples)
     requests = len(answered) + failed + unsent
@@ -146,7 +148,7 @@ def report(
         requests_per_second=_rate(len(answered), seconds),
         output_tokens_per_second=_rate(tokens, seconds),
         tokens_per_second_per_stream=math.fsum(speeds) / len(speeds) if speeds else None,
-        input_tokens=total_usage(sample.usage for sample in answered).input_tokens,
+        input_tokens=_input_tokens(answered, cached_beside),
         output_tokens=tokens,
         tokens_from=_tokens_from(answered),
         received=sum(sample.received for sample in samples),
@@ -159,6 +161,13 @@ def report(
 
 def _rate(count: int, seconds: float) -> float | None:
     return count / seconds if seconds > 0 else None
+
+
+def _input_tokens(answered: Sequence[Sample], cached_beside: bool) -> int | None:
+    """The whole prompts, cached tokens included; None where one is not known."""
+    each = [whole_prompt(sample.usage, cached_beside) for sample in answered]
+    known = [tokens for tokens in each if tokens is not None]
+    return sum(known) if known and len(known) == len(each) else None
 
 
 def _tokens_from(answered: Sequence[Sample]) -> str:

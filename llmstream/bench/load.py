@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from .._core.checks import checked_range, few, is_whole, shown
+from .._core.retry import RetryPolicy
 from .._core.timers import Timeouts
 from .._settings.arguments import checked_count, checked_flag, checked_prompt
 from ..errors import ConfigurationError
@@ -74,6 +75,8 @@ class Load(Struct, frozen=True, kw_only=True):
         total: seconds that a request may take, from its start; a longer one fails with
             DeadlineExceeded. None: only the client's own clocks hold. Default: the client's
             `total` clock, else 120.
+        max_attempts: attempts of a request, the first one included; 1: no retries. Default: as
+            many as the client's.
         limits: milliseconds for "ttft", "ttfo", "itl" (a request's longest gap), "tpot" and "e2e":
             the requests within all of them are the goodput.
         seed: of the made prompts and the moments of arrival. Default: a random one.
@@ -92,6 +95,7 @@ class Load(Struct, frozen=True, kw_only=True):
     prompt_words: Sequence[int] = (100,)
     max_output_tokens: int | None = 128
     total: float | str | None = "auto"
+    max_attempts: int | None = None
     limits: Mapping[str, float] = {}
     seed: int = msgspec.field(default_factory=lambda: random.SystemRandom().getrandbits(32))
 
@@ -136,6 +140,8 @@ class Load(Struct, frozen=True, kw_only=True):
     def _check_limits(self) -> None:
         if self.total not in ("auto", None):
             Timeouts(total=self.total)  # type: ignore[arg-type]
+        if self.max_attempts is not None:
+            RetryPolicy(max_attempts=self.max_attempts)
         for metric, limit in self.limits.items():
             if metric not in LIMITED:
                 raise ConfigurationError(
@@ -192,6 +198,12 @@ class Load(Struct, frozen=True, kw_only=True):
         if self.prompts is not None:
             return cycle(self.prompts)
         return built_in(self.prompt_words, f"{self.seed}:{level}")
+
+    def retry(self, own: RetryPolicy) -> RetryPolicy:
+        """The retries of a request of a client that has `own`."""
+        if self.max_attempts is None:
+            return own
+        return msgspec.structs.replace(own, max_attempts=self.max_attempts)
 
     def timeouts(self, own: Timeouts) -> Timeouts:
         """The clocks of a request of a client whose clocks are `own`."""
