@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,13 +16,13 @@ from .._core.timers import Timeouts
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.files import check_replaceable
 from .._version import __version__
-from ..client import Client
 from ..errors import ConfigurationError, DeadlineExceeded, LLMStreamError
 from ..result import whole_prompt
 from ..stream import Stream
 from .command import Command, Parser
 from .exit_codes import FAILED
 from .output import complain, print_pieces, remark, report_error, write
+from .service import add_service_options, client_for, text_argument
 from .stdin import FIRST_BYTE, Deadline, read_all, read_if_any
 
 if TYPE_CHECKING:
@@ -52,9 +51,7 @@ def _add_arguments(parser: Parser) -> None:
     parser.description = "Stream the answer of a large language model to stdout."
     add = parser.add_argument
     add("prompt", nargs="?", help="the prompt; '-' or none: standard input")
-    add("--model", help="the model's name")
-    add("--api", choices=list(APIS), help="the API that the service speaks")
-    add("--base-url", metavar="URL", help="the service's address, like https://api.openai.com/v1")
+    add_service_options(parser)
     add("--instructions", metavar="TEXT", help="the system prompt")
     add("--max-tokens", type=int, metavar="N", help="at most N tokens of answer")
     add(
@@ -79,9 +76,6 @@ def _add_arguments(parser: Parser) -> None:
         metavar="FILE.html",
         help="draw the call's timeline as a page, also of a call that fails",
     )
-    add("--local", action="store_true", help="a small real model in this process; needs no key")
-    add("--model-file", metavar="FILE.gguf", help="with --local: another model")
-    add("--context", type=int, metavar="N", help="with --local: tokens of prompt and answer (2048)")
     add("--version", action="version", version=f"llmstream {__version__}")
 
 
@@ -126,11 +120,11 @@ def _call(options: argparse.Namespace, *observers: TimelineObserver) -> int:
         limits = Timeouts(total=options.total)  # refused before anything is read
         write("")  # a closed output is reported before the call costs
         prompt = _prompt(options, deadline)
-        with _client(options, observers) as client:
+        with client_for(options, observers) as client:
             api = client.settings.api
             stream = client.stream(
                 prompt,
-                instructions=_argument(options.instructions),
+                instructions=text_argument(options.instructions),
                 max_output_tokens=options.max_tokens,
                 timeouts=_limits(limits, deadline),
             )
@@ -158,27 +152,9 @@ def _limits(limits: Timeouts, deadline: Deadline) -> Timeouts:
     return limits if left == math.inf else msgspec.structs.replace(limits, total=round(left, 3))
 
 
-def _client(options: argparse.Namespace, observers: Sequence[TimelineObserver]) -> Client:
-    given: dict[str, Any] = {
-        "api": options.api,
-        "base_url": options.base_url,
-        "model": options.model,
-        "observers": observers,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if options.local:
-        if options.base_url:
-            raise ConfigurationError("--local and --base-url exclude each other")
-        return Client.local(options.model_file, context=options.context, **given)
-    for option in ("model_file", "context"):
-        if getattr(options, option) is not None:
-            raise ConfigurationError(f"--{option.replace('_', '-')} goes with --local")
-    return Client.from_env(**given)
-
-
 def _prompt(options: argparse.Namespace, deadline: Deadline) -> str:
     """The argument, standard input, or both with an empty line between them."""
-    given = None if options.prompt == "-" else _argument(options.prompt)
+    given = None if options.prompt == "-" else text_argument(options.prompt)
     if options.stdin is False:
         piped = ""
     elif given is None or options.stdin:
@@ -189,16 +165,6 @@ def _prompt(options: argparse.Namespace, deadline: Deadline) -> str:
     if not parts:
         raise ConfigurationError("no prompt: give one as an argument or on standard input")
     return "\n\n".join(parts)
-
-
-def _argument(text: str | None) -> str | None:
-    """An argument as text: one that is not text in this machine's locale is read as UTF-8."""
-    if text is None or text.isascii():
-        return text
-    try:
-        return os.fsencode(text).decode("utf-8", "replace")
-    except UnicodeError:  # half a surrogate, from Windows
-        return text.encode("utf-8", "replace").decode()
 
 
 def _events(stream: Stream) -> Iterator[str]:
