@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from .. import errors
 
-__all__ = ["CLOSED_PIPE", "EXIT_CODES", "FAILED", "SIGNALLED", "exit_code", "exit_code_meanings"]
+__all__ = [
+    "CLOSED_PIPE",
+    "EXIT_CODES",
+    "FAILED",
+    "SIGNALLED",
+    "exit_code",
+    "exit_code_meanings",
+    "exit_code_of",
+]
 
 # The name of an error class -> the exit code of the class and of its subclasses. argparse uses 2
 # for a mistake in the arguments.
@@ -27,6 +35,7 @@ EXIT_CODES: dict[str, int] = {
     "StreamTruncated": 17,
     "ProtocolError": 18,
     "Cancelled": 19,
+    "BatchError": 20,
 }
 FAILED = 1
 SIGNALLED = 128  # plus the signal's number, as a shell counts
@@ -43,7 +52,12 @@ _OTHERS: dict[int, str] = {
 
 def exit_code(error: Exception) -> int:
     """The exit code of an error: that of its class, or of the nearest parent that has one."""
-    names = (cls.__name__ for cls in type(error).__mro__)
+    return exit_code_of(type(error))
+
+
+def exit_code_of(kind: type[Exception]) -> int:
+    """The exit code of the errors of a class."""
+    names = (cls.__name__ for cls in kind.__mro__)
     return next((EXIT_CODES[name] for name in names if name in EXIT_CODES), FAILED)
 
 

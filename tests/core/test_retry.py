@@ -476,6 +476,7 @@ KINDS: dict[str, tuple[LLMStreamError, bool]] = {
         errors.EventTooLarge: False,
         errors.LoopDetected: False,
         errors.Cancelled: False,
+        errors.BatchError: False,  # the calls themselves were retried
     }.items()
 }
 
