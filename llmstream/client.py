@@ -155,7 +155,8 @@ class Client:
             "ollama", "vllm", "llama.cpp", "mistral", ...); default: by the host's name, else
             lenient enough for all.
         headers: sent with every request.
-        max_connections: idle connections kept; more may be open, nobody waits for one.
+        max_connections: idle connections kept; more may be open, nobody waits for one. A batch
+            with more workers raises it to their number.
         idle_connection_timeout: seconds (default 60) after which an idle connection is not used
             again, because balancers forget one in silence; None: no limit, 0: none is kept.
         observers: who is told of every call, see `llmstream.telemetry.Observer`; for example a
@@ -436,7 +437,7 @@ class Client:
         The context variables of the caller hold in the iterable and in each call. Raises
         ConfigurationError for what cannot work.
         """
-        return make_batch(
+        batch = make_batch(
             self._limited_stream,
             prompts,
             StreamOptions.__annotations__,
@@ -446,6 +447,9 @@ class Client:
             rate_limit=rate_limit,
             progress=progress,
         )
+        if (keep := getattr(self._endpoint.transport, "keep_at_least", None)) is not None:
+            keep(max_workers)
+        return batch
 
     def _limited_stream(self, limiter: Limiter | None, prompt: Any, /, **options: Any) -> Stream:
         stream = self.stream(prompt, **options)

@@ -292,6 +292,11 @@ class RequestsTransport:
             found = self._adapters.setdefault(pid, _Adapter(*self._pool_settings))
         return found
 
+    def keep_at_least(self, connections: int) -> None:
+        """From now on keep so many idle connections, if `max_connections` is less."""
+        idle = self._pool_settings[1]
+        idle.least = max(idle.least, connections)
+
     def close(self) -> None:
         adapter = self._adapters.get(os.getpid())
         if adapter is not None:

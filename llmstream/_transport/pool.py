@@ -154,14 +154,16 @@ class _SocksTLSConnection(_SocksConnection, _ScopedTLSConnection):
     pass
 
 
-class Idle(Struct, frozen=True):
-    """How long a connection may be idle, in seconds, and the clock; None: without a limit.
+class Idle(Struct):
+    """How long a connection may be idle, in seconds, and the clock; None: without a limit. `least`:
+    so many idle connections are kept, if the pool has fewer places: one for each worker of a batch.
 
     Balancers and NATs forget a connection that is idle for some minutes, many without a word: what
     is sent on it is lost, and the call waits for its first token until the clock breaks."""
 
     clock: Clock
     timeout: float | None = None
+    least: int = 0
 
     def since(self) -> tuple[float, float]:
         """Now. By both clocks: on some systems the monotonic one stands while a machine sleeps."""
@@ -203,7 +205,8 @@ class _IdleQueue:
             return
         self._idle.append((item, self._limit.since()))
         with contextlib.suppress(IndexError):  # another thread has taken it
-            while len(self._idle) > self._places or self._limit.is_over(self._idle[0][1]):
+            places = max(self._places, self._limit.least)
+            while len(self._idle) > places or self._limit.is_over(self._idle[0][1]):
                 self._idle.popleft()[0].close()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:

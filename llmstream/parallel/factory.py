@@ -9,15 +9,17 @@ from typing import Any, Protocol
 
 from .._call.limiter import Limiter, checked_rate_limit
 from .._runtime.clock import Clock
-from .._settings.arguments import checked_count, checked_flag
+from .._settings.arguments import checked_count, checked_flag, checked_policy
+from ..errors import ConfigurationError
 from .batch import Batch
 from .prompts import Prompts
 from .run import Run
-from .workers import Stream, Threads
+from .workers import MakeStream, Stream, Threads
 
 __all__ = ["make_batch"]
 
 _MOST_WORKERS = 10_000
+_ANY = "-"  # a prompt, and a model, that are never sent
 
 
 class MakeLimited(Protocol):
@@ -42,7 +44,24 @@ def make_batch(
     max_workers = checked_count("max_workers", max_workers, _MOST_WORKERS)
     limit = checked_rate_limit(rate_limit)
     checked_flag("progress", progress)
-    run = Run(Prompts(prompts, names, shared), max_workers, copy_context())
+    drawn = Prompts(prompts, names, shared)
+    _check_values(partial(make_stream, None), shared)
+    run = Run(drawn, max_workers, copy_context())
     limiter = None if limit is None else Limiter(limit, max_workers, clock)
     run.crew = Threads(run, partial(make_stream, limiter))
     return Batch(run)
+
+
+def _check_values(make_stream: MakeStream, shared: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError for an option that can go with no prompt. Each is tried alone: what
+    it needs beside it may be in the dict of a prompt."""
+    needed: dict[str, Any] = {}
+    try:
+        make_stream(_ANY)
+    except ConfigurationError:
+        needed = {"model": _ANY}  # there is no default
+    for name, value in shared.items():
+        if name == "on_disconnect" and value is not None:
+            checked_policy(value)
+        else:
+            make_stream(_ANY, **{**needed, name: value})
