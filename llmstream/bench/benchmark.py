@@ -81,12 +81,15 @@ class Benchmark:
             patience=math.inf if total is None else total,
             clock=self._clock,
         )
-        interrupted = "it was interrupted"
+        cut: str | None = "it was interrupted"
         try:
             self._play(generator, level)
-            interrupted = ""
+            cut = None
+        except Exception as error:
+            cut = f"{type(error).__name__}, see the message"
+            raise
         finally:
-            if generator.samples or not interrupted:
+            if generator.samples or cut is None:
                 self.reports.append(
                     report(
                         generator.samples,
@@ -97,7 +100,7 @@ class Benchmark:
                         unsent=generator.unsent,
                         limits=self._load.limits,
                         warmup=warmup,
-                        stopped=interrupted or generator.stopped,
+                        stopped=cut or generator.stopped,
                         cached_beside=APIS[self._client.settings.api].cached_beside,
                     )
                 )
