@@ -6,7 +6,7 @@ import selectors
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["connected_or_failed", "is_readable"]
+__all__ = ["connected_or_failed", "is_readable", "is_writable"]
 
 
 def is_readable(descriptor: int, seconds: float) -> bool:
@@ -16,6 +16,14 @@ def is_readable(descriptor: int, seconds: float) -> bool:
     for sockets only."""
     with selectors.SelectSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(max(0.0, seconds)))
+
+
+def is_writable(descriptor: int, seconds: float) -> bool:
+    """Wait at most `seconds` until `descriptor` has room, or nobody reads it; returns whether.
+    Raises like `is_readable`."""
+    with selectors.SelectSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_WRITE)
         return bool(selector.select(max(0.0, seconds)))
 
 

@@ -21,6 +21,7 @@ from .exit_codes import exit_code
 __all__ = [
     "complain",
     "flush_quietly",
+    "json_for_terminal",
     "prepare_output",
     "print_pieces",
     "remark",
@@ -107,6 +108,13 @@ def _controls_of(stream: TextIO, *, as_json: bool = False) -> dict[int, str]:
     if not stream.isatty():
         return _NOTHING
     return _SHOWN_IN_JSON if as_json else _SHOWN
+
+
+def json_for_terminal(line: bytes) -> bytes:
+    """A line of JSON, in UTF-8, as this terminal may be given it: what it would obey, and what its
+    encoding lacks, as the escapes of JSON."""
+    text = line.decode().translate(_SHOWN_IN_JSON)
+    return text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", _JSON_ESCAPES)
 
 
 def flush_quietly(stream: TextIO | None) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from ..errors import LLMStreamError
 from .ask import ASK, SOURCES
+from .batch import BATCH
+from .bench import BENCH
 from .check import CHECK
 from .command import Command, Parser
 from .dashboard import DASHBOARD
@@ -22,6 +24,8 @@ __all__ = ["COMMANDS", "main"]
 
 # The first word of the command line -> the command. Without one of these words it is ASK.
 COMMANDS: dict[str, Command] = {
+    "batch": BATCH,
+    "bench": BENCH,
     "check": CHECK,
     "dashboard": DASHBOARD,
     "keys": KEYS,

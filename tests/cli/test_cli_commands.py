@@ -41,7 +41,7 @@ def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 
 def test_there_are_these_commands() -> None:
     """The table is what the tests below look at."""
-    assert list(COMMANDS) == ["check", "dashboard", "keys"]
+    assert list(COMMANDS) == ["batch", "bench", "check", "dashboard", "keys"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
