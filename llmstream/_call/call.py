@@ -119,8 +119,10 @@ class Call:
         self._batches = self._retrying = self._begin_report = None
 
     def limit_by(self, limiter: Limiter) -> None:
-        """Every request of this call passes `limiter`. Before the call starts; its clocks start
-        once the first request may be sent."""
+        """Every request of this call passes `limiter`. Before the call starts; it starts, and its
+        clocks with it, once the first request may be sent."""
+        if self._retrying is not None:
+            self._retrying.limit_by(limiter)
 
     def held_by(self, handle: Any) -> None:
         """When `handle` is dropped, the call is closed: by the handle's finalizer or, where an
@@ -165,11 +167,12 @@ class Call:
     def _start(self) -> None:
         close_dropped()
         ctx = self.ctx
+        ctx.scope.bind_to_process()
+        assert self._retrying is not None
+        self._retrying.wait_for_place()
         now = ctx.clock.monotonic()
         ctx.meter.begun = now
-        ctx.scope.bind_to_process()
         ctx.scope.timers = Timers(ctx.timeouts, now)
-        assert self._retrying is not None
         self._batches = self._retrying.batches()
         self.progress = Progress.RUNNING
         handle = self._handle() if self._handle is not None else None
@@ -224,6 +227,8 @@ class Call:
         ctx.session.state.compact()
         self._error = error
         retrying = self._retrying
+        if retrying is not None:
+            retrying.leave_place()
         if self._active is not None:  # it has started
             self._active.over = True
             if not ctx.scope.forked:  # otherwise the call is our parent's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 
 from .._core.classify import error_from_status, request_id_of
@@ -53,6 +53,7 @@ class Exchange:
         "_reported",
         "_scope",
         "_transport",
+        "on_accepted",
     )
 
     def __init__(
@@ -69,6 +70,8 @@ class Exchange:
         self._new_session = new_session
         self._max_bytes = max_bytes
         self._reported = 0  # contents of the session, before this batch
+        # Called with the headers, of lower-case names, of each response that is a success.
+        self.on_accepted: Callable[[Mapping[str, str]], None] | None = None
 
     def events(
         self,
@@ -149,6 +152,8 @@ class Exchange:
             error = error_from_status(response.status, body, headers, now, url, forwarder)
             del body  # some servers quote the key in it, and tracebacks may show locals
             raise error
+        if self.on_accepted is not None:
+            self.on_accepted(response.headers)
         scope.enter(Phase.BODY if scope.timers.resumed else Phase.FIRST_TOKEN)
 
     def _close(self, response: Response, whole: bool) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 
@@ -16,10 +17,18 @@ from .._core.retry import RetryPolicy, is_for_whole_key
 from .._runtime.frames import forget_variables
 from .._runtime.scope import Stopped
 from .._settings.secret import Secret
-from ..errors import ConfigurationError, ConnectionFailed, LLMStreamError, RateLimitError
+from ..errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    LLMStreamError,
+    RateLimitError,
+    ServiceError,
+)
+from .budget import Budget
 from .context import CallContext
 from .endpoint import Endpoint
 from .exchange import EventBatches, Exchange
+from .limiter import Limiter, Place
 
 __all__ = ["Retrying"]
 
@@ -60,9 +69,27 @@ class Retrying:
         self._model = named if isinstance(named, str) else request.model
         self._retries = 0  # attempts that have failed, the free ones not counted
         self._failures = 0  # those in a row that brought no content
+        self._place: Place | None = None  # among the calls that share a limit
+        self._refusals = 0  # by a service whose limit is searched for, without content
         self._resent = False
         self._asked = {hash(first.body)}  # in these words; hashes, since a body may be large
         self.readable_as_text = recovery.readable_as_text
+
+    def limit_by(self, limiter: Limiter) -> None:
+        """Every request passes `limiter`."""
+        held = partial(_seconds_held, self._endpoint.budget, self._model)
+        self._place = limiter.place(self._model, held)
+        self._exchange.on_accepted = self._place.accepted
+
+    def wait_for_place(self) -> None:
+        """Wait until a request may be sent, where there is a limiter. Raises Stopped."""
+        if self._place is not None:
+            self._place.acquire(self._ctx.scope)
+
+    def leave_place(self) -> None:
+        """No further request is sent. Idempotent, never raises."""
+        if self._place is not None:
+            self._place.release()
 
     def batches(self) -> EventBatches:
         """The events of the call, attempt by attempt. Raises Stopped and the library's errors."""
@@ -70,6 +97,8 @@ class Retrying:
         attempt = NextAttempt(self._first)
         while True:
             self._wait_while_throttled()
+            if self._place is not None and self._place.granted is None:
+                self._wait_to_send(self._place)
             try:
                 yield from self._exchange.events(attempt, self._dress(attempt.request), self._dress)
                 self._endpoint.budget.refill(retried=self._retries > 0)
@@ -102,15 +131,22 @@ class Retrying:
         endpoint.advise(error, sent, self._headers)
         if error.request_id is not None:
             ctx.request_id = error.request_id  # as it is now
-        self._learn(error, for_all_models)
+        wait = self._learn(error, for_all_models)
+        excused = self._place is not None and self._place.failed(error, wait)
         at_once = self._at_once(attempt, error, accepted)
         if at_once is not None:
             return at_once
         # New content is progress: then the attempts count anew.
         had_content = ctx.meter.first_token is not None
-        self._failures = 0 if had_content else self._failures + 1
-        self._retries += 1
-        delay = self._delay(error)
+        if had_content:
+            self._failures = self._refusals = 0
+        excused = excused and not had_content and self._policy.max_attempts > 1
+        if excused:
+            self._refusals += 1
+        else:
+            self._failures += not had_content
+            self._retries += 1
+        delay = self._delay(error, excused)
         if delay is None:
             raise error
         following = self._recovery.after_failure(ctx.session, self._first)
@@ -119,7 +155,7 @@ class Retrying:
         if not ctx.scope.rearm():  # ended meanwhile: that is the reason now
             ctx.report_attempt(ctx.end_attempt(error))
             raise Stopped
-        if not endpoint.budget.spend():
+        if not excused and not endpoint.budget.spend():
             error.add("not sent again: the retry budget of this host and key is used up")
             raise error
         self._end_failed_attempt(error, delay, had_content)
@@ -167,12 +203,14 @@ class Retrying:
         self._first = without(self._first, error) or self._first
         return accepted
 
-    def _delay(self, error: LLMStreamError) -> float | None:
-        if self._retries >= _GREATEST_FACTOR * self._policy.max_attempts:
+    def _delay(self, error: LLMStreamError, excused: bool) -> float | None:
+        most = self._policy.max_attempts
+        if self._retries >= _GREATEST_FACTOR * most:
             return None
         ctx = self._ctx
         remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
-        return self._policy.next_delay(error, self._failures, random.random(), remaining)
+        failures = min(self._failures + self._refusals, most - 1) if excused else self._failures
+        return self._policy.next_delay(error, failures, random.random(), remaining)
 
     def _end_failed_attempt(self, error: LLMStreamError, delay: float, had_content: bool) -> None:
         """The attempt has failed, and another one follows. What it brought stays readable."""
@@ -195,13 +233,29 @@ class Retrying:
         finally:
             ctx.meter.rested += ctx.clock.monotonic() - since
 
-    def _learn(self, error: LLMStreamError, for_all_models: bool) -> None:
+    def _learn(self, error: LLMStreamError, for_all_models: bool) -> float:
         """One stream that is asked to wait speaks for all of its host, key and model, and for those
-        of other models only where the service says so."""
-        wait = error.retry_after if isinstance(error, RateLimitError) else None
-        if isinstance(error, RateLimitError) and wait and wait <= self._policy.max_retry_after:
+        of other models only where the service says so. Returns the wait, where it is waited out."""
+        wait = error.retry_after if isinstance(error, ServiceError) else None
+        if not wait or wait > self._policy.max_retry_after:
+            return 0.0
+        if isinstance(error, RateLimitError):
             model = None if for_all_models else self._model
             self._endpoint.budget.throttle(error, self._ctx.clock.monotonic(), model)
+        return wait
+
+    def _wait_to_send(self, place: Place) -> None:
+        """Wait for the limit that the calls of a batch share. Only the total clock runs. Raises
+        Stopped."""
+        ctx = self._ctx
+        since = ctx.clock.monotonic()
+        ctx.scope.sleep(0.0, Phase.THROTTLED)
+        try:
+            place.acquire(ctx.scope)
+        finally:
+            waited = ctx.clock.monotonic() - since
+            ctx.meter.rested += waited
+            ctx.meter.throttled += waited
 
     def _wait_while_throttled(self) -> None:
         """Wait until the service may be asked again. Raises Stopped, RateLimitError."""
@@ -238,3 +292,7 @@ class Retrying:
         if stored is not None:
             with contextlib.suppress(ConfigurationError):  # of a key that cannot be had
                 self._endpoint.send_and_forget(self._dress(stored.cancel()))
+
+
+def _seconds_held(budget: Budget, model: str, now: float) -> float:
+    return budget.throttled(now, model)[0]
