@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import importlib
 import importlib.util
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,6 +35,8 @@ _KEY = "sk-benchmark"
 _PROMPT = "Why is the sky blue?"
 _CHAT_PROMPT = [{"role": "user", "content": _PROMPT}]
 _MAX_TOKENS = 4096
+_JSON = {"Content-Type": "application/json"}
+_DELTA = re.compile(rb'"delta":"([^"]*)"')  # of the Responses API
 _PATIENCE = 600.0  # seconds; else the vendors' 5 s to connect end what 1,000 threads began at once
 
 Text = Callable[[Any], str]
@@ -79,6 +83,10 @@ class Contender(_Common):
         for event in self.events(model):
             total += len(text(event))
         return total
+
+    def read(self, model: str) -> int:
+        """The same with as little as possible: a layer of HTTP leaves the events unread."""
+        return self.count(model)
 
 
 class AsyncContender(_Common):
@@ -157,6 +165,11 @@ class Floor(Contender):
         self.context = ssl.create_default_context(cafile=self.trust) if self.trust else None
         self.loads = orjson.loads
         self.text = _PLAIN[self.api]
+        self.idle: list[Any] = []  # connections
+
+    def close(self) -> None:
+        for connection in self.idle:
+            connection.close()
 
     def events(self, model: str) -> Iterator[Any]:
         loads = self.loads
@@ -175,6 +188,10 @@ class Floor(Contender):
                     total += len(text(loads(line[6:])))
         return total
 
+    def read(self, model: str) -> int:
+        # No JSON: a layer of HTTP does not know what it brings.
+        return sum(map(len, _DELTA.findall(b"".join(self._bodies(model)))))
+
     def _lines(self, model: str) -> Iterator[list[bytes]]:
         """The whole lines of the body, as they come."""
         pending: list[bytes] = []
@@ -189,13 +206,13 @@ class Floor(Contender):
     def _bodies(self, model: str) -> Iterator[bytes]:
         """The body without the framing of its chunks, as much as each `recv` brings."""
         host, _, port = self.address.partition("://")[2].partition(":")
-        asked = f'{{"model":"{model}","stream":true}}'
+        asked = _asked(model)
         request = (
             f"POST {wire.PATHS[self.api]} HTTP/1.1\r\nHost: {host}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(asked)}\r\n\r\n{asked}"
+            f"Content-Type: application/json\r\nContent-Length: {len(asked)}\r\n\r\n"
         )
-        with self._connected(host, int(port)) as sock:
-            sock.sendall(request.encode())
+        with self._connection(lambda: self._connected(host, int(port))) as sock:
+            sock.sendall(request.encode() + asked)
             data = b""
             while b"\r\n\r\n" not in data:
                 data += _received(sock)
@@ -212,13 +229,117 @@ class Floor(Contender):
                     at = stop + 2
                 if chunks:
                     yield b"".join(chunks)
-                if data.startswith(b"0\r\n", at):
+                if data.startswith(b"0\r\n\r\n", at):
                     return
                 data = data[at:] + _received(sock)
 
+    @contextlib.contextmanager
+    def _connection(self, connect: Callable[[], Any]) -> Iterator[Any]:
+        """An idle connection, or a new one. It is kept if the answer was read to its end."""
+        connection = self.idle.pop() if self.idle else connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if self.reuse:
+            self.idle.append(connection)
+        else:
+            connection.close()
+
     def _connected(self, host: str, port: int) -> socket.socket:
         sock = socket.create_connection((host, port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.context.wrap_socket(sock, server_hostname=host) if self.context else sock
+
+
+class HTTPClient(Floor):
+    """The standard library's http.client, and the lines and JSON of the floor."""
+
+    apis = ()  # only where it is named
+
+    def _bodies(self, model: str) -> Iterator[bytes]:
+        with self._connection(self._made) as connection:
+            connection.request("POST", wire.PATHS[self.api], _asked(model), _JSON)
+            response = connection.getresponse()
+            while data := response.read1():
+                yield data
+
+    def _made(self) -> http.client.HTTPConnection:
+        host = self.address.partition("://")[2]
+        if self.context:
+            return http.client.HTTPSConnection(host, context=self.context)
+        return http.client.HTTPConnection(host)
+
+
+class URLLib3(Floor):
+    """`urlopen` of one of urllib3's pools, and the lines and JSON of the floor."""
+
+    apis = ()
+    needs = ("orjson", "urllib3")
+
+    def set_up(self) -> None:
+        super().set_up()
+        import urllib3
+
+        more = {"ssl_context": self.context} if self.trust else {}
+        self.pool = urllib3.connection_from_url(self.address, maxsize=self.connections, **more)
+
+    def close(self) -> None:
+        self.pool.close()
+
+    def _bodies(self, model: str) -> Iterator[bytes]:
+        response = self.pool.urlopen(
+            "POST",
+            wire.PATHS[self.api],
+            body=_asked(model),
+            headers=_JSON,
+            retries=False,
+            preload_content=False,
+            timeout=_PATIENCE,
+        )
+        while data := response.read1():
+            yield data
+        response.release_conn()
+        if not self.reuse:
+            self.pool.pool.get(block=False).close()
+            self.pool.pool.put(None, block=False)
+
+
+class Requests(Floor):
+    """`post` of a Session of requests, or without one where no connection is kept, and the lines
+    and JSON of the floor."""
+
+    apis = ()
+    needs = ("orjson", "requests")
+
+    def set_up(self) -> None:
+        super().set_up()
+        import requests
+
+        self.session = requests.Session()
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=self.connections)
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, adapter)
+        self.post = self.session.post if self.reuse else requests.post
+
+    def close(self) -> None:
+        self.session.close()
+
+    def _bodies(self, model: str) -> Iterator[bytes]:
+        with self.post(
+            self.address + wire.PATHS[self.api],
+            _asked(model),
+            headers=_JSON,
+            stream=True,
+            verify=self.trust or True,
+        ) as response:
+            while data := response.raw.read1():
+                yield data
+
+
+def _asked(model: str) -> bytes:
+    return f'{{"model":"{model}","stream":true}}'.encode()
 
 
 def _received(sock: socket.socket) -> bytes:
@@ -598,6 +719,9 @@ class LiteLLM(Contender):
 
 CONTENDERS: dict[str, type[Contender] | type[AsyncContender]] = {
     "floor": Floor,
+    "http.client": HTTPClient,
+    "urllib3": URLLib3,
+    "requests": Requests,
     "llmstream": LLMStream,
     "llmstream, text": LLMStreamText,
     "llmstream, no observer": LLMStreamBare,

@@ -26,6 +26,7 @@ from contenders import AsyncContender, Contender, contender, read_whole
 _NS = 1e-9
 _ENOUGH = 0.3  # seconds of CPU after which a measurement is not repeated any more
 _REPEATS = 7
+_SHORT = 2  # tokens of a short answer
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -72,6 +73,25 @@ def scaling(name: str, api: str, address: str, short: int, long: int) -> dict[st
                 events = answers * (tokens + len(wire.answer(api, 0).events))
                 taken[tokens].append((time.process_time() - begun) / events * 1e6)
     return {"short": percentile(taken[short], 50), "long": percentile(taken[long], 50)}
+
+
+def call(
+    name: str, api: str, address: str, connections: str, calls: int, trust: str = ""
+) -> dict[str, Any]:
+    """User and system time of all threads for a whole short call, in microseconds, on "new" or
+    "reused" connections: the median of ten times `calls`. `trust` is the file of CA certificates,
+    where the address has TLS."""
+    taken = []
+    with contender(name, api, address, trust=trust, reuse=connections == "reused") as made:
+        assert isinstance(made, Contender)
+        expected = wire.characters(_SHORT)
+        for _ in range(10):
+            begun = time.process_time()
+            for _ in range(calls):
+                found = made.read(f"fast-{_SHORT}-1")
+                assert found == expected, f"{found} characters of {expected}"
+            taken.append((time.process_time() - begun) / calls)
+    return {"us": percentile(taken, 50) * 1e6}
 
 
 # ---- latency -----------------------------------------------------------------------------------
@@ -298,7 +318,7 @@ def watchdog(name: str, api: str, address: str, streams: int) -> dict[str, Any]:
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (cpu, scaling, latency, tls, large, held, sequence, watchdog)
+    for function in (cpu, call, scaling, latency, tls, large, held, sequence, watchdog)
 }
 
 

@@ -36,6 +36,7 @@ _PACKAGES = (
     *("openai", "anthropic", "litellm", "httpx", "httpx2", "pydantic", "certifi"),
 )
 OURS, FLOOR = "llmstream", "floor"
+_BARE = "llmstream, no observer"
 
 Job = dict[str, Any]  # what to measure, of whom; the arguments of a function in measure.py
 
@@ -143,11 +144,40 @@ def _cpu_targets(found: Found) -> Iterator[Target]:
         yield Target(f"{api}: share of clocks, state, metrics and views", share, 0.35)
 
 
+def _call_jobs(quick: bool) -> list[Job]:
+    layers = (FLOOR, "http.client", "urllib3", "requests")
+    asked = [("responses", name) for name in (*layers, OURS, _BARE, "openai create")]
+    asked += [("messages", name) for name in (OURS, "anthropic create")]
+    return [
+        {
+            "what": "call",
+            "name": name,
+            "api": api,
+            "scheme": scheme,
+            "connections": connections,
+            "calls": 20 if quick else 60,
+        }
+        for scheme in ("http", "https")
+        for connections in ("reused", "new")
+        for api, name in asked
+    ]
+
+
+def _call_targets(found: Found) -> Iterator[Target]:
+    for scheme in ("http", "https"):
+        for connections in ("reused", "new"):
+            case = {"api": "responses", "scheme": scheme, "connections": connections}
+            for to, limit in (("urllib3", 1.6), ("openai create", 0.2)):
+                for name in (OURS, _BARE):
+                    what = f"{scheme}, {connections}: {name} / {to}"
+                    yield Target(what, found.ratio("us", to, name, **case), limit)
+
+
 _CROWDS = {50: 100, 100: 100, 500: 50, 1000: 25}  # streams at once -> tokens of each
 
 
 def _latency_jobs(quick: bool) -> list[Job]:
-    responses = (FLOOR, OURS, "openai create", "openai create, asyncio")
+    responses = (FLOOR, "urllib3", OURS, "openai create", "openai create, asyncio")
     messages = (FLOOR, OURS, "anthropic create", "anthropic create, asyncio")
     crowds = {50: 50, 100: 50} if quick else _CROWDS
     asked = [("responses", name, streams) for streams in crowds for name in responses]
@@ -159,15 +189,13 @@ def _latency_jobs(quick: bool) -> list[Job]:
 
 
 def _latency_targets(found: Found) -> Iterator[Target]:
-    def ratio(to: str, streams: int) -> float | None:
-        return found.ratio("first.p95", to, api="responses", streams=streams)
-
-    first = found.of("first.p95", api="responses", streams=100)
-    yield Target("100 streams: added first-token latency p95, ms", first, 20, 1)
-    yield Target("100 streams: llmstream / openai, threads", ratio("openai create", 100), 1 / 20, 3)
-    yield Target("1000 streams: llmstream / openai, threads", ratio("openai create", 1000), 0.1, 3)
-    asyncio = ratio("openai create, asyncio", 1000)
-    yield Target("1000 streams: llmstream / openai, asyncio", asyncio, 0.1, 3)
+    for streams, others in (
+        (100, (("urllib3", 2.0), ("openai create", 1 / 4), ("openai create, asyncio", 1 / 2))),
+        (1000, ((FLOOR, 1.0), ("openai create", 0.1), ("openai create, asyncio", 0.1))),
+    ):
+        for to, limit in others:
+            ratio = found.ratio("first.p95", to, api="responses", streams=streams)
+            yield Target(f"{streams} streams: first token p95, llmstream / {to}", ratio, limit)
     token = found.of("token.p99", api="responses", streams=100)
     yield Target("100 streams: token latency p99, ms", token, 10, 1)
 
@@ -299,6 +327,12 @@ SECTIONS: dict[str, Section] = {
         _cpu_jobs,
         (Figure("1", "1 per chunk", 2), Figure("16", "16 per chunk", 2)),
         _cpu_targets,
+    ),
+    "call": Section(
+        "CPU of a whole short call (microseconds, user and system), layer by layer",
+        _call_jobs,
+        (Figure("us", "us", 0),),
+        _call_targets,
     ),
     "latency": Section(
         "Latency (ms) of streams begun at once, 50 tokens/s each; first token without the server's "
