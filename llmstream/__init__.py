@@ -44,7 +44,7 @@ from .errors import (
 )
 from .events import Continued, Event, Restarted, UnknownEvent
 from .parallel import Batch
-from .readers import Outcome, collect
+from .readers import Outcome, SubscriberLagged, collect, fanout
 from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
 
@@ -85,6 +85,7 @@ __all__ = [
     "StreamInterrupted",
     "StreamTimeout",
     "StreamTruncated",
+    "SubscriberLagged",
     "Timeouts",
     "Timings",
     "ToolCall",
@@ -93,5 +94,6 @@ __all__ = [
     "__version__",
     "collect",
     "events",
+    "fanout",
     "stream",
 ]

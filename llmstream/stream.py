@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from ._call.call import Call, Progress
+from ._core.phase import ClockName
 from ._core.state import State
 from .errors import ConfigurationError
 from .events.base import AnyEvent
@@ -128,6 +129,13 @@ class Stream:
     def attempts(self) -> tuple[Attempt, ...]:
         """The requests so far, the running one included."""
         return self._call.ctx.attempts
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a cancel or the total clock has ended the call, even if its reader has not
+        noticed yet. Costs nothing; any thread may ask."""
+        reason = self._call.ctx.scope.stop_reason
+        return reason is not None and (reason.cancelled or reason.clock is ClockName.TOTAL)
 
     # -- ending it
 

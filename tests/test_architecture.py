@@ -41,6 +41,7 @@ PURE = {
     "string",
     "types",
     "typing",
+    "unicodedata",  # properties of characters
     "decimal",
     "datetime",  # only as arithmetic: see NO_CLOCK_CALLS
     "urllib",  # urllib.parse only: see below

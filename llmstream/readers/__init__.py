@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .collect import collect
+from .fanout import Fan, SubscriberLagged, Subscription, fanout
 from .outcome import Outcome
 
-__all__ = ["Outcome", "collect"]
+__all__ = ["Fan", "Outcome", "SubscriberLagged", "Subscription", "collect", "fanout"]
