@@ -61,12 +61,15 @@ from ._transport.base import Transport
 from ._transport.tls import Certificate, Verify
 from .errors import ConfigurationError
 from .parallel.batch import Batch
+from .parallel.executors import Remote
 from .parallel.factory import make_batch
 from .stream import Stream
 from .telemetry.log import LogObserver
 from .telemetry.observer import Dispatcher
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from .telemetry.cost import CostLimit
 
     if sys.version_info >= (3, 11):
@@ -274,8 +277,13 @@ class Client:
     @classmethod
     @without_variables
     def from_settings(cls, settings: ClientSettings, **more: Unpack[ClientOptions]) -> Client:
-        """A client with another one's `settings`; `more` are arguments of Client and win."""
-        return cls(**{**settings.arguments(), **more})
+        """A client with another one's `settings`; `more` are arguments of Client and win. With
+        those of `with_key()` the client is pickled with its key too, for example by `parallel` for
+        the workers of an executor."""
+        client = cls(**{**settings.arguments(), **more})
+        if settings.key_travels:
+            client.settings = client.settings.with_key()
+        return client
 
     @classmethod
     @without_variables
@@ -415,6 +423,7 @@ class Client:
         *,
         max_workers: int = 8,
         rate_limit: float | str | None = None,
+        executor: Executor | None = None,
         progress: bool = False,
         **stream_options: Unpack[StreamOptions],
     ) -> Batch:
@@ -430,6 +439,11 @@ class Client:
             max_workers: the calls that may run at the same time, each in a daemon thread.
             rate_limit: requests a minute, retries included, or "auto": the limit of the service is
                 found by its refusals. Default: none.
+            executor: makes the calls in the place of threads, at most `max_workers` at a time: any
+                `concurrent.futures.Executor`, of threads, processes, or a cluster (of a Dask
+                client: `client.get_executor(pure=False)`, extra `dask`). In another process a
+                client is made with `self.settings`, which are pickled without the key unless they
+                are those of `with_key()`, and without observers. It is not shut down.
             progress: True shows a bar with the rate, the errors and the cost (extra `progress`).
             stream_options: the options of `stream`, for all prompts. A `trace_id` belongs to one
                 call, and so into the dict of a prompt.
@@ -445,7 +459,9 @@ class Client:
             clock=self._clock,
             max_workers=max_workers,
             rate_limit=rate_limit,
+            executor=executor,
             progress=progress,
+            remote=Remote(type(self).from_settings, self.settings),
         )
         if (keep := getattr(self._endpoint.transport, "keep_at_least", None)) is not None:
             keep(max_workers)

@@ -65,7 +65,8 @@ class Batch:
     def chunks(self) -> Iterator[tuple[int, Chunk]]:
         """Every piece of every answer as it arrives, with the index of its prompt. After the last
         one it raises BatchError if a call has failed. `results()` may follow; the outcomes are kept
-        for it."""
+        for it. Raises ConfigurationError where an executor makes the calls in other processes."""
+        self._run.crew.check_chunks()
         self._choose("chunks()")
         self._run.keeps = True
         self._run.want_chunks()
@@ -77,7 +78,10 @@ class Batch:
         if self._view_name not in ("results()", "chunks()"):
             self._choose("results()")
             self._run.keeps = True
-        return read(self._run, partial(all_results, self._run))
+        try:
+            return read(self._run, partial(all_results, self._run))
+        finally:
+            self._run.bar.close()
 
     def _choose(self, view: str) -> None:
         if self._view_name:
@@ -104,6 +108,7 @@ class Batch:
     def close(self) -> None:
         """Cancel what still runs, and wait until it has ended, 2 s at most. Idempotent."""
         run = self._run
+        run.bar.close()
         if run.over:
             return
         run.cancel("closed before the end")
@@ -139,3 +144,4 @@ class _CancelWhenDropped:
         with contextlib.suppress(Exception):
             if not self._run.over:
                 self._run.cancel("the batch was dropped before its end")
+            self._run.bar.close()

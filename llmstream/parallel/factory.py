@@ -11,10 +11,13 @@ from .._call.limiter import Limiter, checked_rate_limit
 from .._runtime.clock import Clock
 from .._settings.arguments import checked_count, checked_flag, checked_policy
 from ..errors import ConfigurationError
+from ..readers.source import Source
+from .bar import Bar, bar_class
 from .batch import Batch
+from .executors import ExecutorCrew, Remote, checked_executor
 from .prompts import Prompts
 from .run import Run
-from .workers import MakeStream, Stream, Threads
+from .workers import MakeStream, Threads
 
 __all__ = ["make_batch"]
 
@@ -25,7 +28,7 @@ _ANY = "-"  # a prompt, and a model, that are never sent
 class MakeLimited(Protocol):
     """Makes a stream whose requests pass a limiter."""
 
-    def __call__(self, limiter: Limiter | None, prompt: Any, /, **options: Any) -> Stream: ...
+    def __call__(self, limiter: Limiter | None, prompt: Any, /, **options: Any) -> Source: ...
 
 
 def make_batch(
@@ -37,18 +40,25 @@ def make_batch(
     clock: Clock,
     max_workers: int,
     rate_limit: float | str | None,
+    executor: Any,
     progress: bool,
+    remote: Remote,
 ) -> Batch:
     """The batch of `Client.parallel`. `names` are the options of a call, `shared` those of all
-    calls. Raises ConfigurationError."""
+    calls; `remote` makes a client in another process. Raises ConfigurationError."""
     max_workers = checked_count("max_workers", max_workers, _MOST_WORKERS)
     limit = checked_rate_limit(rate_limit)
-    checked_flag("progress", progress)
+    executor = checked_executor(executor)
+    bar = bar_class() if checked_flag("progress", progress) else None
     drawn = Prompts(prompts, names, shared)
     _check_values(partial(make_stream, None), shared)
-    run = Run(drawn, max_workers, copy_context())
+    run = Run(drawn, max_workers, copy_context(), Bar(bar, drawn.size))
     limiter = None if limit is None else Limiter(limit, max_workers, clock)
-    run.crew = Threads(run, partial(make_stream, limiter))
+    limited: MakeStream = partial(make_stream, limiter)
+    if executor is None:
+        run.crew = Threads(run, limited)
+    else:
+        run.crew = ExecutorCrew(run, limited, executor, remote)
     return Batch(run)
 
 

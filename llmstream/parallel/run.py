@@ -23,19 +23,26 @@ from .._runtime.threads import Lock, spawn
 from ..errors import Cancelled, ConfigurationError, LLMStreamError
 from ..readers.outcome import Outcome
 from ..result import Chunk, Result
+from .bar import Bar
 from .prompts import Ask, Prompts
 
 __all__ = ["Crew", "Run"]
 
-_AHEAD = 1  # prompts that are drawn before a worker is free, so that it need not wait for one
 _CHUNKS = 64  # of each worker, that may wait for the reader
 
 
 class Crew(Protocol):
-    """Who makes the calls. Every call that has begun ends with `Run.end`."""
+    """Who makes the calls. Every call that has begun ends with `Run.end`. `ahead` is the number of
+    calls beyond the number of workers that may wait for one."""
+
+    ahead: int
 
     def begin(self, ask: Ask) -> None:
-        """Make a call soon. The conductor's thread."""
+        """Make a call soon. The conductor's thread. Raises an error of the library where no further
+        call can be made."""
+
+    def check_chunks(self) -> None:
+        """Raises ConfigurationError where chunks cannot be had."""
 
     def stop(self, reason: str | None) -> None:
         """End the calls that run. Any thread; returns at once."""
@@ -84,10 +91,11 @@ class Run:
         bell: an item for each change that the reader may wait for.
     """
 
-    def __init__(self, prompts: Prompts, max_workers: int, context: Context) -> None:
+    def __init__(self, prompts: Prompts, max_workers: int, context: Context, bar: Bar) -> None:
         self.prompts = prompts
         self.max_workers = max_workers
         self.context = context
+        self.bar = bar  # the reader's
         self.crew: Crew
         self.bell: SimpleQueue[None] = SimpleQueue()
         self.ended: deque[Outcome] = deque()
@@ -101,7 +109,7 @@ class Run:
         self._unclaimed: dict[int, Ask] = {}
         self._rest: Iterator[tuple[int, Any]] = iter(())  # the prompts that were not drawn
         self._places: SimpleQueue[None] = SimpleQueue()  # an item for each chunk that may be made
-        self._free = max_workers + _AHEAD  # calls that may begin
+        self._free = max_workers  # calls that may begin
         self._room = 2 * max_workers  # outcomes that may be made and not be taken
         self._handle: weakref.ref[Any] | None = None
         self._pid = os.getpid()
@@ -124,11 +132,13 @@ class Run:
         """Begin, unless it has begun. Raises ConfigurationError if there is no thread for it."""
         if self.started:
             return
+        self.bar.open()
         self._pid = os.getpid()
         if self.stopped is not None:  # then no thread is needed
             self._leave(iter(self.prompts))
             self.started = self.over = True
             return
+        self._free += self.crew.ahead
         spawn(self._conduct, "prompts")
         self.started = True
 
@@ -247,8 +257,13 @@ class Run:
         self.running[index] = self._unclaimed[index] = ask
         if refused is not None:
             self.end(ask, None, refused)
-        else:
+            return
+        try:
             self.crew.begin(ask)
+        except LLMStreamError as exc:
+            self.end(ask, None, exc)
+            if not self.prompts.is_list:  # the further ones are better left in their iterator
+                raise
 
     # -- who makes the calls
 
@@ -261,11 +276,12 @@ class Run:
 
     def end(self, ask: Ask, result: Result | None, error: LLMStreamError | None) -> None:
         """A call has ended. Only the first end of a call counts."""
-        if self._unclaimed.pop(ask.index, None) is None:
+        begun = self._unclaimed.pop(ask.index, None)
+        if begun is None:
             return
         if error is not None:
             forget_variables(error)
-        self.ended.append(Outcome(ask.index, ask.given, result, error))
+        self.ended.append(Outcome(begun.index, begun.given, result, error))
         self.running.pop(ask.index, None)
         self._inbox.put(_News.FREE)
         self.bell.put(None)

@@ -64,13 +64,22 @@ class OutcomeView:
         self._run = run
         self._handle = handle  # the batch is cancelled when the last of its handles is dropped
         self._rest: Iterator[Outcome] | None = None
+        self._shown: Outcome | None = None
         self.given: Outcome | None = None  # handed out, and still in the batch
 
     def __iter__(self) -> Iterator[Outcome]:
         return self
 
     def __next__(self) -> Outcome:
-        outcome = read(self._run, self._next)
+        run = self._run
+        try:
+            outcome = read(run, self._next)
+        except BaseException:
+            run.bar.close()
+            raise
+        if outcome is not self._shown:
+            self._shown = outcome
+            run.bar.show(outcome)
         self.given = outcome
         return outcome
 
@@ -113,12 +122,17 @@ class ChunkView:
         return self
 
     def __next__(self) -> tuple[int, Chunk]:
-        return read(self._run, self._next)
+        try:
+            return read(self._run, self._next)
+        except BaseException:
+            self._run.bar.close()
+            raise
 
     def _next(self) -> tuple[int, Chunk]:
         run = self._run
         while True:
             _listen(run)
+            run.bar.show_all(run.ended)
             chunk = run.take_chunk() if run.stopped is None else None
             if chunk is not None:
                 return chunk
@@ -136,7 +150,9 @@ class ChunkView:
 def all_results(run: Run) -> list[Result]:
     """All results in order, once all calls have ended. Raises BatchError."""
     while not run.is_done():
+        run.bar.show_all(run.ended)
         run.bell.get()
+    run.bar.show_all(run.ended)
     run.ended.extend(run.rest())
     if run.failure is not None:
         raise run.failure

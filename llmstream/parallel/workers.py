@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 from .._runtime.threads import spawn
 from ..errors import ConfigurationError, LLMStreamError
-from ..result import Chunk, Result
+from ..readers.source import Source
+from ..result import Result
 from .prompts import Ask
 from .run import Run
 
-__all__ = ["MakeStream", "Stream", "Threads", "make_call"]
-
-
-class Stream(Protocol):
-    """What a worker needs of a Stream."""
-
-    def chunks(self) -> Iterator[Chunk]: ...
-    def result(self) -> Result: ...
-    def cancel(self, reason: str | None = None) -> None: ...
-    def close(self) -> None: ...
+__all__ = ["Calls", "Ended", "MakeStream", "Threads", "make_call"]
 
 
 class MakeStream(Protocol):
     """`Client.stream`."""
 
-    def __call__(self, prompt: Any, /, **options: Any) -> Stream: ...
+    def __call__(self, prompt: Any, /, **options: Any) -> Source: ...
 
 
 Ended = tuple[Result | None, LLMStreamError | None]
@@ -39,7 +30,7 @@ class Calls:
     def __init__(self, run: Run, make_stream: MakeStream) -> None:
         self._run = run
         self._make_stream = make_stream
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, Source] = {}
 
     def stop(self, reason: str | None) -> None:
         for stream in self._streams.copy().values():
@@ -48,8 +39,12 @@ class Calls:
     def make(self, ask: Ask) -> None:
         """Make a call, to its end, in a context of its own."""
         result, error = self._run.context.copy().run(self._outcome, ask)
-        self._streams.pop(ask.index, None)
         self._run.end(ask, result, error)
+        self._streams.pop(ask.index, None)
+
+    def has(self, index: int) -> bool:
+        """Whether the call runs here."""
+        return index in self._streams
 
     def _outcome(self, ask: Ask) -> Ended:
         run = self._run
@@ -57,7 +52,7 @@ class Calls:
             return None, run.stopped.error()
         return make_call(self._make_stream, ask, self._begun)
 
-    def _begun(self, ask: Ask, stream: Stream) -> None:
+    def _begun(self, ask: Ask, stream: Source) -> None:
         self._streams[ask.index] = stream
         run = self._run
         if run.stopped is not None:  # in this order: `stop` ends it, or it is ended here
@@ -69,7 +64,7 @@ class Calls:
 
 def make_call(make_stream: MakeStream, ask: Ask, begun: Any = None) -> Ended:
     """Make a call, to its end. Never raises."""
-    stream: Stream | None = None
+    stream: Source | None = None
     try:
         try:
             stream = make_stream(ask.prompt, **ask.options)
@@ -85,13 +80,13 @@ def make_call(make_stream: MakeStream, ask: Ask, begun: Any = None) -> Ended:
         return None, foreign(exc, stream)
 
 
-def foreign(exc: BaseException, stream: Stream | None = None) -> LLMStreamError:
+def foreign(exc: BaseException, stream: Source | None = None) -> LLMStreamError:
     """What is not an error of the library, as one that carries what had arrived."""
     error = LLMStreamError(f"the call was ended by {type(exc).__name__}: {exc}")
     error.__cause__ = exc
     if stream is not None:
         try:
-            stream.close()
+            stream.cancel("an exception has ended the call")
             stream.result()
         except LLMStreamError as ended:
             error.partial, error.attempts = ended.partial, ended.attempts
@@ -105,6 +100,8 @@ class Threads:
     """The crew of a batch that has no executor: threads, which are daemons. They start as they are
     needed, and end with the batch."""
 
+    ahead = 1  # so that a worker need not wait for a prompt
+
     def __init__(self, run: Run, make_stream: MakeStream) -> None:
         self._run = run
         self._calls = Calls(run, make_stream)
@@ -116,11 +113,13 @@ class Threads:
             try:
                 spawn(self._work, "worker")
                 self._threads += 1
-            except ConfigurationError as exc:
+            except ConfigurationError:
                 if not self._threads:
-                    self._run.end(ask, None, exc)
-                    return
+                    raise
         self._asks.put(ask)
+
+    def check_chunks(self) -> None:
+        """They can be had."""
 
     def stop(self, reason: str | None) -> None:
         self._calls.stop(reason)
