@@ -36,6 +36,44 @@ _SECRETS = 8  # keys of a call that are kept, the latest ones
 _GREATEST_FACTOR = 3  # times max_attempts: requests of a call, however often it made progress
 
 
+class _Tries:
+    """Counts the attempts of one call that have failed, the free ones not counted.
+
+    `retries` counts all, `failures` those in a row that have brought no content: new content is
+    progress, and then they count anew. An attempt is excused if the limit of the service, which is
+    searched for, has refused it: it costs a wait, and no attempt.
+    """
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self.retries = 0
+        self._failures = 0
+        self._excused = 0  # in a row
+
+    def add(self, *, had_content: bool, excused: bool) -> bool:
+        """One more; returns whether it is excused. A policy without retries excuses nothing."""
+        if had_content:
+            self._failures = self._excused = 0
+        elif excused and self._policy.max_attempts > 1:
+            self._excused += 1
+            return True
+        else:
+            self._failures += 1
+            self._excused = 0
+        self.retries += 1
+        return False
+
+    def delay(self, error: LLMStreamError, random: float, remaining: float) -> float | None:
+        """The seconds to wait before the next attempt; None: there is none."""
+        most = self._policy.max_attempts
+        if self.retries >= _GREATEST_FACTOR * most:
+            return None
+        failures = self._failures
+        if self._excused:
+            failures = min(failures + self._excused, most - 1)
+        return self._policy.next_delay(error, failures, random, remaining)
+
+
 class Retrying:
     """The attempts of one call. For the reader's thread.
 
@@ -67,10 +105,8 @@ class Retrying:
         self._before = before
         named = (request.extra_body or {}).get("model")  # it replaces the call's own
         self._model = named if isinstance(named, str) else request.model
-        self._retries = 0  # attempts that have failed, the free ones not counted
-        self._failures = 0  # those in a row that brought no content
+        self._tries = _Tries(policy)
         self._place: Place | None = None  # among the calls that share a limit
-        self._refusals = 0  # by a service whose limit is searched for, without content
         self._resent = False
         self._asked = {hash(first.body)}  # in these words; hashes, since a body may be large
         self.readable_as_text = recovery.readable_as_text
@@ -101,7 +137,7 @@ class Retrying:
                 self._wait_to_send(self._place)
             try:
                 yield from self._exchange.events(attempt, self._dress(attempt.request), self._dress)
-                self._endpoint.budget.refill(retried=self._retries > 0)
+                self._endpoint.budget.refill(retried=self._tries.retries > 0)
                 return
             except LLMStreamError as exc:
                 error = exc
@@ -136,17 +172,10 @@ class Retrying:
         at_once = self._at_once(attempt, error, accepted)
         if at_once is not None:
             return at_once
-        # New content is progress: then the attempts count anew.
         had_content = ctx.meter.first_token is not None
-        if had_content:
-            self._failures = self._refusals = 0
-        excused = excused and not had_content and self._policy.max_attempts > 1
-        if excused:
-            self._refusals += 1
-        else:
-            self._failures += not had_content
-            self._retries += 1
-        delay = self._delay(error, excused)
+        excused = self._tries.add(had_content=had_content, excused=excused)
+        remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
+        delay = self._tries.delay(error, random.random(), remaining)
         if delay is None:
             raise error
         following = self._recovery.after_failure(ctx.session, self._first)
@@ -202,15 +231,6 @@ class Retrying:
         self._asked.add(hash(accepted.body))
         self._first = without(self._first, error) or self._first
         return accepted
-
-    def _delay(self, error: LLMStreamError, excused: bool) -> float | None:
-        most = self._policy.max_attempts
-        if self._retries >= _GREATEST_FACTOR * most:
-            return None
-        ctx = self._ctx
-        remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
-        failures = min(self._failures + self._refusals, most - 1) if excused else self._failures
-        return self._policy.next_delay(error, failures, random.random(), remaining)
 
     def _end_failed_attempt(self, error: LLMStreamError, delay: float, had_content: bool) -> None:
         """The attempt has failed, and another one follows. What it brought stays readable."""
