@@ -328,8 +328,9 @@ class OutputFile:
 _FLAGS = os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
-# An id, whole or up to anywhere, and what follows it.
+# An id and what follows it; the beginning of an id.
 _ID = re.compile(rb'(?:"(?:[^"\\]|\\.)*"|-?\d+)(.*)', re.DOTALL)
+_HALF_ID = re.compile(rb'"(?:[^"\\]|\\.)*\\?|-?', re.DOTALL)
 _AFTER_ID = b',"line":'
 
 
@@ -342,6 +343,8 @@ def _is_torn(text: bytes) -> bool:
     if not _agree(text, BEGINNING):
         return False
     rest = _ID.fullmatch(text[size:])
+    if rest is None and not _HALF_ID.fullmatch(text[size:]):
+        return False
     if rest is not None and not _agree(rest[1], _AFTER_ID):
         return False
     try:

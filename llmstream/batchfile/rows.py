@@ -117,10 +117,10 @@ def _decoded(data: bytes) -> dict[str, Any]:
 
 
 def _reason(data: bytes, error: Exception) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:64]:
-        return "it looks like UTF-16 or binary data: save the file as UTF-8"
     if data.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")):
         return "it is compressed: unpack it, for example with `gzip -dc FILE | llmstream batch -`"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:64]:
+        return "it looks like UTF-16 or binary data: save the file as UTF-8"
     if isinstance(error, UnicodeError):
         return "it is not UTF-8: save the file as UTF-8"
     return str(error)
@@ -257,5 +257,6 @@ def _is_mapped(option: str, value: Any) -> bool:
 
 
 def _digest(fields: dict[str, Any]) -> str:
-    canonical = msgspec.json.encode(fields, order="sorted")
+    said = {name: value for name, value in fields.items() if value is not None}
+    canonical = msgspec.json.encode(said, order="sorted")
     return hashlib.blake2b(canonical, digest_size=8).hexdigest()
