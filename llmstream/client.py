@@ -443,7 +443,8 @@ class Client:
                 `concurrent.futures.Executor`, of threads, processes, or a cluster (of a Dask
                 client: `client.get_executor(pure=False)`, extra `dask`). In another process a
                 client is made with `self.settings`, which are pickled without the key unless they
-                are those of `with_key()`, and without observers. It is not shut down.
+                are those of `with_key()`, and without observers; there `rate_limit` counts
+                calls, without their retries, and `chunks()` cannot be had. It is not shut down.
             progress: True shows a bar with the rate, the errors and the cost (extra `progress`).
             stream_options: the options of `stream`, for all prompts. A `trace_id` belongs to one
                 call, and so into the dict of a prompt.

@@ -24,9 +24,10 @@ from .._runtime.threads import Lock
 from ..errors import Cancelled, ConfigurationError, LLMStreamError
 from .prompts import Ask
 from .run import Run
+from .submissions import Submissions
 from .workers import Calls, Ended, MakeStream, make_call
 
-__all__ = ["ExecutorCrew", "Remote", "checked_executor"]
+__all__ = ["ExecutorCrew", "Remote", "checked_executor", "is_threads"]
 
 _CLIENTS = 8  # that a process keeps for the batches of others
 _BATCHES = 64  # that are remembered for each of them
@@ -61,6 +62,11 @@ def checked_executor(executor: Any) -> Executor | None:
     )
 
 
+def is_threads(executor: Executor) -> bool:
+    """Whether it is known to make the calls in this process."""
+    return isinstance(executor, ThreadPoolExecutor)
+
+
 class Task(NamedTuple):
     """One call, as it is submitted. `batch` and `process` are where it comes from."""
 
@@ -78,9 +84,15 @@ class ExecutorCrew:
     ahead = 0  # else more calls would run than the batch has workers
 
     def __init__(
-        self, run: Run, make_stream: MakeStream, executor: Executor, remote: Remote
+        self,
+        run: Run,
+        make_stream: MakeStream,
+        executor: Executor,
+        remote: Remote,
+        submissions: Submissions,
     ) -> None:
         self._run = run
+        self._submissions = submissions
         self.calls = Calls(run, make_stream)
         self._executor = executor
         self._remote = remote
@@ -88,19 +100,27 @@ class ExecutorCrew:
         self._futures: dict[int, tuple[Ask, Future[Any]]] = {}
 
     def check_chunks(self) -> None:
-        if not isinstance(self._executor, ThreadPoolExecutor) and _is_processes(self._executor):
+        from concurrent.futures import ProcessPoolExecutor
+
+        # Of another executor it is known once a call arrives in another process.
+        if isinstance(self._executor, ProcessPoolExecutor):
             raise ConfigurationError(_NO_CHUNKS)
 
     def begin(self, ask: Ask) -> None:
         _crews[self._batch] = self
         if "trace_id" not in ask.options:  # here, so that a call whose worker dies has one too
             ask = Ask(ask.index, ask.given, ask.prompt, {**ask.options, "trace_id": random_id(128)})
+        stopped = None if self._submissions.wait(ask) else self._run.stopped
+        if stopped is not None:
+            self._run.end(ask, None, stopped.error())
+            return
         task = Task(self._batch, os.getpid(), ask, self._run.chunks is not None, self._remote)
         try:
             future = self._executor.submit(_perform, task)
-        except LLMStreamError:
-            raise
         except BaseException as exc:
+            self._submissions.ended(ask, None, None)
+            if isinstance(exc, LLMStreamError):
+                raise
             raise _lost("the executor takes no call", exc, ask) from exc
         self._futures[ask.index] = ask, future
         future.add_done_callback(partial(self._done, ask))
@@ -122,11 +142,13 @@ class ExecutorCrew:
             error = _lost("the executor has lost the call", exc, ask)
             if future.cancelled() and stopped is not None:
                 error = stopped.error()
+        self._submissions.ended(ask, result, error)
         if result is not None or error is not None:  # else the call has ended here
             self._run.end(ask, result, error)
 
     def stop(self, reason: str | None) -> None:
         self.calls.stop(reason)
+        self._submissions.stop()
         # In a thread of its own: the executor's locks are not made for finalizers and interrupts.
         defer(self._cancel_futures)
 
@@ -140,12 +162,6 @@ class ExecutorCrew:
 
     def finish(self) -> None:
         _crews.pop(self._batch, None)
-
-
-def _is_processes(executor: Executor) -> bool:
-    from concurrent.futures import ProcessPoolExecutor
-
-    return isinstance(executor, ProcessPoolExecutor)
 
 
 def _lost(what: str, exc: BaseException, ask: Ask) -> LLMStreamError:

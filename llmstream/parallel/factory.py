@@ -14,9 +14,10 @@ from ..errors import ConfigurationError
 from ..readers.source import Source
 from .bar import Bar, bar_class
 from .batch import Batch
-from .executors import ExecutorCrew, Remote, checked_executor
+from .executors import ExecutorCrew, Remote, checked_executor, is_threads
 from .prompts import Prompts
 from .run import Run
+from .submissions import Submissions
 from .workers import MakeStream, Threads
 
 __all__ = ["make_batch"]
@@ -54,11 +55,14 @@ def make_batch(
     _check_values(partial(make_stream, None), shared)
     run = Run(drawn, max_workers, copy_context(), Bar(bar, drawn.size))
     limiter = None if limit is None else Limiter(limit, max_workers, clock)
-    limited: MakeStream = partial(make_stream, limiter)
     if executor is None:
-        run.crew = Threads(run, limited)
-    else:
-        run.crew = ExecutorCrew(run, limited, executor, remote)
+        run.crew = Threads(run, partial(make_stream, limiter))
+        return Batch(run)
+    # Where calls may be made in other processes, their submission is limited.
+    of_requests, of_calls = (limiter, None) if is_threads(executor) else (None, limiter)
+    run.crew = ExecutorCrew(
+        run, partial(make_stream, of_requests), executor, remote, Submissions(of_calls, clock)
+    )
     return Batch(run)
 
 
