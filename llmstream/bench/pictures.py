@@ -15,17 +15,17 @@ _MOST_DOTS = 600  # of a metric in a picture
 _POINTS = 200  # of a curve
 
 
-def requests_plot(level: LevelReport) -> Plot:
-    """Every request, at the moment when it was due."""
+def requests_plot(level: LevelReport, metrics: Sequence[str] = ("e2e", "ttft")) -> Plot:
+    """These metrics of every request, at the moment when it was due."""
     samples = [sample for sample in level.samples if not sample.interrupted]
     times = Scale(0.0, max(level.seconds * 1000.0, 1.0))
     plot = Plot(
         "every request, at its scheduled start",
         times.steps(),
         (times.start, times.end),
-        max((value for one in samples for value in _values(one)), default=1.0),
+        max((value for one in samples for value in _values(one, metrics)), default=1.0),
     )
-    for metric in ("e2e", "ttft"):
+    for metric in metrics:
         plot.key(metric, metric)
         points = (
             (_at(sample, level), value)
@@ -90,8 +90,8 @@ def _line(found: Sequence[Distribution], name: str) -> list[tuple[float, float]]
     return [(at, value) for at, value in values if value is not None]
 
 
-def _values(sample: Sample) -> list[float]:
-    each = (sample.value(metric) for metric in ("ttft", "e2e", "failed_after"))
+def _values(sample: Sample, metrics: Sequence[str]) -> list[float]:
+    each = (sample.value(metric) for metric in (*metrics, "failed_after"))
     return [value for value in each if value is not None]
 
 
