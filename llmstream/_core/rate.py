@@ -7,6 +7,7 @@ choice. For one thread at a time.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from typing import Protocol
@@ -16,6 +17,9 @@ from msgspec import Struct
 __all__ = ["AdaptiveRate", "FixedRate", "Rate", "Start", "TokenBucket"]
 
 NEVER = math.inf
+
+
+_ROUNDING = 1e-9
 
 
 class TokenBucket:
@@ -51,17 +55,14 @@ class TokenBucket:
         self.rate, self.burst = rate, burst
 
 
-_ROUNDING = 1e-9
-
-
 class Start(Struct, eq=False):
-    """A request that is started at a moment."""
+    """A request that is started at the moment `at`. The other fields are the rate's."""
 
     at: float
     running: int = 0  # requests, this one included
-    fills: bool = False  # it has taken the last place
-    paced: bool = False  # it has waited for the rate
-    recent: int = 0
+    recent: int = 0  # starts in the last second, this one included
+    fills: bool = False  # it takes the last place
+    paced: bool = False  # the pace was used up
 
 
 class Rate(Protocol):
@@ -129,93 +130,122 @@ class FixedRate:
 # ---- the search --------------------------------------------------------------------------------
 
 _FIRST = 8  # requests at a time, and starts a second, at the beginning
-_BETA = 0.7  # CUBIC's (RFC 9438, 4.6)
-_LEAST_RATE = 1.0 / 60.0  # starts a second
-_SPAN = 100  # requests that it takes to come back to the last limit
+_BETA = 0.7  # CUBIC's (RFC 9438, section 4.6)
+_SAME = 1.25  # times as great, at most: the same limit
+_LEAST_PACE = 1.0 / 60.0  # starts a second
+_LEAST_SPAN = 30.0  # requests
 _CUT_EVERY = 1.0  # seconds, at least, between two cuts
+_DEEPEST = 1.5  # a refusal divides what is believed by this at most, before _BETA
+_RECENT = 64  # requests that show what the service accepts
+_RARE = 2  # of them, or less: more than it accepts
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two probes of a service that refuses
+_BLACKOUT = 2.0  # seconds without an acceptance, after which the pace is what was accepted before
+_WINDOW = 60.0  # seconds: most limits are of a minute
 
 
 class _Limit:
     """A limit of the service that is searched for: CUBIC (RFC 9438) on requests instead of time.
 
-    Until the first refusal it grows by 1 for each request (slow start). A refusal sets it to 0.7
-    of what was refused; from there it comes back to that in `span` requests, quickly at first,
-    stays near it, and then goes beyond, slowly at first. A limit that has not moved is found again
-    within 5 % for most of the time, at the price of one or two refusals in about 1.6 spans; one
-    that has doubled is reached after 2.5 spans.
+    Until the first refusal it grows by 1 for each request that has used it up and was accepted
+    (slow start). A refusal sets it to 0.7 of what was refused, the peak. From there it comes back
+    to the peak in `span` requests, quickly at first, stays near it, and then goes beyond, slowly at
+    first: ``value = peak * (1 + 0.3 * (requests / span - 1)**3)``. So a limit that stays costs one
+    or two refusals in about 1.6 spans, for 95 % of it on average, and one that has doubled is
+    reached after 2.5 spans.
+
+    A limit that was met once is doubtful, because the refusal may have been another limit's: its
+    span is short. It is believed once it is met again.
     """
 
     def __init__(self, value: float, least: float) -> None:
         self.value = value
         self._least = least
-        self._peak = value
-        self._span = 1.0
-        self._grown = 0
-        self._is_known = False
+        self._peak: float | None = None  # None: not met yet
         self._is_doubtful = False
+        self._span = 1.0
+        self._grown = 0.0  # requests since the last cut
 
     def grow(self) -> None:
         """A request that has used the limit up was accepted."""
-        if not self._is_known:
+        if self._peak is None:
             self.value += 1.0
             return
-        self._grown += 1
-        self.value = self._peak * (1.0 + (1.0 - _BETA) * (self._grown / self._span - 1.0) ** 3)
+        self._grown += 1.0
+        beyond = self._grown / self._span - 1.0
+        self.value = max(self._least, self._peak * (1.0 + (1.0 - _BETA) * beyond**3))
 
-    def release(self) -> None:
+    def cut(self, refused: float, short: float, long: float) -> None:
+        """The service has refused at `refused`. `short` is the span of a limit that is doubtful,
+        `long` that of one that is believed."""
+        refused = max(self._least, refused)
+        self._is_doubtful = self._peak is None or refused > _SAME * self._peak
+        self._peak = refused
+        self.value = max(self._least, refused * _BETA)
+        self._span = max(1.0, short if self._is_doubtful else long)
+        self._grown = 0.0
+
+    def doubt(self) -> None:
+        """Another limit explains the refusals: forget this one, unless it is believed."""
         if self._is_doubtful:
-            self._is_known = self._is_doubtful = False
-
-    def cut(self, refused: float, span: float, *, doubtful: bool = False) -> None:
-        """The service has refused at `refused`."""
-        self._is_doubtful = doubtful and (self._is_doubtful or not self._is_known)
-        self._is_known = True
-        self._peak = max(self._least, refused)
-        self.value = max(self._least, self._peak * _BETA)
-        self._span = span
-        self._grown = 0
+            self._peak, self._is_doubtful = None, False
 
     def settle(self, value: float, span: float) -> None:
-        """This is what the service was seen to accept."""
-        self._is_known = True
-        self._is_doubtful = False
+        """This is what the service was seen to accept in a long time."""
         self._peak = self.value = max(self._least, value)
-        self._span = span
-        self._grown = round(span)
+        self._is_doubtful = False
+        self._span = self._grown = span
 
 
 class AdaptiveRate:
-    """Finds how many requests at a time, and how many a second, a service accepts."""
+    """Finds the limits of a service: how many requests at a time (`places`), and how many a second
+    (`pace`), at most `most` at a time. It knows only which requests were accepted and which were
+    refused with 429, 503 or 529.
+
+    Start: 8 places and 8 starts a second, evenly spread; each grows while it is used up, by 1 for
+    an acceptance, which doubles the pace in a second. So a service meets a ramp.
+
+    Refusal: one of the two is cut, at most once a second, and never for a request that was started
+    before the last cut. It is the places where more requests ran than (nearly) any of the last 64
+    accepted ones had beside them, while the starts were not as fast; else the pace, whose peak is
+    what was accepted lately. See `_Limit` for the way back and beyond.
+
+    Blackout: after two refusals in a row, or a pause of more than 2 s, one request at a time asks
+    whether the service accepts again, after 0.4 s, 0.8 s, ... 5 s. After 2 s and more of that the
+    pace is the mean of what was accepted since the blackout before, or in the last minute: a
+    service with a fixed or sliding window of a minute has used it up.
+    """
 
     def __init__(self, most: int, now: float) -> None:
-        first = min(_FIRST, most)
         self._most = most
-        self.places = _Limit(first, 1.0)
-        self.pace = _Limit(_FIRST, _LEAST_RATE)
-        self._bucket = TokenBucket(_FIRST, *_burst(_FIRST), now)
+        self.places = _Limit(min(_FIRST, most), 1.0)
+        self.pace = _Limit(_FIRST, _LEAST_PACE)
+        burst = _burst(_FIRST)
+        self._bucket = TokenBucket(_FIRST, burst, burst, now)
         self._running: dict[int, Start] = {}
-        self._paused_until = -NEVER
-        self._pause_began: float | None = None
-        self._started: deque[float] = deque()
-        self._accepted: deque[float] = deque(maxlen=8192)  # when each was started
-        self._recent: deque[Start] = deque(maxlen=64)
+        self._unanswered: list[Start] = []  # neither accepted nor refused yet, the oldest first
+        self._started: deque[float] = deque()  # when, in the last second
+        self._recent: deque[Start] = deque(maxlen=_RECENT)  # were accepted
+        self._acceptances: deque[float] = deque(maxlen=10_000)  # when
+        self._began = self._episode = now  # the first start; the end of the last blackout
         self._last_cut = -NEVER
-        self._began = now
+        self._paused_until = -NEVER
         self._refusals = 0  # in a row
-        self._probe_at = -NEVER
-        self._probe: Start | None = None
-        self._is_unsure = False
-        self._episode = now
-        self._pending: list[Start] = []
+        self._last_refusal = -NEVER
+        self._refused_since: float | None = None
+        self._is_unsure = False  # whether the service accepts anything
+        self._probe: Start | None = None  # the request that asks
 
     @property
     def running(self) -> int:
+        """The requests that run."""
         return len(self._running)
 
+    @property
+    def _limit(self) -> int:
+        return int(min(self.places.value, self._most) + _ROUNDING)
+
     def wait(self, now: float) -> float:
-        if self.running >= int(min(self.places.value, self._most) + _ROUNDING):
-            return NEVER
-        if self._probe is not None:
+        if self.running >= self._limit or self._probe is not None:
             return NEVER
         return max(self._bucket.wait(now), self._paused_until - now, 0.0)
 
@@ -225,54 +255,52 @@ class AdaptiveRate:
         now = start.at
         start.paced = self._bucket.level(now) < self._bucket.burst - 0.5
         self._bucket.take(now)
-        self._running[id(start)] = start
-        start.running = self.running
         self._started.append(now)
         while self._started[0] <= now - 1.0:
             self._started.popleft()
         start.recent = len(self._started)
-        start.fills = self.running >= int(min(self.places.value, self._most) + _ROUNDING)
+        self._running[id(start)] = start
+        start.running = self.running
+        start.fills = self.running >= self._limit
+        self._unanswered.append(start)
         if self._is_unsure:
             self._probe = start
-        self._pending.append(start)
-
-    def _resolve(self, start: Start, refused: bool) -> None:
-        for number, one in enumerate(self._pending):
-            if one is start:
-                del self._pending[number]
-                if refused:
-                    for later in self._pending[number:]:
-                        later.running -= 1
-                break
 
     def end(self, start: Start) -> None:
+        self._answered(start, was_refused=False)
         self._running.pop(id(start), None)
-        self._resolve(start, False)
+
+    def _answered(self, start: Start, *, was_refused: bool) -> None:
         if self._probe is start:
             self._probe = None
+        if start not in self._unanswered:
+            return
+        at = self._unanswered.index(start)
+        del self._unanswered[at]
+        if was_refused:  # it did not run beside those that were started after it
+            for later in self._unanswered[at:]:
+                later.running -= 1
 
     def pause(self, until: float, now: float) -> None:
-        if until - now > 2.0:
-            self._is_unsure = True
-        if self._pause_began is None:
-            self._pause_began = now
+        if until - now > _BLACKOUT:
+            self._begin_blackout(now)
         self._paused_until = max(self._paused_until, until)
 
+    def _begin_blackout(self, now: float) -> None:
+        self._is_unsure = True
+        if self._refused_since is None:
+            self._refused_since = now
+
+    # -- accepted
+
     def accepted(self, start: Start, now: float) -> None:
-        self._resolve(start, False)
-        self._accepted.append(now)
+        self._answered(start, was_refused=False)
+        self._acceptances.append(now)
         self._recent.append(start)
-        if start.at >= self._probe_at:
+        if start.at >= self._last_refusal:
             self._refusals = 0
-        if self._probe is start:
-            self._probe = None
         if start.at >= self._paused_until - _ROUNDING:
-            self._is_unsure = False
-            if self._pause_began is not None:
-                if self._paused_until - self._pause_began > 2.0:
-                    self._settle(now)
-                    self._episode = now
-                self._pause_began = None
+            self._end_blackout(now)
         if start.at < self._last_cut:
             return
         if start.fills and self.places.value < self._most:
@@ -281,61 +309,73 @@ class AdaptiveRate:
             self.pace.grow()
             self._set_pace(now)
 
-    def _settle(self, now: float) -> None:
-        rate = max(self._rate(60.0, now), self._rate(now - self._episode, now))
-        if 0 < rate < self.pace.value:
-            count = rate * (now - self._episode)
-            self.pace.settle(rate, max(self._pace_span(rate), 0.5 * count))
+    def _end_blackout(self, now: float) -> None:
+        self._is_unsure = False
+        since, self._refused_since = self._refused_since, None
+        if since is None or now - since <= _BLACKOUT:
+            return
+        episode = now - self._episode
+        accepted = self._accepted_in(episode, now)
+        pace = max(accepted / episode, self._mean(_WINDOW, now))
+        if 0 < pace < self.pace.value:
+            self.pace.settle(pace, max(_long_span(pace), 0.5 * accepted))
             self._set_pace(now)
+        self._episode = now
 
-    def _rate(self, window: float, now: float) -> float:
-        window = min(window, now - self._began)
-        if window <= 0:
-            return NEVER
-        count = 0
-        for at in reversed(self._accepted):
-            if at < now - window:
-                break
-            count += 1
-        return count / window
+    # -- refused
 
     def throttled(self, start: Start, now: float) -> None:
-        self._resolve(start, True)
-        if start.at < self._probe_at:
-            return
-        self._probe_at = now
+        self._answered(start, was_refused=True)
+        if start.at < self._last_refusal:
+            return  # nothing new: it was on its way
+        self._last_refusal = now
         self._refusals += 1
-        if self._probe is start:
-            self._probe = None
         if self._refusals >= 2:
-            self._is_unsure = True
-            self.pause(now + min(5.0, 0.1 * 2.0**self._refusals), now)
-            return
-        if now - self._last_cut < _CUT_EVERY or start.at < self._last_cut:
-            return
-        busiest = max((s.running for s in self._recent), default=0)
-        fastest = max((s.recent for s in self._recent), default=0)
-        at_once, fast = start.running > busiest, start.recent > fastest
-        if at_once and not fast:
-            self.pace.release()
-            refused = min(self.places.value, start.running - 1)
-            self.places.cut(refused, max(30.0, 4.0 * refused))
-        else:
-            if not at_once:
-                self.places.release()
-            rate = self._rate(min(max(2.0, 10.0 / self.pace.value), now - self._last_cut), now)
-            rate = min(self.pace.value, max(rate, self.pace.value / 3.0))
-            self.pace.cut(rate, self._pace_span(rate), doubtful=at_once)
-            self._set_pace(now)
-        self._last_cut = now
+            self._begin_blackout(now)
+            again = _FIRST_PAUSE * 2.0 ** min(self._refusals - 1, 10)
+            self.pause(now + min(again, _LONGEST_PAUSE), now)
+        elif start.at >= self._last_cut and now - self._last_cut >= _CUT_EVERY:
+            self._cut(start, now)
+            self._last_cut = now
 
-    def _pace_span(self, rate: float) -> float:
-        return max(30.0, 10.0 * rate)
+    def _cut(self, start: Start, now: float) -> None:
+        as_many = sum(one.running >= start.running for one in self._recent)
+        as_fast = sum(one.recent >= start.recent for one in self._recent)
+        if as_many < _RARE <= as_fast:
+            self.pace.doubt()
+            refused = min(self.places.value, start.running - 1)
+            self.places.cut(refused, max(15.0, refused), max(_LEAST_SPAN, 4.0 * refused))
+            return
+        if as_many >= _RARE:
+            self.places.doubt()
+        believed = self.pace.value
+        window = min(max(0.5, 10.0 / believed), now - self._last_cut)
+        pace = min(believed, max(self._mean(window, now), believed / _DEEPEST))
+        self.pace.cut(pace, max(15.0, 2.0 * pace), _long_span(pace))
+        self._set_pace(now)
 
     def _set_pace(self, now: float) -> None:
-        self._bucket.set_rate(self.pace.value, _burst(self.pace.value)[0], now)
+        self._bucket.set_rate(self.pace.value, _burst(self.pace.value), now)
+
+    # -- what was accepted
+
+    def _accepted_in(self, seconds: float, now: float) -> int:
+        """The acceptances in the last `seconds`."""
+        since = now - seconds
+        return sum(1 for _ in itertools.takewhile(since.__le__, reversed(self._acceptances)))
+
+    def _mean(self, seconds: float, now: float) -> float:
+        """The acceptances a second in the last `seconds`, or since the first start."""
+        seconds = min(seconds, now - self._began)
+        return self._accepted_in(seconds, now) / seconds if seconds > 0 else 0.0
 
 
-def _burst(rate: float) -> tuple[float, float]:
-    burst = 2.0 + rate * 0.05
-    return burst, burst
+def _burst(pace: float) -> float:
+    """The tokens that a bucket holds: few, so that the starts are spread; and those of 50 ms, which
+    a thread may wake up too late."""
+    return 2.0 + pace * 0.05
+
+
+def _long_span(pace: float) -> float:
+    """The requests of ten seconds: one or two refusals among 160 at ten a second."""
+    return max(_LEAST_SPAN, 10.0 * pace)
