@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections import Counter
 from decimal import Decimal
 
@@ -33,6 +35,10 @@ class Summary:
         self.tokens_out = 0
         self.cost: Decimal | None = None
         self.cost_is_partial = False
+
+        # The price list takes half a second to import: not while the first answers wait for it.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("genai_prices")
 
     @property
     def all_succeeded(self) -> bool:
