@@ -44,7 +44,7 @@ from .errors import (
 )
 from .events import Continued, Event, Restarted, UnknownEvent
 from .parallel import Batch
-from .readers import Outcome, SubscriberLagged, collect, fanout
+from .readers import Outcome, SubscriberLagged, collect, fanout, pace
 from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
 
@@ -95,5 +95,6 @@ __all__ = [
     "collect",
     "events",
     "fanout",
+    "pace",
     "stream",
 ]

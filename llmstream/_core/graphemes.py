@@ -28,8 +28,8 @@ def is_boundary(text: str, at: int) -> bool:
     if at <= 0 or at >= len(text):
         return True
     before, after = text[at - 1], text[at]
-    if before < "\u0300" and after < "\u0300":  # the common case: only CR LF is kept together
-        return not (before == "\r" and after == "\n")
+    if before < " " or (before < "\u0300" and after < "\u0300"):
+        return not (before == "\r" and after == "\n")  # nothing else belongs to a control character
     if _extends(after) or before == _ZWJ:
         return False
     if "\ud800" <= before <= "\udbff":  # half a character; its other half may follow

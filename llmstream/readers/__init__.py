@@ -5,5 +5,15 @@ from __future__ import annotations
 from .collect import collect
 from .fanout import Fan, SubscriberLagged, Subscription, fanout
 from .outcome import Outcome
+from .pace import Paced, pace
 
-__all__ = ["Fan", "Outcome", "SubscriberLagged", "Subscription", "collect", "fanout"]
+__all__ = [
+    "Fan",
+    "Outcome",
+    "Paced",
+    "SubscriberLagged",
+    "Subscription",
+    "collect",
+    "fanout",
+    "pace",
+]

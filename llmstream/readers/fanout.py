@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Any
 
 from .._core.checks import shown
-from .._runtime.threads import Lock
 from .._settings.arguments import checked_count
 from ..errors import Cancelled, ConfigurationError, LLMStreamError
 from ..result import Chunk, Result
-from .pump import BLOCK, CLOSE, DROP, Cursor, Lease, Missed, Pump, raised
+from .pump import BLOCK, CLOSE, DROP, Cursor, Lease, Missed, Pump
+from .raised import raised
+from .reading import Reading
 from .source import Source, checked_source
 
 __all__ = ["Fan", "SubscriberLagged", "Subscription", "fanout"]
@@ -186,7 +187,7 @@ class _Checked:
             close()
 
 
-class Subscription:
+class Subscription(Reading[Chunk]):
     """The chunks of a fan's stream, for one reader. Made by `Fan.subscribe`.
 
     One thread reads it; any thread may close it. One that is dropped or closed gives up its place,
@@ -194,43 +195,18 @@ class Subscription:
     """
 
     def __init__(self, cursor: Cursor[Chunk], pump: Pump[Chunk], lease: Lease) -> None:
+        super().__init__("subscribe once for each reader")
         self._cursor = cursor
         self._pump = pump
         self._lease: Lease | None = lease
-        self._error: Exception | None = None
-        self._closed = self._done = False
-        self._reader = Lock()  # held by the one thread that reads
+        self._closed = False
 
     @property
     def missed(self) -> int:
         """The number of chunks that this subscriber has not got, and will not get."""
         return self._cursor.missed
 
-    def __iter__(self) -> Iterator[Chunk]:
-        return self
-
-    def __next__(self) -> Chunk:
-        if self._reader.locked():
-            raise ConfigurationError(
-                "this subscription is being read by another thread: subscribe once for each reader"
-            )
-        with self._reader:
-            try:
-                return self._next()
-            except StopIteration:
-                self._done = True
-                raise
-            except BaseException as error:  # Ctrl-C too: a reader that is interrupted is gone
-                self._error = error if isinstance(error, Exception) else Cancelled("interrupted")
-                self._done = True
-                self._cursor.close()
-                raise
-
     def _next(self) -> Chunk:
-        if self._done:
-            if self._error is not None:
-                raise self._error
-            raise StopIteration
         pump, cursor = self._pump, self._cursor
         if not pump.begun:
             pump.begin()
@@ -270,7 +246,6 @@ class Subscription:
             lagged = self._lagged("missed a part of the answer")
             lagged.partial = result if result is not None else Result()
             raise lagged
-        self._cursor.close()
         raise StopIteration
 
     def _lagged(self, what: str) -> SubscriberLagged:
@@ -281,6 +256,9 @@ class Subscription:
             "whole answer is in fan.result()",
             missed=self.missed,
         )
+
+    def _leave(self) -> None:
+        self._cursor.close()
 
     def cancel(self, reason: str | None = None) -> None:
         """As `close`: ends this subscription, and not the stream."""

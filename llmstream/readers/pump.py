@@ -22,10 +22,10 @@ from .._core.checks import has_method
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.fork import renew_in_child
 from .._runtime.threads import spawn
-from ..errors import Cancelled, ConfigurationError, LLMStreamError
+from ..errors import Cancelled, ConfigurationError
 from ..result import Result
 
-__all__ = ["BLOCK", "CLOSE", "DROP", "PART", "Cursor", "Lease", "Missed", "Pump", "raised"]
+__all__ = ["BLOCK", "CLOSE", "DROP", "PART", "Cursor", "Lease", "Missed", "Pump"]
 
 T = TypeVar("T")
 
@@ -325,15 +325,3 @@ class Lease:
         # At interpreter exit parts of this may be gone already.
         with contextlib.suppress(Exception):
             self._pump.close("dropped before the end")
-
-
-def raised(error: BaseException) -> BaseException:
-    """`error`, to be raised in a thread of its own: several readers would write into one error's
-    traceback."""
-    if not isinstance(error, LLMStreamError):
-        return error
-    copied = LLMStreamError.__reduce__(error)
-    new: BaseException = copied[0](*copied[1])
-    new.__dict__.update(error.__dict__)
-    new.__cause__ = error.__cause__
-    return new
