@@ -93,6 +93,7 @@ class Benchmark:
                 self.reports.append(
                     report(
                         generator.samples,
+                        generator.gaps,
                         concurrency=level.concurrency,
                         rate=level.rate,
                         begun=generator.begun,
@@ -102,6 +103,7 @@ class Benchmark:
                         warmup=warmup,
                         stopped=cut or generator.stopped,
                         cached_beside=APIS[self._client.settings.api].cached_beside,
+                        connections=self._client.settings.max_connections,
                     )
                 )
 

@@ -11,7 +11,7 @@ from .._version import __version__
 from ..client import Client
 from .level import LevelReport, report
 from .load import Load
-from .statistics import FORMULAS
+from .statistics import FORMULAS, Gaps
 
 __all__ = ["document", "subject"]
 
@@ -56,6 +56,7 @@ def document(about: dict[str, str], load: Load, reports: Sequence[LevelReport]) 
 def _nothing(load: Load) -> dict[str, Any]:
     """The figures of a benchmark that was ended before its first request."""
     level = load.levels()[0]
-    return report(
-        (), concurrency=level.concurrency, rate=level.rate, begun=0.0, ended=0.0
-    ).document()
+    nothing = report(
+        (), Gaps(), concurrency=level.concurrency, rate=level.rate, begun=0.0, ended=0.0
+    )
+    return nothing.document()

@@ -15,7 +15,9 @@ _TOKENS = 128  # of an answer
 
 
 @contextlib.contextmanager
-def floor_client(api: str = DEFAULT_API, tokens: int | None = _TOKENS) -> Iterator[Client]:
+def floor_client(
+    api: str = DEFAULT_API, tokens: int | None = _TOKENS, max_connections: int = 100
+) -> Iterator[Client]:
     """A client of a test server in this process, which sends `tokens` tokens at once.
 
     Its figures are what no service can be faster than, measured by this client on this machine.
@@ -28,6 +30,10 @@ def floor_client(api: str = DEFAULT_API, tokens: int | None = _TOKENS) -> Iterat
     with LLMServer() as server:
         server.default = reply
         with Client(
-            api, base_url=server.base_url_for(api), api_key="not-a-key", model="floor"
+            api,
+            base_url=server.base_url_for(api),
+            api_key="not-a-key",
+            model="floor",
+            max_connections=max_connections,
         ) as client:
             yield client

@@ -12,7 +12,7 @@ from .._runtime.threads import Lock, spawn
 from ..errors import ConfigurationError, LLMStreamError
 from ..stream import Stream
 from .arrivals import Arrivals
-from .statistics import Sample
+from .statistics import Gaps, Sample
 
 __all__ = ["Generator"]
 
@@ -57,20 +57,22 @@ class Generator:
         self._at_once = at_once
         self._patience = patience
         self._clock = clock
-        # Guards what is below, down to `unsent`.
+        # Guards what is below, down to `failed`.
         self._lock = Lock()
         self._number = 0
         self._started = 0  # threads
         self._done = 0  # of them have ended
         self._waiting = 0  # threads that have no request that is due
         self.unsent = 0
+        self.samples: list[Sample] = []
+        self.gaps = Gaps()  # of the answered requests
+        self.failed = 0
         self._over = False  # no further arrival is taken
         self._bells: list[SimpleQueue[None]] = []  # of the threads
         self._bell: SimpleQueue[None] = SimpleQueue()  # of the caller: a thread has ended
         self._running: set[Stream] = set()
         self._stopped = False
         self._passed = False  # a request was answered, or failed in a way that may pass
-        self.samples: list[Sample] = []
         self.error: BaseException | None = None  # not a measurement: a fault of the settings
         self.stopped: str | None = None  # why it has ended before its time
         self.begun = self.ended = 0.0
@@ -196,15 +198,20 @@ class Generator:
         if self._stopped:  # in this order: `stop` cancels it, or it is not begun
             stream.cancel(_STOPPED)
         try:
-            read(stream, sample, self._clock)
+            gaps = read(stream, sample, self._clock)
         finally:
             self._running.discard(stream)
             stream.close()
         sample.interrupted = self._stopped and sample.error == "Cancelled"
-        self.samples.append(sample)
-        self._note_refusal(sample)
+        sample.longest_gap = max(gaps, default=None)
+        with self._lock:
+            self._note(sample, gaps)
 
-    def _note_refusal(self, sample: Sample) -> None:
+    def _note(self, sample: Sample, gaps: array[float]) -> None:
+        self.samples.append(sample)
+        if sample.ok:
+            self.gaps.add(gaps)
+        self.failed += sample.failed
         if sample.error not in _FOR_GOOD:
             self._passed = True
         elif not self._passed and len(self.samples) >= _MOST_REFUSED:
@@ -223,10 +230,11 @@ _FOR_GOOD = frozenset(
 )
 
 
-def read(stream: Stream, sample: Sample, clock: Clock) -> None:
-    """Read a stream to its end, and note the moments in `sample`. Raises ConfigurationError."""
+def read(stream: Stream, sample: Sample, clock: Clock) -> array[float]:
+    """Read a stream to its end, and note the moments in `sample`. Returns the seconds between its
+    chunks, in their order. Raises ConfigurationError."""
     monotonic = clock.monotonic
-    gaps: array[float] = sample.gaps
+    gaps = array("d")
     last = 0.0
     error: LLMStreamError | None = None
     try:
@@ -257,3 +265,4 @@ def read(stream: Stream, sample: Sample, clock: Clock) -> None:
     )
     if error is not None:
         sample.error, sample.message = type(error).__name__, error.message
+    return gaps

@@ -14,6 +14,7 @@ from ..result import whole_prompt
 from .statistics import (
     METRICS,
     Distribution,
+    Gaps,
     Goodput,
     Sample,
     distributions,
@@ -105,6 +106,7 @@ class LevelReport(Struct, frozen=True, kw_only=True):
 
 def report(
     samples: Sequence[Sample],
+    gaps: Gaps,
     *,
     concurrency: int,
     rate: float | None,
@@ -115,15 +117,26 @@ def report(
     warmup: Sequence[Sample] = (),
     stopped: str | None = None,
     cached_beside: bool = False,
+    connections: int | None = None,
 ) -> LevelReport:
-    """The figures of `samples`. `ended` is the end of the level, `stopped` why it has ended before
-    its time; `cached_beside` is that of the API."""
+    """The figures of `samples`; `gaps` are those of the answered ones. `ended` is the end of the
+    level, `stopped` why it has ended before its time; `cached_beside` is that of the API,
+    `connections` the idle ones that the client keeps."""
     answered = [sample for sample in samples if sample.ok]
     failed = sum(sample.failed for sample in samples)
     requests = len(answered) + failed + unsent
     seconds = max(ended - begun, 0.0)
     errors, examples = error_counts(samples)
-    figures = distributions(samples)
+    figures = distributions(samples, gaps)
+    at_once = most_at_once(samples)
+    notes = _notes(samples, figures, concurrency, rate, unsent, stopped)
+    if gaps.count > len(gaps.kept):
+        notes.append(f"itl is that of a random {len(gaps.kept):,} of {gaps.count:,} gaps.")
+    if connections is not None and connections < at_once:
+        notes.append(
+            f"The client keeps {connections} idle connections, and up to {at_once} streams ran at "
+            "once: some requests connected anew. Client(max_connections=...) keeps more."
+        )
     retried = Counter(error for sample in samples for error in sample.retried)
     tokens = sum(sample.tokens for sample in answered)
     speeds = [1000.0 / ms for sample in answered if (ms := sample.value("tpot"))]
@@ -143,7 +156,7 @@ def report(
         retried=dict(retried.most_common()),
         warmup=len(warmup),
         warmup_failed=sum(not sample.ok for sample in warmup),
-        most_at_once=most_at_once(samples),
+        most_at_once=at_once,
         distributions={metric: figures[metric] for metric in METRICS},
         requests_per_second=_rate(len(answered), seconds),
         output_tokens_per_second=_rate(tokens, seconds),
@@ -153,7 +166,7 @@ def report(
         tokens_from=_tokens_from(answered),
         received=sum(sample.received for sample in samples),
         goodput=goodput(samples, limits, requests, seconds) if limits else None,
-        notes=tuple(_notes(samples, figures, concurrency, rate, unsent, stopped)),
+        notes=tuple(notes),
         begun=begun,
         samples=samples,
     )

@@ -21,7 +21,7 @@ from .statistics import LIMITED
 __all__ = ["Level", "Load"]
 
 _MOST_STREAMS = 10_000  # a thread each
-_MOST_REQUESTS = 1_000_000  # of a level: the measurements of all are kept
+_MOST_REQUESTS = 200_000  # of a level: the measurements of all are kept
 _LONGEST = 86_400.0  # seconds
 _MOST_WORDS = 1_000_000
 _LEAST_REQUESTS = 20  # of a level, where nothing is given
@@ -62,8 +62,8 @@ class Load(Struct, frozen=True, kw_only=True):
         constant: requests of an open loop are evenly spaced; default: a Poisson process.
         requests: of each level. Default: 20, or five for each stream at once where that is more;
             with `duration` as many as there is time for.
-        duration: seconds in which requests of a level start. Those that run then are waited for.
-            Default for an open loop without `requests`: 30.
+        duration: seconds in which requests of a level start, at most 200,000. Those that run then
+            are waited for. Default for an open loop without `requests`: 30.
         max_concurrency: of an open loop, streams at once; a request that is due when all are busy
             is sent later, and its latency counts from the moment when it was due.
         warmup: requests before each level, which do not count: they open connections, and let the

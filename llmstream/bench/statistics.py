@@ -10,15 +10,25 @@ Statistical Packages").
 from __future__ import annotations
 
 import math
+import random
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from ..result import Usage
 
-__all__ = ["FORMULAS", "METRICS", "Distribution", "Goodput", "Sample", "goodput", "percentile"]
+__all__ = [
+    "FORMULAS",
+    "METRICS",
+    "Distribution",
+    "Gaps",
+    "Goodput",
+    "Sample",
+    "goodput",
+    "percentile",
+]
 
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
@@ -89,7 +99,7 @@ class Sample(Struct, kw_only=True):
         first: the first chunk of content, None without content.
         first_output: the first chunk that is not thinking.
         ended: the end of the answer, or the error.
-        gaps: seconds between two chunks, of all chunks in their order.
+        longest_gap: seconds between two chunks, None for fewer than two.
         chunks: how many chunks of content were read, thinking among them.
         thought: whether one of them was thinking.
         usage: what the service reported.
@@ -106,7 +116,7 @@ class Sample(Struct, kw_only=True):
     first: float | None = None
     first_output: float | None = None
     ended: float = 0.0
-    gaps: array[float] = field(default_factory=lambda: array("d"))
+    longest_gap: float | None = None
     chunks: int = 0
     thought: bool = False
     usage: Usage = Usage()
@@ -157,7 +167,7 @@ class Sample(Struct, kw_only=True):
         if metric == "e2e":
             return self.ended - self.scheduled
         if metric == "itl":
-            return max(self.gaps, default=None)
+            return self.longest_gap
         if metric == "tpot":
             count = self.streamed_tokens
             if self.first is None or count < 2:
@@ -211,12 +221,42 @@ def is_good(sample: Sample, limits: Mapping[str, float]) -> bool:
     return True
 
 
-def distributions(samples: Sequence[Sample]) -> dict[str, Distribution]:
-    """The distribution of every metric. Gaps are those of the answered requests, all in one."""
+class Gaps:
+    """The gaps between the chunks of all requests, in seconds: all of them up to `most` (a long
+    benchmark has billions), then a random sample of that size (algorithm R of Vitter 1985).
+
+    Attributes:
+        count: how many there were.
+        kept: those that are kept.
+    """
+
+    def __init__(self, most: int = 2_000_000) -> None:
+        self.count = 0
+        self.kept: array[float] = array("d")
+        self._most = most
+        self._random = random.Random(0)
+
+    def add(self, gaps: array[float]) -> None:
+        if self.count + len(gaps) <= self._most:
+            self.count += len(gaps)
+            self.kept.extend(gaps)
+            return
+        for gap in gaps:
+            self.count += 1
+            if len(self.kept) < self._most:
+                self.kept.append(gap)
+                continue
+            place = int(self._random.random() * self.count)
+            if place < self._most:
+                self.kept[place] = gap
+
+
+def distributions(samples: Sequence[Sample], gaps: Gaps) -> dict[str, Distribution]:
+    """The distribution of every metric. `gaps` are those of the answered requests."""
     found = {}
     for metric in METRICS:
         if metric == "itl":
-            values = (gap * 1000.0 for sample in samples if sample.ok for gap in sample.gaps)
+            values = (gap * 1000.0 for gap in gaps.kept)
         else:
             each = (sample.value(metric) for sample in samples if not sample.interrupted)
             values = (value for value in each if value is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import msgspec
 
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.threads import Thread, spawn
+from ..bench.statistics import percentile
 from ..client import Client
 from ..testing import LLMServer, Reply
 from . import pace
@@ -98,7 +98,7 @@ def _result(
     )
     errors = Counter(member.ending for member in members if member.error is not None)
     failed = "".join(f", {times} x {name}" for name, times in errors.items())
-    p50, p95 = _percentile(latencies, 0.50), _percentile(latencies, 0.95)
+    p50, p95 = percentile(latencies, 0.50), percentile(latencies, 0.95)
     right = exact == count and requests == count
     return result(
         "ok" if right else "FAIL",
@@ -111,7 +111,3 @@ def _result(
         first_token_p50_ms=p50,
         first_token_p95_ms=p95,
     )
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else math.nan

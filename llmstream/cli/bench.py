@@ -14,6 +14,7 @@ import msgspec
 from .. import errors
 from .._core.dialects import DEFAULT_API
 from .._runtime.files import check_replaceable, replace_file
+from .._settings.client import ClientSettings
 from ..client import Client
 from ..errors import ConfigurationError, LLMStreamError
 from .command import Command, Parser
@@ -258,8 +259,10 @@ _SERVICE = ("model", "api", "base_url", "local", "model_file", "context")
 
 @contextlib.contextmanager
 def _client(options: argparse.Namespace, load: Load) -> Iterator[Client]:
+    streams = max(level.concurrency for level in load.levels())
+    connections = max(streams, ClientSettings().max_connections)  # else some would connect anew
     if options.client is None and not options.floor:
-        with client_for(options) as client:
+        with client_for(options, max_connections=connections) as client:
             yield client
         return
     chosen = "--client" if options.client is not None else "--floor"
@@ -278,7 +281,8 @@ def _client(options: argparse.Namespace, load: Load) -> Iterator[Client]:
         return
     from ..bench.floor import floor_client
 
-    with floor_client(options.api or DEFAULT_API, load.max_output_tokens) as client:
+    api = options.api or DEFAULT_API
+    with floor_client(api, load.max_output_tokens, connections) as client:
         yield client
 
 
@@ -293,9 +297,8 @@ def _has_terminal() -> bool:
 
 
 def _show_progress(name: str, generator: Generator) -> None:
-    ended = len(generator.samples)
-    failed = sum(not sample.ok for sample in list(generator.samples))
-    text = f"{name}: {ended} ended ({failed} failed), {generator.running} running"
+    ended = f"{len(generator.samples)} ended ({generator.failed} failed)"
+    text = f"{name}: {ended}, {generator.running} running"
     _write_progress(f"\r\x1b[K{text}")
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llmstream.bench import Distribution, Sample, percentile
 from llmstream.bench.level import LevelReport, report
+from llmstream.bench.statistics import Gaps
 from llmstream.result import Usage
 
 VALUES = st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=200)
@@ -27,7 +28,7 @@ def sample(number: int = 0, **given: Any) -> Sample:
         "first": 11.0,
         "first_output": 11.2,
         "ended": 12.0,
-        "gaps": array("d", [0.2, 0.4]),
+        "longest_gap": 0.4,
         "chunks": 3,
         "thought": True,
         "usage": Usage(input_tokens=7, output_tokens=9),
@@ -41,7 +42,10 @@ def failed(number: int = 0, error: str = "ServerError", **given: Any) -> Sample:
 
 def figures(*samples: Sample, **given: Any) -> LevelReport:
     known: dict[str, Any] = {"concurrency": 8, "rate": None, "begun": 10.0, "ended": 20.0}
-    return report(samples, **{**known, **given})
+    gaps = Gaps()
+    for answered in filter(lambda one: one.ok, samples):
+        gaps.add(array("d", [0.2, 0.4] if answered.longest_gap else []))
+    return report(samples, gaps, **{**known, **given})
 
 
 # ---- percentiles -------------------------------------------------------------------------------
@@ -83,6 +87,28 @@ def test_no_value_and_one_value() -> None:
     assert {one.mean, one.min, one.p50, one.p90, one.p95, one.p99, one.max} == {3.0}
 
 
+def test_of_too_many_gaps_a_random_sample_is_kept() -> None:
+    """Up to the bound all of them are; above it each has the same chance, and memory is bounded."""
+    few, many = Gaps(most=1000), Gaps(most=1000)
+    few.add(array("d", range(1000)))
+    assert list(few.kept) == list(range(1000))
+    for begin in range(0, 50_000, 700):
+        many.add(array("d", range(begin, min(begin + 700, 50_000))))
+    assert (many.count, len(many.kept)) == (50_000, 1000)
+    # The mean of a uniform sample of 1,000 from 0 to 50,000 has a standard error of 456.
+    assert statistics.fmean(many.kept) == pytest.approx(25_000, abs=4 * 456)
+    level = report([sample()], many, concurrency=1, rate=None, begun=0.0, ended=1.0)
+    assert "itl is that of a random 1,000 of 50,000 gaps." in level.notes
+
+
+def test_a_client_that_keeps_too_few_connections() -> None:
+    """Its requests connect anew, which is in the figures, so it is said."""
+    both = [sample(0), sample(1)]
+    notes = figures(*both, connections=1).notes
+    assert any("max_connections" in note for note in notes)
+    assert not any("max_connections" in note for note in figures(*both, connections=2).notes)
+
+
 # ---- one request -------------------------------------------------------------------------------
 
 
@@ -114,7 +140,7 @@ def test_tokens_that_were_not_streamed_do_not_make_the_others_faster() -> None:
 
 
 def test_an_answer_of_one_token_has_no_time_per_token() -> None:
-    one = sample(usage=Usage(output_tokens=1), gaps=array("d"))
+    one = sample(usage=Usage(output_tokens=1), longest_gap=None)
     assert (one.value("tpot"), one.value("itl")) == (None, None)
     assert sample(first=None, first_output=None).value("ttft") is None
 
@@ -174,8 +200,8 @@ def test_every_limit_has_to_hold(limits: dict[str, float], good: bool) -> None:
 
 def test_an_answer_without_content_is_not_good() -> None:
     """It has no first token in time; one of a single token has no time per token to be too long."""
-    empty = sample(first=None, first_output=None, chunks=0, gaps=array("d"), usage=Usage())
-    single = sample(usage=Usage(output_tokens=1), gaps=array("d"))
+    empty = sample(first=None, first_output=None, chunks=0, usage=Usage(), longest_gap=None)
+    single = sample(usage=Usage(output_tokens=1), longest_gap=None)
     for one, good in ((empty, 0), (single, 1)):
         level = figures(one, limits={"ttft": 2000.0, "tpot": 1.0})
         assert level.goodput is not None
