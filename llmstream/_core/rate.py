@@ -377,5 +377,5 @@ def _burst(pace: float) -> float:
 
 
 def _long_span(pace: float) -> float:
-    """The requests of ten seconds: one or two refusals among 160 at ten a second."""
-    return max(_LEAST_SPAN, 10.0 * pace)
+    """Those of 10 s at 9 a second, of 3 s at 100 a second: often enough, and not too often."""
+    return _LEAST_SPAN * max(1.0, math.sqrt(pace))
