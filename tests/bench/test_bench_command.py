@@ -487,6 +487,29 @@ def test_your_own_client(server: LLMServer, tmp_path: Path) -> None:
     assert {recorded.json()["model"] for recorded in server.requests} == {"mine"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo terminals as POSIX has them")
+def test_progress_is_for_a_terminal_s_stderr(server: LLMServer) -> None:
+    """One line that is written over and erased; stdout has the figures only."""
+    import pty
+
+    server.default = paced(0.4, 0.0, 2)
+    master, slave = pty.openpty()
+    with open(master, "rb", buffering=0) as seen, open(slave, "wb") as terminal:
+        done = subprocess.run(
+            arguments(server, *FEW, "--json"),
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            env=environment(LLMSTREAM_API_KEY=KEY, LLMSTREAM_BASE_URL=server.base_url),
+            timeout=BOUND,
+            check=False,
+        )
+        text = seen.read(65536).decode()
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["ok"] == 4
+    assert "\r\x1b[Kconcurrency 2: " in text
+    assert text.endswith("\r\x1b[K")
+
+
 def test_help_lists_it() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "llmstream", "--help"],
