@@ -47,7 +47,7 @@ class Bar:
 
     def open(self) -> None:
         """Draw it for the first time."""
-        if self._kind is not None and sys.stderr is not None:
+        if self._kind is not None and self._bar is None and sys.stderr is not None:
             with contextlib.suppress(Exception):
                 self._bar = self._kind(total=self._total, unit="call")
 

@@ -55,8 +55,9 @@ class Batch:
         another iterator no further prompt is drawn, and Cancelled is raised at the end.
         """
         if self._outcomes is None:
-            self._choose("iteration")
+            self._check_view()
             self._outcomes = OutcomeView(self._run, self._cancel_when_dropped)
+        self._view_name = "iteration"
         return self._outcomes
 
     def __next__(self) -> Outcome:
@@ -66,30 +67,31 @@ class Batch:
         """Every piece of every answer as it arrives, with the index of its prompt. After the last
         one it raises BatchError if a call has failed. `results()` may follow; the outcomes are kept
         for it. Raises ConfigurationError where an executor makes the calls in other processes."""
+        self._check_view()
         self._run.crew.check_chunks()
-        self._choose("chunks()")
         self._run.keeps = True
         self._run.want_chunks()
-        return ChunkView(self._run, self._cancel_when_dropped)
+        view = ChunkView(self._run, self._cancel_when_dropped)
+        self._view_name = "chunks()"
+        return view
 
     def results(self) -> list[Result]:
         """All results in the order of the prompts, once all calls have ended. Raises BatchError,
         which has all outcomes, if a call has failed. May be called again."""
         if self._view_name not in ("results()", "chunks()"):
-            self._choose("results()")
+            self._check_view()
             self._run.keeps = True
-        try:
-            return read(self._run, partial(all_results, self._run))
-        finally:
-            self._run.bar.close()
+            self._view_name = "results()"
+        results = read(self._run, partial(all_results, self._run))
+        self._run.bar.close()
+        return results
 
-    def _choose(self, view: str) -> None:
+    def _check_view(self) -> None:
         if self._view_name:
             raise ConfigurationError(
                 f"this batch is already being read by {self._view_name}: a batch has one reader "
                 "and one view"
             )
-        self._view_name = view
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:

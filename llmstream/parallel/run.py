@@ -111,6 +111,7 @@ class Run:
         self._places: SimpleQueue[None] = SimpleQueue()  # an item for each chunk that may be made
         self._free = max_workers  # calls that may begin
         self._room = 2 * max_workers  # outcomes that may be made and not be taken
+        self._conductors = deque([None])  # one item: one conductor
         self._handle: weakref.ref[Any] | None = None
         self._pid = os.getpid()
 
@@ -134,19 +135,16 @@ class Run:
             return
         self.bar.open()
         self._pid = os.getpid()
-        if self.stopped is not None:  # then no thread is needed
-            self._leave(iter(self.prompts))
-            self.started = self.over = True
-            return
-        self._free += self.crew.ahead
         spawn(self._conduct, "prompts")
         self.started = True
 
     def want_chunks(self) -> None:
         """The reader takes chunks. Before the start."""
-        self.chunks = deque()
+        places: SimpleQueue[None] = SimpleQueue()
         for _ in range(_CHUNKS * self.max_workers):
-            self._places.put(None)
+            places.put(None)
+        self._places = places
+        self.chunks = deque()
 
     def taken(self) -> None:
         """The reader has taken an outcome: a prompt may be drawn for it."""
@@ -204,6 +202,11 @@ class Run:
     # -- the conductor
 
     def _conduct(self) -> None:
+        try:
+            self._conductors.pop()
+        except IndexError:  # an interrupt has cut `start` short, and it was called again
+            return
+        self._free += self.crew.ahead
         try:
             self.context.copy().run(self._hand_out)
         except BaseException as exc:  # of the caller's iterator

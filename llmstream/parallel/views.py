@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty
 from typing import Any, TypeVar
 
-from ..errors import BatchError, Cancelled, LLMStreamError
+from ..errors import BatchError, Cancelled, ConfigurationError, LLMStreamError
 from ..readers.outcome import Outcome
 from ..result import Chunk, Result
 from .run import Run
@@ -20,17 +20,18 @@ T = TypeVar("T")
 
 def read(run: Run, step: Callable[[], T]) -> T:
     """`step`, as the one reader of the batch. An interrupt in it ends all calls at once."""
-    run.check_reader()
-    with run.reader:
-        try:
+    try:
+        run.check_reader()
+        with run.reader:
             run.start()
             return step()
-        except (StopIteration, LLMStreamError):
-            raise
-        except BaseException:
-            if run.failure is None:
-                run.cancel("interrupted")
-            raise
+    except ConfigurationError:
+        raise
+    except BaseException as exc:
+        run.bar.close()
+        if exc is not run.failure and not isinstance(exc, (StopIteration, LLMStreamError)):
+            run.cancel("interrupted")
+        raise
 
 
 def _listen(run: Run) -> None:
@@ -71,15 +72,7 @@ class OutcomeView:
         return self
 
     def __next__(self) -> Outcome:
-        run = self._run
-        try:
-            outcome = read(run, self._next)
-        except BaseException:
-            run.bar.close()
-            raise
-        if outcome is not self._shown:
-            self._shown = outcome
-            run.bar.show(outcome)
+        outcome = read(self._run, self._next)
         self.given = outcome
         return outcome
 
@@ -92,6 +85,9 @@ class OutcomeView:
                 ended.popleft()
                 run.taken()
             if ended:
+                if ended[0] is not self._shown:
+                    self._shown = ended[0]
+                    run.bar.show(ended[0])
                 return ended[0]
             if run.is_done() and not ended:
                 return self._left()
@@ -122,11 +118,7 @@ class ChunkView:
         return self
 
     def __next__(self) -> tuple[int, Chunk]:
-        try:
-            return read(self._run, self._next)
-        except BaseException:
-            self._run.bar.close()
-            raise
+        return read(self._run, self._next)
 
     def _next(self) -> tuple[int, Chunk]:
         run = self._run

@@ -219,3 +219,89 @@ def test_an_interrupt_in_the_loops_body_ends_the_batch() -> None:
     print("done")
     """
     assert output_of(code) == "done\n"
+
+
+SWEEP = """
+    def interrupted_at(number, work):
+        \"\"\"Do `work`, with KeyboardInterrupt at its point `number` at which CPython looks for
+        interrupts; returns whether it has so many (see tests/attack/test_interrupts.py).\"\"\"
+        count, own = 0, sys._getframe()
+
+        def profile(frame, event, arg):
+            nonlocal count
+            begins = event == "call" and not frame.f_code.co_flags & (0x20 | 0x80 | 0x200)
+            if frame is not own and (begins or event == "c_return"):
+                count += 1
+                if count == number:
+                    sys.setprofile(None)
+                    raise KeyboardInterrupt
+
+        try:
+            sys.setprofile(profile)
+            work()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        return count >= number
+
+    def rest_of(batch):
+        try:
+            return [outcome.index for outcome in batch]
+        except ConfigurationError:  # it has another view
+            with contextlib.suppress(LLMStreamError):
+                batch.results()
+            return [outcome.index for outcome in batch.outcomes]
+
+    def check(view, number):
+        batch, seen = client.parallel(PROMPTS[:6], max_workers=2), []
+
+        def iteration():
+            for outcome in batch:
+                seen.append(outcome.index)
+
+        def chunks():
+            for _ in batch.chunks():
+                pass
+
+        work = {"iteration": iteration, "results": batch.results, "chunks": chunks}[view]
+        more = interrupted_at(number, work)
+        batch.close()
+        assert sorted(seen + rest_of(batch)) == [*range(6)], (view, number, seen)
+        del batch, work, iteration, chunks
+        eventually(lambda: not workers())
+        return more
+"""
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("view", ["iteration", "results", "chunks"])
+def test_an_interrupt_at_each_point(view: str) -> None:
+    """Of a whole batch: no outcome is lost, none comes twice, and no worker is left."""
+    code = f"""
+    import contextlib
+    {SERVER}
+    {SWEEP}
+    server.default = server.echo
+    number = 1
+    while check({view!r}, number) and number < 2000:
+        number += 1
+    print(number > 30)
+    """
+    assert output_of(code) == "True\n"
+
+
+@pytest.mark.parametrize("view", ["iteration", "results", "chunks"])
+def test_an_interrupt_at_some_points(view: str) -> None:
+    """The same at one point of 7, for the default suite."""
+    code = f"""
+    import contextlib
+    {SERVER}
+    {SWEEP}
+    server.default = server.echo
+    number = 1
+    while check({view!r}, number):
+        number += 7
+    print(number > 30)
+    """
+    assert output_of(code) == "True\n"
