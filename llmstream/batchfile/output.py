@@ -264,6 +264,8 @@ class OutputFile:
     def _replace_if_stale(self) -> None:
         if not self._is_stale:
             return
+        self.known.clear()
+        self._end = self._scan()  # should somebody else have written meanwhile
         old = os.fstat(self._descriptor)
         spare = os.open(self._spare, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._core.checks import shown
-from ..errors import Cancelled, ConfigurationError
+from ..errors import AuthenticationError, Cancelled, ConfigurationError, QuotaExceededError
 from ..readers.outcome import Outcome
 from ..result import LLMStreamError
 from .output import Output
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ..parallel import Batch
 
 __all__ = ["BatchRun"]
+
+# Errors that are not of a row, and how many of them in a row end the run.
+_OF_THE_KEY = (AuthenticationError, QuotaExceededError)
+_MOST_IN_VAIN = 20
 
 
 class BatchRun:
@@ -55,13 +59,16 @@ class BatchRun:
         self.summary = Summary(client.settings.api)
         self._batch: Batch | None = None
         self._stopped = False
+        self._right: dict[str, Any] | None = None  # options that were looked at last, and are right
         self._pending: dict[int, Row] = {}  # the rows that are being asked, by their index
         self._wrong_input: ConfigurationError | None = None
         self._refused: LLMStreamError | None = None
+        self._in_vain = 0  # calls in a row that the service refused because of the key
 
     def run(self) -> None:
         """Raises ConfigurationError for the input, and for settings that a call cannot work with;
-        OSError where the output cannot be written. What was answered before is written."""
+        AuthenticationError or QuotaExceededError after 20 of them in a row; OSError where the
+        output cannot be written. What was answered before is written."""
         size = self._check() if self._source.is_file else None
         if self._is_stopped() or size == 0:
             self._count_skipped()
@@ -127,10 +134,15 @@ class BatchRun:
         return known.failed and self._retry_errors
 
     def _check_options(self, row: Row) -> None:
+        prompt = row.prompt["prompt"]
+        options = {name: value for name, value in row.prompt.items() if name != "prompt"}
+        if isinstance(prompt, str) and prompt and options == self._right:
+            return  # most files: one text after the other, and to make a call takes 0.1 ms
         try:
-            self._client.stream(**{**self._options, **row.prompt}).close()
+            self._client.stream(prompt, **{**self._options, **options}).close()
         except ConfigurationError as error:
             raise ConfigurationError(f"line {row.line}: {error.message}") from None
+        self._right = options
 
     def _prompts(self) -> Iterator[dict[str, Any]]:
         """What the batch asks. Drawn by one thread, when a worker is free."""
@@ -178,6 +190,18 @@ class BatchRun:
             self._give_up(outcome)
             raise
         self.summary.count(outcome)
+        self._look_for_the_end(error)
+
+    def _look_for_the_end(self, error: LLMStreamError | None) -> None:
+        """End the run where the key is wrong or used up: every further call would end alike."""
+        self._in_vain = self._in_vain + 1 if isinstance(error, _OF_THE_KEY) else 0
+        if error is not None and self._in_vain == _MOST_IN_VAIN and self._batch is not None:
+            error.add(
+                f"{_MOST_IN_VAIN} calls in a row ended like this, so no further one is made; "
+                "--retry-errors asks them again"
+            )
+            self._refused = self._refused or error
+            self._batch.cancel()
 
     def _give_up(self, outcome: Outcome) -> None:
         """Nothing can be written any more: count the answers that are lost by it."""

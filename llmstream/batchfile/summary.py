@@ -41,6 +41,11 @@ class Summary:
             importlib.import_module("genai_prices")
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no row was looked at to its end."""
+        return not (self.answered or self.failed or self.skipped or self.unsaved)
+
+    @property
     def all_succeeded(self) -> bool:
         return not (self.failed or self.skipped_errors or self.unsaved)
 

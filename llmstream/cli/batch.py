@@ -101,8 +101,9 @@ def _run(options: argparse.Namespace) -> int:
             code = _finish(run, output, options.output)
         except BrokenPipeError:
             raise
-        except BaseException:
-            _report(run, begun)
+        except BaseException as error:
+            if not (isinstance(error, ConfigurationError) and run.summary.is_empty):
+                _report(run, begun)
             raise
         written = _report(run, begun)
     return code if code or written else FAILED
@@ -170,6 +171,8 @@ def _report(run: BatchRun, begun: float) -> bool:
 def _source(path: str) -> Source:
     from ..batchfile import Source
 
+    if path == "":
+        raise ConfigurationError("FILE is empty: give the path of a file, or '-'")
     if path != "-":
         return Source.open(path)
     if sys.stdin is None:
@@ -186,6 +189,8 @@ def _output(path: str | None, source: Source) -> Output:
     """Raises OSError, and ConfigurationError for the input itself."""
     from ..batchfile import open_output
 
+    if path == "":
+        raise ConfigurationError("-o is empty: give the path of a file")
     if path is None or path == "-":
         output = _standard_output()
     else:
