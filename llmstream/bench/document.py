@@ -15,7 +15,7 @@ from .statistics import FORMULAS, Gaps
 
 __all__ = ["document", "subject"]
 
-PERCENTILES = "exact, of all values; linearly interpolated between two ranks (Hyndman-Fan type 7)"
+PERCENTILES = "exact, nearest rank: the least value that such a share of all values does not exceed"
 
 
 def subject(client: Client) -> dict[str, str]:

@@ -40,7 +40,7 @@ def requests_plot(level: LevelReport, metrics: Sequence[str] = ("e2e", "ttft")) 
     ]
     if failures:
         plot.key("bad", "failed")
-        plot.crosses(failures[:_MOST_DOTS])
+        plot.crosses(failures[:: -(-len(failures) // _MOST_DOTS)])
     return plot
 
 

@@ -51,15 +51,12 @@ def figures(*samples: Sample, **given: Any) -> LevelReport:
 # ---- percentiles -------------------------------------------------------------------------------
 
 
-@given(VALUES)
-def test_percentiles_are_those_of_the_standard_library(values: list[float]) -> None:
-    """Its "inclusive" method is type 7 of Hyndman and Fan, numpy's default."""
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    found = Distribution.of(values)
-    assert found.p50 == pytest.approx(cuts[49], rel=1e-9, abs=1e-6)
-    assert found.p90 == pytest.approx(cuts[89], rel=1e-9, abs=1e-6)
-    assert found.p95 == pytest.approx(cuts[94], rel=1e-9, abs=1e-6)
-    assert found.p99 == pytest.approx(cuts[98], rel=1e-9, abs=1e-6)
+@given(VALUES, st.integers(1, 100))
+def test_a_percentile_is_the_nearest_rank(values: list[float], percent: int) -> None:
+    """By the definition, in whole numbers: the least value that so many percent do not exceed."""
+    found = percentile(sorted(values), percent / 100)
+    within = [one for one in values if sum(v <= one for v in values) * 100 >= percent * len(values)]
+    assert found == min(within)
 
 
 @given(VALUES)
@@ -73,10 +70,11 @@ def test_a_distribution_is_in_order(values: list[float]) -> None:
 
 
 def test_percentiles_by_hand() -> None:
-    """Of 0, 1, ... 100 the percentile is its own number; of 101 ranks none is between two."""
-    values = [float(number) for number in range(101)]
+    """Of 1, 2, ... 100 the percentile is its own number; one stall among forty is the p99."""
+    values = [float(number) for number in range(1, 101)]
     assert [percentile(values, share) for share in (0.5, 0.9, 0.95, 0.99)] == [50, 90, 95, 99]
-    assert percentile([1.0, 2.0], 0.9) == pytest.approx(1.9)
+    assert [percentile([1.0, 2.0], share) for share in (0.5, 0.51)] == [1.0, 2.0]
+    assert Distribution.of([0.1] * 39 + [1000.0]).p99 == 1000.0
     assert math.isnan(percentile([], 0.5))
 
 
