@@ -95,8 +95,8 @@ def test_known_delays_are_measured_within_five_percent(server: LLMServer) -> Non
 
 @pytest.mark.slow
 def test_a_stall_is_in_the_percentiles(server: LLMServer) -> None:
-    """The service stops for a second once. A third of the requests of the open loop are due
-    meanwhile, and their latency counts from then; the closed loop has asked for few."""
+    """The service stops for a second once. A quarter of the requests of the open loop are due
+    meanwhile, and their latency counts from then; the closed loop has asked for one."""
     count = [0]
 
     def stall() -> float:
@@ -104,16 +104,16 @@ def test_a_stall_is_in_the_percentiles(server: LLMServer) -> None:
         return 1.0 if count[0] == 30 else 0.0
 
     server.default = paced(0.01, 0.0, 2, stall)
-    load = ("--rate", "40", "--constant", "--max-concurrency", "1", "--requests", "120")
+    load = ("--rate", "20", "--constant", "--max-concurrency", "1", "--requests", "80")
     found = figures(server, *load, "--warmup", "0")
-    assert 900.0 < found["ttft"]["p99"] < 5000.0
+    assert 900.0 < found["ttft"]["p99"] < 10_000.0
     assert found["ttft"]["p90"] > 400.0
     assert found["ttft"]["p50"] < found["ttft"]["p90"]
     assert found["dispatch"]["max"] > 800.0
     assert any("did not keep up" in note for note in found["notes"])
 
     count[0] = 0
-    closed = figures(server, "--concurrency", "1", "--requests", "120", "--warmup", "0")
+    closed = figures(server, "--concurrency", "1", "--requests", "80", "--warmup", "0")
     assert closed["ttft"]["p95"] < 400.0
     assert closed["ttft"]["max"] > 1000.0
 
