@@ -12,7 +12,9 @@ what it leaves behind; everything that goes wrong is an `LLMStreamError`.
 
 from __future__ import annotations
 
-from . import events
+from typing import TYPE_CHECKING, Any
+
+from . import events, readers
 from ._core.retry import RetryPolicy
 from ._core.timers import Timeouts
 from ._version import __version__
@@ -44,9 +46,12 @@ from .errors import (
 )
 from .events import Continued, Event, Restarted, UnknownEvent
 from .parallel import Batch
-from .readers import Outcome, SubscriberLagged, collect, fanout, pace
+from .readers import Outcome, collect
 from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
+
+if TYPE_CHECKING:
+    from .readers import ConsoleHandler, Progress, SubscriberLagged, fanout, pace
 
 __all__ = [
     "Attempt",
@@ -59,6 +64,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectTimeout",
     "ConnectionFailed",
+    "ConsoleHandler",
     "Continued",
     "DeadlineExceeded",
     "Event",
@@ -72,6 +78,7 @@ __all__ = [
     "Outcome",
     "OverloadedError",
     "PermissionDeniedError",
+    "Progress",
     "ProtocolError",
     "QuotaExceededError",
     "RateLimitError",
@@ -98,3 +105,17 @@ __all__ = [
     "pace",
     "stream",
 ]
+
+_LAZY = ("ConsoleHandler", "Progress", "SubscriberLagged", "fanout", "pace")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(readers, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

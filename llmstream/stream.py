@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ._call.call import Call, Progress
 from ._core.phase import ClockName
@@ -92,6 +92,44 @@ class Stream:
         while self._call.pull() is not None:
             pass
         return self._call.ctx.result()
+
+    def handle(
+        self,
+        handler: Any,
+        every_chunks: int | None = 10,
+        every_seconds: float | None = 1.0,
+        expected_chars: int | None = None,
+    ) -> Result:
+        """Read the stream to its end, tell `handler` of it, and return the whole answer.
+
+        `handler` is an object with any of these methods, and no base class:
+
+        - `on_token(text)`: a piece of the answer's text.
+        - `on_progress(progress)`: a `Progress`, after every `every_chunks` chunks, after every
+          `every_seconds` seconds, also while nothing arrives, and once at the end. None turns
+          either off.
+        - `on_complete(result)`: the answer is whole.
+        - `on_error(error)`: the call failed. The error is raised after it.
+        - `on_restart()`: the answer begins anew. A handler with `on_token` needs it for
+          `on_disconnect="restart"`.
+
+        All are called in this thread, one at a time. (With `on_progress` and `every_seconds`
+        another thread reads the stream.) A handler that raises ends the stream, as leaving a loop
+        does: its exception is raised here, and `on_error` is not called. A slow handler slows the
+        stream. `expected_chars`: the length of the text that is expected, for `Progress.fraction`.
+
+        Raises what `result` raises, and ConfigurationError for arguments that cannot work and for a
+        stream that is being read already.
+        """
+        from .readers.handlers import Handlers, handle
+
+        handlers = Handlers(handler)
+        if not (self._call.readable_as_text or handlers.knows_restarts):
+            raise ConfigurationError(
+                "on_disconnect='restart' may begin the answer anew: give the handler a method "
+                "on_restart(), so that it can be told"
+            )
+        return handle(self, handlers, every_chunks, every_seconds, expected_chars)
 
     # -- what has arrived so far
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+from .._core.terminal import CONTROLS, SHOWN
 from .exit_codes import exit_code
 
 __all__ = [
@@ -29,16 +30,7 @@ __all__ = [
     "write",
 ]
 
-# C0 without tab and newline, DEL, C1; and the characters that change the direction of the text
-# around them, so that it reads as another one.
-_CONTROLS = (
-    *(code for code in range(0x20) if chr(code) not in "\t\n"),
-    *range(0x7F, 0xA0),
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-)
-_SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
-_SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in _CONTROLS}
+_SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in CONTROLS}
 _NOTHING: dict[int, str] = {}
 
 
@@ -107,7 +99,7 @@ def remark(text: str) -> bool:
 def _controls_of(stream: TextIO, *, as_json: bool = False) -> dict[int, str]:
     if not stream.isatty():
         return _NOTHING
-    return _SHOWN_IN_JSON if as_json else _SHOWN
+    return _SHOWN_IN_JSON if as_json else SHOWN
 
 
 def json_for_terminal(line: bytes) -> bytes:

@@ -1,19 +1,60 @@
-"""Readers of a stream: several at once, at an even pace, with handlers, or without an exception."""
+"""Readers of a stream: several at once, at an even pace, with handlers, or without an exception.
+
+Names are imported when they are used: a program that only iterates over a stream pays for none.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .collect import collect
-from .fanout import Fan, SubscriberLagged, Subscription, fanout
 from .outcome import Outcome
-from .pace import Paced, pace
+
+if TYPE_CHECKING:
+    from .console import ConsoleHandler
+    from .fan import Fan, SubscriberLagged, Subscription, fanout
+    from .handlers import handle
+    from .paced import Paced, pace
+    from .progress import Progress
 
 __all__ = [
+    "ConsoleHandler",
     "Fan",
     "Outcome",
     "Paced",
+    "Progress",
     "SubscriberLagged",
     "Subscription",
     "collect",
     "fanout",
+    "handle",
     "pace",
 ]
+
+# A public name -> the module that defines it. (No module has the name of what it defines: the
+# import would put the module in its place.)
+_HOMES = {
+    "ConsoleHandler": ".console",
+    "Fan": ".fan",
+    "Paced": ".paced",
+    "Progress": ".progress",
+    "SubscriberLagged": ".fan",
+    "Subscription": ".fan",
+    "fanout": ".fan",
+    "handle": ".handlers",
+    "pace": ".paced",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..result import Chunk, Result
 from .pump import BLOCK, CLOSE, DROP, Cursor, Lease, Missed, Pump
 from .raised import raised
 from .reading import Reading
-from .source import Source, checked_source
+from .source import READ_BEFORE, Source, checked_source, chunks_of
 
 __all__ = ["Fan", "SubscriberLagged", "Subscription", "fanout"]
 
@@ -54,14 +53,8 @@ def fanout(stream: Source, limit: int = 65_536) -> Fan:
     checked_source("fanout", stream, "chunks", "result", "cancel")
     places = checked_count("limit", limit)
     if getattr(stream, "text", ""):
-        raise ConfigurationError(_READ_BEFORE)
+        raise ConfigurationError(READ_BEFORE)
     return Fan(stream, places)
-
-
-_READ_BEFORE = (
-    "this stream was read before: give fanout a stream that nobody has read, and read it through "
-    "the subscribers only"
-)
 
 
 class Fan:
@@ -74,7 +67,7 @@ class Fan:
 
     def __init__(self, stream: Source, limit: int) -> None:
         self._stream = stream
-        self._pump = Pump(_all_of(stream), stream, limit, "fanout")
+        self._pump = Pump(chunks_of(stream), stream, limit, "fanout")
         self._lease = Lease(self._pump)
 
     def __repr__(self) -> str:
@@ -150,41 +143,6 @@ class Fan:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _all_of(stream: Source) -> Iterator[Chunk]:
-    """The chunks. A stream that has ended already has none left, which would look like an empty
-    answer. Chooses the view at once: a stream that is being read raises."""
-    chunks = stream.chunks()
-    return _Checked(chunks, stream)
-
-
-class _Checked:
-    """Not a generator, which could not be closed by another thread."""
-
-    def __init__(self, chunks: Iterator[Chunk], stream: Source) -> None:
-        self._chunks = iter(chunks)
-        self._stream = stream
-        self._any = False
-
-    def __iter__(self) -> Iterator[Chunk]:
-        return self
-
-    def __next__(self) -> Chunk:
-        for chunk in self._chunks:
-            self._any = True
-            return chunk
-        if not self._any:
-            result = self._stream.result()
-            if result.text or result.thinking or result.refusal or result.tool_calls:
-                raise ConfigurationError(_READ_BEFORE)
-        raise StopIteration
-
-    def close(self) -> None:
-        """Free what the view holds."""
-        close: Any = getattr(self._chunks, "close", None)
-        if close is not None:
-            close()
 
 
 class Subscription(Reading[Chunk]):
