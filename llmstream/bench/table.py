@@ -137,7 +137,15 @@ def _throughput(level: LevelReport) -> str:
         if level.input_tokens is not None:
             tokens += f", {level.input_tokens:,} in"
         text += f"; tokens: {tokens}"
-    return text
+    return f"{text}; {_bytes(level.received)} received"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} GB"
 
 
 def _goodput(found: Goodput) -> str:
