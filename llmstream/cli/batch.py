@@ -82,6 +82,8 @@ def _run(options: argparse.Namespace) -> int:
     from ..batchfile import BatchRun
 
     begun = SYSTEM_CLOCK.monotonic()
+    if options.retry_errors and options.output in (None, "-"):
+        raise ConfigurationError("--retry-errors goes with -o: give the file of the earlier run")
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(contextlib.closing(_source(options.file)))
         client = stack.enter_context(_client(options))

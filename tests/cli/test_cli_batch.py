@@ -301,6 +301,24 @@ def test_errors_are_asked_again_on_demand(folder: Folder) -> None:
     assert max(Counter(folder.asked()).values()) == 3
 
 
+def test_a_limit_of_the_cost_ends_a_run(folder: Folder, capfd: pytest.CaptureFixture[str]) -> None:
+    """With the exit code of a mistake in the options; a run with a higher one goes on."""
+    pytest.importorskip("genai_prices")
+    block = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+    end = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],%s}\n\n'
+    usage = b'"usage":{"prompt_tokens":5,"completion_tokens":2,"cost":0.25}'
+    folder.server.default = lambda request: Reply([block, end % usage, b"data: [DONE]\n\n"])
+    folder.write(*rows(20))
+    options = ["--api", "chat", "--model", "m", "--workers", "2"]
+    assert folder.run(*options, "--max-cost", "1") == 2
+    first = folder.lines()
+    assert 4 <= len(first) < 10
+    assert {line["text"] for line in first.values()} == {"Hi"}
+    assert "max_cost: the calls of this client have cost at least " in capfd.readouterr().err
+    assert folder.run(*options, "--max-cost", "100") == 0
+    assert len(folder.lines()) == len(folder.server.requests) == 20
+
+
 @pytest.mark.parametrize(("code", "status"), [(4, 401), (7, 402)])
 def test_a_wrong_key_is_not_tried_for_every_line(
     folder: Folder, capfd: pytest.CaptureFixture[str], code: int, status: int
