@@ -213,8 +213,8 @@ def _notes(
     if rate is not None and (unsent or (late is not None and late > _LATE)):
         if most_at_once(samples) >= concurrency:
             notes.append(
-                f"The service did not keep up: all {concurrency} streams at once were busy. The "
-                "wait to be sent is in ttft, ttfo and e2e."
+                f"The service did not keep up: all {concurrency} streams that max_concurrency "
+                "allows were busy. The wait to be sent is in ttft, ttfo and e2e."
             )
         else:
             notes.append(
