@@ -23,6 +23,7 @@ from ._core.retry import RetryPolicy
 from ._core.session import MAX_EVENT_BYTES
 from ._core.timers import Timeouts
 from ._runtime.clock import SYSTEM_CLOCK, Clock
+from ._runtime.fork import process_number
 from ._runtime.frames import without_variables
 from ._runtime.ids import random_id
 from ._settings.arguments import (
@@ -561,7 +562,7 @@ def stream(prompt: str | list[Any], **options: Unpack[StreamOptions]) -> Stream:
     `Client.from_env`), kept, and made anew when the environment says something else.
     """
     settings = from_environment()
-    wanted = settings, os.getpid()
+    wanted = settings, process_number()
     client = _default.get(wanted)
     if client is None:
         made = Client(settings.api, base_url=settings.base_url, api_key=settings.api_key)

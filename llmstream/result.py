@@ -80,6 +80,8 @@ def whole_prompt(usage: Usage, cached_beside: bool) -> int | None:
 def total_usage(usages: Iterable[Usage]) -> Usage:
     """The sum per field, over the usages that have a value; None where none of them has one."""
     known = tuple(usages)
+    if len(known) == 1:
+        return known[0]
     sums = {}
     for name in Usage.__struct_fields__:
         values = [value for usage in known if (value := getattr(usage, name)) is not None]

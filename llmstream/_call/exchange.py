@@ -53,6 +53,7 @@ class Exchange:
         "_reported",
         "_scope",
         "_transport",
+        "_unused",
         "on_accepted",
     )
 
@@ -68,6 +69,7 @@ class Exchange:
         self._scope = ctx.scope
         self._transport = transport
         self._new_session = new_session
+        self._unused: Session | None = ctx.session
         self._max_bytes = max_bytes
         self._reported = 0  # contents of the session, before this batch
         # Called with the headers, of lower-case names, of each response that is a success.
@@ -98,7 +100,8 @@ class Exchange:
             session = shown
             session.resume()
         else:
-            session = self._new_session(attempt.request.choices)
+            session = self._unused or self._new_session(attempt.request.choices)
+            self._unused = None
             session.state.stored = attempt.request.stored
             session.state.limit = attempt.request.limit
             if attempt.mode is Mode.CONTINUE:

@@ -79,7 +79,13 @@ class CallFactory:
         recovery = POLICIES[on_disconnect](request, first, dialect, endpoint.api, endpoint.base_url)
         scope = CancelScope(Timers(timeouts, clock.monotonic()), clock, endpoint.scheduler())
         ctx = CallContext(
-            self._new_session(1), scope, timeouts, clock, dialect, endpoint.service, trace_id
+            self._new_session(first.choices),
+            scope,
+            timeouts,
+            clock,
+            dialect,
+            endpoint.service,
+            trace_id,
         )
         exchange = Exchange(ctx, endpoint.transport, self._new_session, self._max_event_bytes)
         retrying = Retrying(

@@ -12,6 +12,8 @@ from ..result import Attempt, LLMStreamError, Timings, Usage
 
 __all__ = ["Meter", "usage_since"]
 
+_NOTHING = Usage()
+
 
 class Meter:
     """The measurements of one call, of its current attempt and of the attempts that have ended.
@@ -175,6 +177,8 @@ def usage_since(usage: Usage, before: Usage) -> Usage:
     answer, not of the last request."""
     if usage is before:
         return Usage()
+    if before == _NOTHING:
+        return usage
     fields = Usage.__struct_fields__
     parts = zip(
         fields, msgspec.structs.astuple(usage), msgspec.structs.astuple(before), strict=True

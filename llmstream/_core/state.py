@@ -428,8 +428,14 @@ def merge_usage(old: Usage, reported: Usage, cached_beside: bool = False) -> Usa
 def first_count(*counts: int | None) -> int | None:
     """The first count that is positive, else the first that is known: services name the same count
     in several places, and leave 0 in some."""
-    known = [count for count in counts if count is not None]
-    return next((count for count in known if count > 0), known[0] if known else None)
+    first = None
+    for count in counts:
+        if count is not None:
+            if count > 0:
+                return count
+            if first is None:
+                first = count
+    return first
 
 
 def _fields(usage: Usage) -> tuple[float | None, ...]:

@@ -61,7 +61,10 @@ def call_ids(state: State, sent: list[str | None]) -> list[str]:
     """The ids of an answer's calls: as the service sent them, and one that is made for each call
     that has none, or the id of an earlier call. A made id is the same whenever it is asked for. It
     is nine letters and digits, which is what the strictest service (Mistral) takes."""
-    ids: dict[str, None] = {}  # in their order
+    ids: dict[str, None] = dict.fromkeys(id for id in sent if id)  # in their order
+    if len(ids) == len(sent):
+        return list(ids)
+    ids.clear()
     answer = _hashed(f"{state.seed[:_LONGEST_ID]}/{(state.response_id or '')[:_LONGEST_ID]}/")
     for id in sent:
         number = len(ids)

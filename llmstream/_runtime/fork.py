@@ -11,13 +11,21 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["around_fork", "in_child", "renew_in_child"]
+__all__ = ["around_fork", "in_child", "process_number", "renew_in_child"]
 
 _Action = Callable[[], None]
 _owners: weakref.WeakKeyDictionary[Any, dict[str, Callable[[], Any]]] = weakref.WeakKeyDictionary()
 _before: list[_Action] = []
 _in_parent: list[_Action] = []
 _in_child: list[_Action] = []
+
+
+_process = os.getpid()
+
+
+def process_number() -> int:
+    """The number of this process. `os.getpid` would be a system call."""
+    return _process
 
 
 def renew_in_child(owner: Any, **factories: Callable[[], Any]) -> None:
@@ -50,6 +58,8 @@ def _run_in_parent() -> None:
 
 
 def _run_in_child() -> None:
+    global _process
+    _process = os.getpid()
     for owner, factories in list(_owners.items()):
         for name, factory in factories.items():
             setattr(owner, name, factory())

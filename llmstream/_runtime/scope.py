@@ -8,7 +8,6 @@ to be called at the right moment.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
@@ -18,6 +17,7 @@ from msgspec import Struct
 from .._core.phase import ClockName, Phase
 from .._core.timers import Timers
 from .clock import Clock
+from .fork import process_number
 from .threads import RLock
 
 __all__ = ["NEVER", "CancelScope", "Connection", "Scheduler", "StopReason", "Stopped"]
@@ -111,7 +111,7 @@ class CancelScope:
         self._connection: Connection | None = None
         self._shut: Connection | None = None  # the one that was shut down
         self._ended = False
-        self._pid = os.getpid()
+        self._pid = process_number()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._scheduler = scheduler
         self.scheduled = NEVER
@@ -132,7 +132,7 @@ class CancelScope:
     def bind_to_process(self) -> None:
         """This process makes the call, whichever process has made the scope."""
         self._own_process()
-        self._pid = os.getpid()
+        self._pid = process_number()
 
     def begin(self) -> None:
         """A new attempt begins: the connect clock starts. Raises Stopped."""
@@ -232,7 +232,8 @@ class CancelScope:
 
     def detach(self) -> None:
         """The call has no connection any more: another call may use it. Never raises."""
-        self._replace(None)
+        if self._connection is not None:
+            self._replace(None)
 
     def _replace(self, connection: Connection | None) -> None:
         with self._lock:
@@ -263,7 +264,7 @@ class CancelScope:
     @property
     def forked(self) -> bool:
         """Whether this is a forked child, and not the process that makes the call."""
-        return self._pid != os.getpid()
+        return self._pid != process_number()
 
     def leave_to_parent(self) -> None:
         """In a forked child: the call goes on in the parent. Nothing here may touch its connection;

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 from collections.abc import Mapping
 from queue import Empty
 from typing import Any, NamedTuple, cast
@@ -26,6 +25,7 @@ from urllib3 import HTTPConnectionPool
 
 from .._core.request import HTTPRequest
 from .._runtime.clock import SYSTEM_CLOCK, Clock
+from .._runtime.fork import process_number
 from .._runtime.gate import GATE
 from .._runtime.scope import CancelScope, Stopped
 from ..result import LLMStreamError
@@ -208,7 +208,7 @@ class RequestsTransport:
         self._trust_env = trust_env
         # The adapter by the number of its process: one at most. Each access is atomic, so a signal
         # handler may come in between.
-        self._adapters = {os.getpid(): _Adapter(*self._pool_settings)}
+        self._adapters = {process_number(): _Adapter(*self._pool_settings)}
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> Response:
         error: LLMStreamError | None = None
@@ -277,14 +277,14 @@ class RequestsTransport:
         return _TLS(self._contexts.of(route.trust, self._cert, self._forget), proxy)
 
     def _forget(self, context: SharedContext) -> None:
-        adapter = self._adapters.get(os.getpid())
+        adapter = self._adapters.get(process_number())
         if adapter is not None:
             adapter.forget(context)
 
     def _for_this_process(self) -> _Adapter:
         # A TLS connection that two processes use breaks in both. So a forked child makes new
         # connections, and does not close the parent's sockets.
-        pid = os.getpid()
+        pid = process_number()
         found = self._adapters.get(pid)
         if found is None:
             for parent in list(self._adapters):
@@ -298,7 +298,7 @@ class RequestsTransport:
         idle.least = max(idle.least, connections)
 
     def close(self) -> None:
-        adapter = self._adapters.get(os.getpid())
+        adapter = self._adapters.get(process_number())
         if adapter is not None:
             adapter.close_connections()
             adapter.close()

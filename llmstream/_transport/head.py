@@ -11,8 +11,8 @@ from __future__ import annotations
 import email.parser
 import http.client
 import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 __all__ = ["Head", "read_head", "request_head"]
 
@@ -50,20 +50,31 @@ class Head(NamedTuple):
     joined: dict[str, str]
 
 
-def read_head(read_line: Callable[[int], bytes]) -> Head:
-    """The head of the final response. `read_line(n)` returns the next line, at most n bytes, or b""
-    at the end of the file, which ends a head too.
+class Source(Protocol):
+    """What a head is read from: a BufferedReader that knows what it has."""
+
+    def readline(self, size: int, /) -> bytes:
+        """The next line, at most `size` bytes, or b"" at the end of the file."""
+
+    def read(self, size: int, /) -> bytes:
+        """`size` bytes."""
+
+    def buffered(self) -> bytes:
+        """The bytes that can be read without waiting."""
+
+
+def read_head(source: Source) -> Head:
+    """The head of the final response. The end of the file ends a head, too.
 
     Interim responses (1xx) are skipped, but for 101, which no request here asks for (RFC 9110,
     section 15.2). Raises the exceptions of http.client."""
     for _ in range(_MAX_INTERIM + 1):
-        protocol, status, reason = _status(read_line(_LONGEST_LINE + 1))
+        protocol, status, reason = _status(source.readline(_LONGEST_LINE + 1))
         if not 100 <= status < 200 or status == 101:
             version = _version(protocol)
-            lines = _lines(read_line)
-            first, joined = _fields(b"".join(lines).decode("iso-8859-1"))
+            first, joined = _fields(_block(source).decode("iso-8859-1"))
             return Head(version, status, reason, first, joined)
-        _lines(read_line)
+        _block(source)
     raise http.client.HTTPException("too many interim responses")
 
 
@@ -93,18 +104,24 @@ def _version(protocol: str) -> int:
     raise http.client.UnknownProtocol(protocol)
 
 
-def _lines(read_line: Callable[[int], bytes]) -> list[bytes]:
-    """The lines of the fields, the empty one that ends them included."""
+def _block(source: Source) -> bytes:
+    """The fields, the empty line that ends them included."""
+    data = source.buffered()
+    end = data.find(b"\n\r\n") + 3  # of a head that arrived in one piece, as most do
+    if 3 <= end <= _LONGEST_LINE and data[:1] not in (b"\r", b"\n"):
+        block = data[:end]
+        if b"\n\n" not in block and block.count(b"\n") <= _MOST_LINES:
+            return source.read(end)
     lines: list[bytes] = []
     while True:
-        line = read_line(_LONGEST_LINE + 1)
+        line = source.readline(_LONGEST_LINE + 1)
         if len(line) > _LONGEST_LINE:
             raise http.client.LineTooLong("header line")
         lines.append(line)
         if len(lines) > _MOST_LINES:
             raise http.client.HTTPException(f"got more than {_MOST_LINES} headers")
         if line in (b"\r\n", b"\n", b""):
-            return lines
+            return b"".join(lines)
 
 
 def _fields(text: str) -> tuple[dict[str, str], dict[str, str]]:

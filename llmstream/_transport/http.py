@@ -138,7 +138,7 @@ class ReportingResponse(http.client.HTTPResponse):
 
     def begin(self) -> None:
         """As http.client does it, with a head that `head` has read."""
-        head = read_head(self.fp.readline)
+        head = read_head(self.buffer)
         self.code = self.status = head.status
         self.reason = head.reason
         self.version = head.version

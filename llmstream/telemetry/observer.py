@@ -102,6 +102,7 @@ _PROPAGATE = "request_headers"
 Listener = Callable[..., Any]
 Hooks = Mapping[str, tuple[Listener, ...]]  # the listeners of each hook
 _Row = tuple["Listener | None", Listener]  # the observer's `wants`, and one of its methods
+_MAX_ANSWERS = 64  # combinations of them that are remembered
 _COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect takes longer than all of this module
 
 
@@ -116,7 +117,14 @@ class Dispatcher:
             _check(observer)
         self._rows = {name: tuple(self._rows_of(name)) for name in _HOOKS}
         self._all: Hooks = {name: _listeners(rows) for name, rows in self._rows.items()}
-        self._choosy = any(wants for rows in self._rows.values() for wants, _ in rows)
+        # Who is asked at each call whether it wants what; the listeners by the answers.
+        self._questions = [
+            (wants, name)
+            for name, rows in self._rows.items()
+            for wants, _ in rows
+            if wants is not None
+        ]
+        self._by_answers: dict[tuple[bool, ...], Hooks] = {}
         self._propagators = _listeners(self._rows_of(_PROPAGATE))
 
     def _rows_of(self, name: str) -> Iterator[_Row]:
@@ -127,16 +135,21 @@ class Dispatcher:
 
     def hooks(self) -> Hooks:
         """The listeners of a call that begins now."""
-        if not self._choosy:
+        if not self._questions:
             return self._all
-        return {
-            name: _listeners(row for row in rows if self._is_wanted(row[0], name))
-            for name, rows in self._rows.items()
-        }
+        answers = tuple([self._is_wanted(wants, name) for wants, name in self._questions])
+        found = self._by_answers.get(answers)
+        if found is None:
+            if len(self._by_answers) >= _MAX_ANSWERS:
+                self._by_answers.clear()
+            left = iter(answers)
+            found = self._by_answers[answers] = {
+                name: _listeners([row for row in rows if row[0] is None or next(left)])
+                for name, rows in self._rows.items()
+            }
+        return found
 
-    def _is_wanted(self, wants: Listener | None, hook: str) -> bool:
-        if wants is None:
-            return True
+    def _is_wanted(self, wants: Listener, hook: str) -> bool:
         try:
             return bool(wants(hook))
         except Exception as exc:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,6 +12,7 @@ import msgspec
 
 from .._core.request import Request
 from .._runtime.deferred import defer
+from .._runtime.fork import process_number
 from .._runtime.ids import call_numbers
 from .._runtime.threads import Lock
 from ..errors import LLMStreamError
@@ -52,7 +52,7 @@ class Reporter:
         self._hooks = hooks
         self._request: Request | None = request  # None: the call has ended
         self._begun = begun
-        self._pid = os.getpid()
+        self._pid = process_number()
         self._attempts: list[AttemptRecord] = []
         self._retries: list[RetryRecord] = []
         self.call = call
@@ -79,7 +79,7 @@ class Reporter:
     @property
     def _mine(self) -> bool:
         """False in a forked child: the parent makes the call, and reports it."""
-        return self._pid == os.getpid()
+        return self._pid == process_number()
 
     def _notify(self, hook: str, *what: Any) -> None:
         listeners = self._hooks[hook]

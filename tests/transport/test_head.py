@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llmstream._transport.head import read_head, request_head
+from llmstream._transport.http import _Buffer
 
 CLOUDFLARE = (
     b"HTTP/1.1 200 OK\r\nDate: Tue, 22 Sep 2026 10:13:20 GMT\r\nServer: cloudflare\r\n"
@@ -61,11 +62,14 @@ class InPieces(io.RawIOBase):
 
     def __init__(self, data: bytes, rng: random.Random) -> None:
         self.data, self.rng = data, rng
+        self.peek_only = False
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
+        if self.peek_only:
+            return None
         size = min(len(buffer), self.rng.choice((1, 2, 7, 100, 70000)), len(self.data))
         buffer[:size] = self.data[:size]
         self.data = self.data[size:]
@@ -97,9 +101,9 @@ def oracle(data: bytes) -> Any:
 
 
 def ours(data: bytes, rng: random.Random) -> Any:
-    file = io.BufferedReader(InPieces(data, rng))
+    file = _Buffer(InPieces(data, rng), 65536)  # type: ignore[arg-type]
     try:
-        head = read_head(file.readline)
+        head = read_head(file)
     except http.client.HTTPException as exc:
         return type(exc)
     return (*head, file.read())
