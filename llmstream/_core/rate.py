@@ -141,6 +141,7 @@ _RARE = 2  # of them, or less: more than it accepts
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two probes of a service that refuses
 _BLACKOUT = 2.0  # seconds without an acceptance, after which the pace is what was accepted before
 _WINDOW = 60.0  # seconds: most limits are of a minute
+_OUTAGE = 75.0  # seconds: longer than a limit of a minute refuses everything
 
 
 class _Limit:
@@ -202,7 +203,7 @@ class AdaptiveRate:
     refused with 429, 503 or 529.
 
     Start: 8 places and 8 starts a second, evenly spread; each grows while it is used up, by 1 for
-    an acceptance, which doubles the pace in a second. So a service meets a ramp.
+    an acceptance, so that the pace grows e-fold in a second. So a service meets a ramp.
 
     Refusal: one of the two is cut, at most once a second, and never for a request that was started
     before the last cut. It is the places where more requests ran than (nearly) any of the last 64
@@ -212,7 +213,8 @@ class AdaptiveRate:
     Blackout: after two refusals in a row, or a pause of more than 2 s, one request at a time asks
     whether the service accepts again, after 0.4 s, 0.8 s, ... 5 s. After 2 s and more of that the
     pace is the mean of what was accepted since the blackout before, or in the last minute: a
-    service with a fixed or sliding window of a minute has used it up.
+    service with a fixed or sliding window of a minute has had its minute's worth. After more than
+    75 s it was an outage, and says nothing of the pace.
     """
 
     def __init__(self, most: int, now: float) -> None:
@@ -313,6 +315,9 @@ class AdaptiveRate:
         self._is_unsure = False
         since, self._refused_since = self._refused_since, None
         if since is None or now - since <= _BLACKOUT:
+            return
+        if now - since > _OUTAGE:
+            self._episode = now
             return
         episode = now - self._episode
         accepted = self._accepted_in(episode, now)
