@@ -13,13 +13,13 @@ import msgspec
 from msgspec import Struct
 
 from .._core.asked import bare_url
+from .._core.checks import CENTURY
 from .._core.credentials import is_credential, without_credentials
 from .._core.dialects import DEFAULT_API
 from .._core.dialects.profiles import profile_for
 from .._core.retry import RetryPolicy
 from .._core.session import MAX_EVENT_BYTES
 from .._core.timers import Timeouts
-from .._transport.pool import checked_idle_timeout
 from .._transport.proxy import Proxies, checked_proxies
 from .._transport.tls import Certificate, Verify, checked_cert, checked_verify
 from ..errors import ConfigurationError
@@ -31,6 +31,7 @@ from .arguments import (
     checked_headers,
     checked_key,
     checked_name,
+    checked_number,
     checked_policy,
     of_type,
 )
@@ -109,7 +110,9 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
                 "retry": of_type(RetryPolicy, "retry", given["retry"]) or RetryPolicy(),
                 "on_disconnect": checked_policy(given["on_disconnect"]),
                 "headers": checked_headers(given["headers"]),
-                "idle_connection_timeout": checked_idle_timeout(given["idle_connection_timeout"]),
+                "idle_connection_timeout": checked_number(
+                    "idle_connection_timeout", given["idle_connection_timeout"], CENTURY
+                ),
                 "verify": verify,
                 "cert": checked_cert(given["cert"], verify),
                 "proxies": checked_proxies(given["proxies"]),

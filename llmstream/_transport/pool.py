@@ -23,7 +23,6 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from .._runtime.clock import Clock
 from .._runtime.gate import GATE
 from .._runtime.scope import CancelScope
-from ..errors import ConfigurationError
 from .connect import SocketHandle, attach, connect
 from .head import request_head
 from .http import ReportingResponse, current
@@ -31,7 +30,7 @@ from .mocks import is_recorded, recorded
 from .proxy import ProxyRefused
 from .socks import connect_through_socks
 
-__all__ = ["Idle", "checked_idle_timeout", "pools"]
+__all__ = ["Idle", "pools"]
 
 _REFUSAL = re.compile(r"Tunnel connection failed: (\d+)")  # http.client's words
 _MAX_JOINED = 65536  # bytes of a request that are copied to be sent in one piece
@@ -174,15 +173,6 @@ class Idle(Struct):
             return False
         now = self.since()
         return max(now[0] - since[0], now[1] - since[1]) >= self.timeout
-
-
-def checked_idle_timeout(value: Any) -> float | None:
-    """The argument `idle_connection_timeout`. Raises ConfigurationError."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is None or (is_number and value >= 0):
-        seconds: float | None = value
-        return seconds
-    raise ConfigurationError("idle_connection_timeout: pass seconds, from 0, or None for no limit")
 
 
 class _IdleQueue:

@@ -113,7 +113,7 @@ def test_the_setting_travels() -> None:
     assert Client("chat", base_url="http://x").settings.idle_connection_timeout == 60.0
 
 
-@pytest.mark.parametrize("value", [-1, "60", True, float("nan"), [1]])
+@pytest.mark.parametrize("value", [-1, "60", True, float("nan"), [1], 1e300])
 def test_values_that_cannot_be_one(value: Any) -> None:
     """Refused where the client is made."""
     with pytest.raises(ConfigurationError, match="idle_connection_timeout"):
