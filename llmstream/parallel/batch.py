@@ -65,8 +65,9 @@ class Batch:
 
     def chunks(self) -> Iterator[tuple[int, Chunk]]:
         """Every piece of every answer as it arrives, with the index of its prompt. After the last
-        one it raises BatchError if a call has failed. `results()` may follow; the outcomes are kept
-        for it. Raises ConfigurationError where an executor makes the calls in other processes."""
+        one it raises BatchError if a call has failed. `results()` may follow, and reads the rest;
+        the outcomes are kept for it. Raises ConfigurationError where an executor makes the calls in
+        other processes."""
         self._check_view()
         self._run.crew.check_chunks()
         self._run.keeps = True
@@ -110,6 +111,8 @@ class Batch:
     def close(self) -> None:
         """Cancel what still runs, and wait until it has ended, 2 s at most. Idempotent."""
         run = self._run
+        if run.is_parents:
+            return
         run.bar.close()
         if run.over:
             return
@@ -144,6 +147,8 @@ class _CancelWhenDropped:
     def __del__(self) -> None:
         # At interpreter exit parts of this may be gone already.
         with contextlib.suppress(Exception):
-            if not self._run.over:
-                self._run.cancel("the batch was dropped before its end")
-            self._run.bar.close()
+            run = self._run
+            if not run.over:
+                run.cancel("the batch was dropped before its end")
+            if not run.is_parents:
+                run.bar.close()

@@ -8,7 +8,6 @@ settings of the batch's client, and returns how the call ended.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .._core.checks import shown
 from .._runtime.deferred import defer
-from .._runtime.fork import renew_in_child
+from .._runtime.fork import in_child, renew_in_child
 from .._runtime.ids import random_id
 from .._runtime.threads import Lock
 from ..errors import Cancelled, ConfigurationError, LLMStreamError
@@ -71,7 +70,7 @@ class Task(NamedTuple):
     """One call, as it is submitted. `batch` and `process` are where it comes from."""
 
     batch: str
-    process: int
+    process: str
     ask: Ask
     wants_chunks: bool
     remote: Remote
@@ -114,7 +113,7 @@ class ExecutorCrew:
         if stopped is not None:
             self._run.end(ask, None, stopped.error())
             return
-        task = Task(self._batch, os.getpid(), ask, self._run.chunks is not None, self._remote)
+        task = Task(self._batch, _process.id, ask, self._run.chunks is not None, self._remote)
         try:
             future = self._executor.submit(_perform, task)
         except BaseException as exc:
@@ -143,8 +142,9 @@ class ExecutorCrew:
             if future.cancelled() and stopped is not None:
                 error = stopped.error()
         self._submissions.ended(ask, result, error)
-        if result is not None or error is not None:  # else the call has ended here
-            self._run.end(ask, result, error)
+        if result is None and error is None:  # then it was made here, and has ended
+            error = LLMStreamError("the executor returned before the call had ended")
+        self._run.end(ask, result, error)
 
     def stop(self, reason: str | None) -> None:
         self.calls.stop(reason)
@@ -183,6 +183,18 @@ def _left_behind(ask: Ask, reason: str | None) -> Cancelled:
     return error
 
 
+class _Process:
+    """This process. Its number would not do: a worker on another machine may have the same."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.id = random_id(128)
+
+
+_process = _Process()
+in_child(_process.renew)
 _crews: dict[str, ExecutorCrew] = {}  # that have calls in an executor
 
 
@@ -191,9 +203,10 @@ _crews: dict[str, ExecutorCrew] = {}  # that have calls in an executor
 
 def _perform(task: Task) -> Ended | None:
     """Make the call of a task. None: the batch is of this process, and knows how it has ended."""
-    crew = _crews.get(task.batch) if task.process == os.getpid() else None
-    if crew is not None:
-        crew.calls.make(task.ask)
+    if task.process == _process.id:
+        crew = _crews.get(task.batch)
+        if crew is not None:  # else the batch was cancelled
+            crew.calls.make(task.ask)
         return None
     if task.wants_chunks:
         return None, ConfigurationError(_NO_CHUNKS)

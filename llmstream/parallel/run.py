@@ -24,10 +24,13 @@ from ..errors import Cancelled, ConfigurationError, LLMStreamError
 from ..readers.outcome import Outcome
 from ..result import Chunk, Result
 from .bar import Bar
+from .failure import foreign
 from .prompts import Ask, Prompts
 
 __all__ = ["Crew", "Run"]
 
+# Windows lets no Ctrl-C through while a thread waits at a lock.
+_LONGEST_WAIT = 0.1 if os.name == "nt" else None
 _CHUNKS = 64  # of each worker, that may wait for the reader
 
 
@@ -119,7 +122,7 @@ class Run:
 
     def check_reader(self) -> None:
         """Raises ConfigurationError where the batch has another reader."""
-        if self._is_parents():
+        if self.is_parents:
             raise ConfigurationError(
                 "this batch was begun by the parent process, which goes on with it: in a forked "
                 "child make a batch of its own"
@@ -158,6 +161,11 @@ class Run:
         self._places.put(None)
         return chunk
 
+    def wait(self) -> None:
+        """Wait for the bell. May return early."""
+        with contextlib.suppress(Empty):
+            self.bell.get(timeout=_LONGEST_WAIT)
+
     def is_done(self) -> bool:
         """Whether nothing more will come. A prompt that may still come is not waited for after a
         cancel: the caller's iterator may wait for ever."""
@@ -180,7 +188,7 @@ class Run:
 
     def cancel(self, reason: str | None) -> None:
         """End all calls. Returns at once, never raises; idempotent."""
-        if self._is_parents():
+        if self.is_parents:
             return
         if self.stopped is None:
             self.stopped = Stop(reason)
@@ -195,7 +203,8 @@ class Run:
         interrupt cuts short."""
         self._handle = weakref.ref(handle, self._inbox.put)
 
-    def _is_parents(self) -> bool:
+    @property
+    def is_parents(self) -> bool:
         """Whether this is a forked child, and the batch is its parent's."""
         return self.started and self._pid != os.getpid()
 
@@ -252,19 +261,19 @@ class Run:
             self.cancel("the batch was dropped before its end")
 
     def _hand_over(self, index: int, given: Any) -> None:
-        refused: ConfigurationError | None = None
+        refused: BaseException | None = None
         try:
             ask = self.prompts.ask(index, given)
-        except ConfigurationError as exc:
+        except BaseException as exc:  # a Mapping of the caller's own may raise anything
             ask, refused = Ask(index, given, None, {}), exc
         self.running[index] = self._unclaimed[index] = ask
         if refused is not None:
-            self.end(ask, None, refused)
+            self.end(ask, None, foreign(refused))
             return
         try:
             self.crew.begin(ask)
-        except LLMStreamError as exc:
-            self.end(ask, None, exc)
+        except BaseException as exc:
+            self.end(ask, None, foreign(exc))
             if not self.prompts.is_list:  # the further ones are better left in their iterator
                 raise
 

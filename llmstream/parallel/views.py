@@ -92,7 +92,7 @@ class OutcomeView:
             if run.is_done() and not ended:
                 return self._left()
             if not ended:
-                run.bell.get()
+                run.wait()
 
     def _left(self) -> Outcome:
         if self._rest is None:
@@ -132,7 +132,7 @@ class ChunkView:
                 all_results(run)
                 raise StopIteration
             if run.stopped is not None or not run.chunks:
-                run.bell.get()
+                run.wait()
 
     def close(self) -> None:
         """Cancel what still runs, as a generator's `close` would. Idempotent."""
@@ -143,7 +143,9 @@ def all_results(run: Run) -> list[Result]:
     """All results in order, once all calls have ended. Raises BatchError."""
     while not run.is_done():
         run.bar.show_all(run.ended)
-        run.bell.get()
+        while run.take_chunk() is not None:  # whose view was left: its streams go on
+            pass
+        run.wait()
     run.bar.show_all(run.ended)
     run.ended.extend(run.rest())
     if run.failure is not None:

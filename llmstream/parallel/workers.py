@@ -9,6 +9,7 @@ from .._runtime.threads import spawn
 from ..errors import ConfigurationError, LLMStreamError
 from ..readers.source import Source
 from ..result import Result
+from .failure import foreign
 from .prompts import Ask
 from .run import Run
 
@@ -78,22 +79,6 @@ def make_call(make_stream: MakeStream, ask: Ask, begun: Any = None) -> Ended:
         return None, exc
     except BaseException as exc:  # an observer's, or the application's own
         return None, foreign(exc, stream)
-
-
-def foreign(exc: BaseException, stream: Source | None = None) -> LLMStreamError:
-    """What is not an error of the library, as one that carries what had arrived."""
-    error = LLMStreamError(f"the call was ended by {type(exc).__name__}: {exc}")
-    error.__cause__ = exc
-    if stream is not None:
-        try:
-            stream.cancel("an exception has ended the call")
-            stream.result()
-        except LLMStreamError as ended:
-            error.partial, error.attempts = ended.partial, ended.attempts
-            error.trace_id, error.request_id = ended.trace_id, ended.request_id
-        except BaseException:  # the same once more
-            pass
-    return error
 
 
 class Threads:

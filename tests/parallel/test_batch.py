@@ -7,7 +7,7 @@ import gc
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
 from typing import Any
 
@@ -33,7 +33,16 @@ from llmstream import (
     StreamInterrupted,
 )
 from llmstream.telemetry import Observer, current_trace_id
-from llmstream.testing import Answer, Cut, LLMServer, Recorded, Reply, Silence
+from llmstream.testing import (
+    Answer,
+    Cut,
+    FakeClock,
+    FakeTransport,
+    LLMServer,
+    Recorded,
+    Reply,
+    Silence,
+)
 
 ClientFor = Callable[..., Client]
 STUCK = Reply([*TWO_TOKENS, Silence()])  # "one two", and then nothing
@@ -162,6 +171,26 @@ def test_chunks_are_bounded(server: LLMServer, client_for: ClientFor) -> None:
         assert not batch.outcomes
         rest = sum(1 for _ in chunks)
     assert rest == 2 * 300 - 1
+
+
+def test_results_read_the_rest_of_chunks(server: LLMServer, client_for: ClientFor) -> None:
+    """Also where more chunks come than may wait."""
+    server.default = Answer(" ".join(["word"] * 300))
+    batch = client_for(server).parallel(["a", "b", "c"], max_workers=2)
+    for _ in batch.chunks():
+        break
+    assert [len(result.text.split()) for result in batch.results()] == [300] * 3
+
+
+def test_a_batch_of_doubles(nothing_left: None) -> None:
+    """Over a transport and a clock in memory, retries included: no real wait."""
+    clock = FakeClock()
+    replies = [Reply.error(503, headers={"retry-after": "20"}), *[Answer("Hello")] * 30]
+    transport = FakeTransport(*replies)
+    client = Client(base_url="http://test/v1", transport=transport, clock=clock)
+    for _ in range(2):
+        results = client.parallel(["a"] * 15, max_workers=4).results()
+        assert [result.text for result in results] == ["Hello"] * 15
 
 
 def test_a_batch_has_one_view(server: LLMServer, client_for: ClientFor) -> None:
@@ -338,6 +367,25 @@ def test_an_iterator_that_raises(server: LLMServer, client_for: ClientFor) -> No
     assert [outcome.index for outcome in batch.outcomes] == [0, 1, 2]
     with pytest.raises(LookupError, match="no more rows"):
         list(client.parallel(prompts()).chunks())
+
+
+class Odd(Mapping[str, Any]):
+    """A row of the application's own, which fails when it is looked at."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise OSError("the disk is gone")
+
+    def __iter__(self) -> Iterator[str]:
+        raise OSError("the disk is gone")
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_a_prompt_that_raises_is_its_own_outcome(server: LLMServer, client_for: ClientFor) -> None:
+    outcomes = by_index(client_for(server).parallel(iter(["a", Odd(), "b"])))
+    assert [outcome.ok for outcome in outcomes] == [True, False, True]
+    assert isinstance(outcomes[1].error and outcomes[1].error.__cause__, OSError)
 
 
 # ---- what travels ------------------------------------------------------------------------------

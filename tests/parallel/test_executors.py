@@ -154,6 +154,48 @@ def test_an_executor_that_loses_calls(server: LLMServer, client_for: ClientFor) 
     assert all(error.trace_id and error.retryable for error in lost)
 
 
+class Strange(Executor):
+    """Returns what is no future."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return None
+
+
+def test_an_executor_that_is_none(server: LLMServer, client_for: ClientFor) -> None:
+    """It does not hang."""
+    client = client_for(server)
+    outcomes = list(client.parallel(PROMPTS[:3], executor=Strange()))
+    assert ["AttributeError" in str(outcome.error) for outcome in outcomes] == [True] * 3
+    with pytest.raises(AttributeError):
+        list(client.parallel(iter(PROMPTS), executor=Strange()))
+
+
+class Late(Executor):
+    """Runs its calls only when it is told to, and cannot cancel them."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        self.waiting.append(lambda: future.set_result(fn(*args, **kwargs)))
+        return future
+
+
+def test_a_call_that_begins_after_its_batch_is_not_made(
+    server: LLMServer, client_for: ClientFor
+) -> None:
+    executor = Late()
+    batch = client_for(server).parallel(PROMPTS, executor=executor)
+    threading.Timer(0.1, batch.cancel).start()
+    assert len(list(batch)) == len(PROMPTS)
+    eventually(lambda: batch._run.over, "the batch is over")
+    for run in executor.waiting:
+        run()
+    assert not server.requests
+
+
 # ---- processes ---------------------------------------------------------------------------------
 
 
