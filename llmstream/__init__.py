@@ -45,12 +45,12 @@ from .errors import (
     StreamTruncated,
 )
 from .events import Continued, Event, Restarted, UnknownEvent
-from .parallel import Batch
 from .readers import Outcome, collect
 from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
 
 if TYPE_CHECKING:
+    from .parallel import Batch
     from .readers import ConsoleHandler, Progress, SubscriberLagged, fanout, pace
 
 __all__ = [
@@ -106,13 +106,20 @@ __all__ = [
     "stream",
 ]
 
-_LAZY = ("ConsoleHandler", "Progress", "SubscriberLagged", "fanout", "pace")
+_READERS = ("ConsoleHandler", "Progress", "SubscriberLagged", "fanout", "pace")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    # What a program that only streams does not need is imported when it is used.
+    value: Any = None
+    if name == "Batch":
+        from . import parallel
+
+        value = parallel.Batch
+    elif name in _READERS:
+        value = getattr(readers, name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(readers, name)
     globals()[name] = value
     return value
 

@@ -61,9 +61,6 @@ from ._transport.adapter import RequestsTransport
 from ._transport.base import Transport
 from ._transport.tls import Certificate, Verify
 from .errors import ConfigurationError
-from .parallel.batch import Batch
-from .parallel.executors import Remote
-from .parallel.factory import make_batch
 from .stream import Stream
 from .telemetry.log import LogObserver
 from .telemetry.observer import Dispatcher
@@ -71,6 +68,7 @@ from .telemetry.observer import Dispatcher
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from .parallel.batch import Batch
     from .telemetry.cost import CostLimit
 
     if sys.version_info >= (3, 11):
@@ -453,6 +451,9 @@ class Client:
         The context variables of the caller hold in the iterable and in each call. Raises
         ConfigurationError for what cannot work.
         """
+        from .parallel.executors import Remote
+        from .parallel.factory import make_batch
+
         batch = make_batch(
             self._limited_stream,
             prompts,
