@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from .._core.dialects import APIS
 from .._settings.arguments import checked_prompt
 from ..errors import ConfigurationError
 
@@ -25,6 +26,8 @@ _TEXT = """
     saddle marble canyon falcon timber velvet ribbon anchor candle pepper walnut cotton
 """
 _WORDS = tuple(_TEXT.split())
+# The fields of an object that may have the prompt: ours, and those of the APIs' requests.
+_FIELDS = tuple(dict.fromkeys(["prompt", *(api.prompt_fields[0] for api in APIS.values())]))
 _TASK = "Write a long story in which all of these words occur, and do not stop early:"
 
 
@@ -51,7 +54,8 @@ def cycle(prompts: Sequence[Prompt]) -> Callable[[int], Prompt]:
 
 def load_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
     """The prompts of a file: a text on each line or, where its name ends with ".jsonl", JSON: a
-    text, a list of turns, or an object with "prompt" or "messages". Empty lines are left out.
+    text, a list of turns, or an object with the prompt in one of `_FIELDS`, whose other fields do
+    not count. Empty lines are left out.
 
     Raises ConfigurationError, with the number of the line and never its text.
     """
@@ -88,7 +92,7 @@ def _from_text(line: bytes) -> Prompt:
 def _from_json(line: bytes) -> Prompt:
     value = msgspec.json.decode(line)
     if isinstance(value, dict):
-        value = value.get("prompt", value.get("messages"))
+        value = next((value[name] for name in _FIELDS if name in value), None)
     if not isinstance(value, (str, list)):
         raise ValueError
     return value
@@ -96,5 +100,5 @@ def _from_json(line: bytes) -> Prompt:
 
 _WANTED: dict[Callable[[bytes], Prompt], str] = {
     _from_text: "it is not UTF-8",
-    _from_json: 'give a text, a list of turns, or an object with "prompt" or "messages"',
+    _from_json: f"give a text, a list of turns, or an object with one of {', '.join(_FIELDS)}",
 }
