@@ -15,7 +15,6 @@ from msgspec import structs
 
 from ._call.call import Call, close_dropped
 from ._call.factory import CallFactory
-from ._call.limiter import Limiter
 from ._core.checks import few
 from ._core.dialects import DEFAULT_API, LOCAL_API
 from ._core.request import Request
@@ -68,6 +67,7 @@ from .telemetry.observer import Dispatcher
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from ._call.limiter import Limiter
     from .parallel.batch import Batch
     from .telemetry.cost import CostLimit
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._core.timers import Timers
 from .._runtime.deferred import defer
@@ -22,9 +22,11 @@ from ..telemetry.context import ActiveCall
 from ..telemetry.reporter import Reporter
 from .context import CallContext
 from .exchange import EventBatches
-from .limiter import Limiter
 from .retrying import Retrying
 from .telling import Telling
+
+if TYPE_CHECKING:
+    from .limiter import Limiter
 
 __all__ = ["Call", "Progress", "close_dropped"]
 

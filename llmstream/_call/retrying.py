@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,7 +29,9 @@ from .budget import Budget
 from .context import CallContext
 from .endpoint import Endpoint
 from .exchange import EventBatches, Exchange
-from .limiter import Limiter, Place
+
+if TYPE_CHECKING:
+    from .limiter import Limiter, Place
 
 __all__ = ["Retrying"]
 
