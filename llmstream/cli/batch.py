@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.timers import Timeouts
 from .._runtime.clock import SYSTEM_CLOCK
+from .._runtime.files import check_replaceable
 from .._runtime.threads import spawn
 from ..client import Client
 from ..errors import ConfigurationError
@@ -88,6 +89,8 @@ def _run(options: argparse.Namespace) -> int:
         source = stack.enter_context(contextlib.closing(_source(options.file)))
         client = stack.enter_context(_client(options))
         try:
+            if options.retry_errors and os.path.isfile(options.output):
+                check_replaceable(options.output)  # at the end some lines will be out of date
             output = _output(options.output, source)
         except OSError as error:
             return _unwritten(options.output, error)

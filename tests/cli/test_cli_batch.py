@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from support import eventually
 from test_cli import BOUND, clean_environment
 
 from llmstream import cli
+from llmstream.cli import batch
 from llmstream.testing import Answer, Cut, LLMServer, Recorded, Reply, Silence
 from llmstream.testing.script import prompt_text
 
@@ -316,7 +318,8 @@ def test_a_limit_of_the_cost_ends_a_run(folder: Folder, capfd: pytest.CaptureFix
     assert {line["text"] for line in first.values()} == {"Hi"}
     assert "max_cost: the calls of this client have cost at least " in capfd.readouterr().err
     assert folder.run(*options, "--max-cost", "100") == 0
-    assert len(folder.lines()) == len(folder.server.requests) == 20
+    assert len(folder.lines()) == 20
+    assert len(folder.server.requests) <= 22  # what was on its way when the limit was reached
 
 
 @pytest.mark.parametrize(("code", "status"), [(4, 401), (7, 402)])
@@ -454,6 +457,23 @@ def test_the_output_is_not_the_input_by_another_name(folder: Folder) -> None:
         )
     assert (done.returncode, folder.input.read_bytes()) == (2, before)
     assert folder.server.requests == []
+
+
+def test_a_file_that_cannot_be_replaced_is_noticed_before_errors_are_asked_again(
+    folder: Folder, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is at the end of such a run: by a new file, for which the folder has to be writable."""
+    folder.server.default = lambda request: Reply.error(400)
+    folder.write(*rows(2))
+    assert folder.run() == SOME_FAILED
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(batch, "check_replaceable", refuse)
+    assert folder.run("--retry-errors") == 1
+    assert "cannot write the output: " in capfd.readouterr().err
+    assert len(folder.server.requests) == 2
 
 
 # ---- outputs that end ----------------------------------------------------------------------------
