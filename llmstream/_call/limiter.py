@@ -188,6 +188,7 @@ class _Lane:
 
     def join(self, place: Place) -> None:
         if place.granted is None and place not in self._waiting:
+            place.wakes_at = NEVER
             bisect.insort(self._waiting, place, key=_number)
         self.advance()
 
