@@ -27,6 +27,10 @@ _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
 _taken: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
 
 
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN: of a signal that is already on its way then, CPython prints a traceback."""
+
+
 def die_with(*signals: signal.Signals) -> None:
     """From now on these signals raise `Terminated` in the main thread, wherever it waits.
 
@@ -35,7 +39,7 @@ def die_with(*signals: signal.Signals) -> None:
 
     def end(number: int, frame: FrameType | None) -> None:
         for one in signals:
-            signal.signal(one, signal.SIG_IGN)
+            signal.signal(one, _ignore)
         raise Terminated(number)
 
     for one in signals:
@@ -53,7 +57,7 @@ def hand_back(*, process_ends: bool) -> None:
     """
     while _taken:
         one, (handler, before) = _taken.popitem()
-        ignored = signal.getsignal(one) is signal.SIG_IGN  # by the first signal
+        ignored = signal.getsignal(one) is _ignore  # since the first signal
         if process_ends and not ignored:
             signal.signal(one, signal.SIG_DFL)
         elif not process_ends and (ignored or signal.getsignal(one) is handler):
