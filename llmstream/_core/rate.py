@@ -20,6 +20,7 @@ NEVER = math.inf
 
 
 _ROUNDING = 1e-9
+_SOON = 1e-5  # seconds
 
 
 class TokenBucket:
@@ -69,8 +70,8 @@ class Rate(Protocol):
     """Says when the next request may be started."""
 
     def wait(self, now: float) -> float:
-        """The seconds until a request may be started if nothing happens; inf: not before one
-        ends."""
+        """0 if a request may be started; else the seconds after which to ask again if nothing
+        happens until then; inf: not before a request has ended or was answered."""
 
     def start(self, start: Start) -> None:
         """A request is started. `wait` is 0. A second call has no effect."""
@@ -139,6 +140,8 @@ _DEEPEST = 1.5  # a refusal divides what is believed by this at most, before _BE
 _RECENT = 64  # requests that show what the service accepts
 _RARE = 2  # of them, or less: more than it accepts
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two probes of a service that refuses
+_PRESUMED = 1.0  # seconds after which a request that was not refused counts as accepted
+_PRESUMED_LEAST, _PRESUMED_MOST = 0.25, 30.0  # once it is known how fast the service refuses
 _BLACKOUT = 2.0  # seconds without an acceptance, after which the pace is what was accepted before
 _WINDOW = 60.0  # seconds: most limits are of a minute
 _OUTAGE = 75.0  # seconds: longer than a limit of a minute refuses everything
@@ -202,6 +205,11 @@ class AdaptiveRate:
     (`pace`), at most `most` at a time. It knows only which requests were accepted and which were
     refused with 429, 503 or 529.
 
+    An acceptance is the head of a response that is a success. Many services send it with the first
+    token, seconds after they have let the request in, but refuse at once. So a request that was not
+    refused for a second counts as accepted; once there were refusals, one that was not refused for
+    four times as long as the slowest of them took (0.25 s to 30 s).
+
     Start: 8 places and 8 starts a second, evenly spread; each grows while it is used up, by 1 for
     an acceptance, so that the pace grows e-fold in a second. So a service meets a ramp.
 
@@ -228,6 +236,8 @@ class AdaptiveRate:
         self._started: deque[float] = deque()  # when, in the last second
         self._recent: deque[Start] = deque(maxlen=_RECENT)  # were accepted
         self._acceptances: deque[float] = deque(maxlen=10_000)  # when
+        self._presumed_after = _PRESUMED
+        self._slowest_refusal = 0.0
         self._began = self._episode = now  # the first start; the end of the last blackout
         self._last_cut = -NEVER
         self._paused_until = -NEVER
@@ -247,9 +257,20 @@ class AdaptiveRate:
         return int(min(self.places.value, self._most) + _ROUNDING)
 
     def wait(self, now: float) -> float:
-        if self.running >= self._limit or self._probe is not None:
-            return NEVER
-        return max(self._bucket.wait(now), self._paused_until - now, 0.0)
+        self._presume(now)
+        if self._probe is None and self.running < self._limit:
+            return max(self._bucket.wait(now), self._paused_until - now, 0.0)
+        if self._unanswered and (self._probe is not None or self.places.value < self._most):
+            return max(self._unanswered[0].at + self._presumed_after - now, _SOON)
+        return NEVER
+
+    def _presume(self, now: float) -> None:
+        """Take those for accepted that were not refused as fast as a service refuses."""
+        while self._unanswered:
+            start = self._unanswered[0]
+            if now - start.at < self._presumed_after - _ROUNDING:
+                return
+            self.accepted(start, now)
 
     def start(self, start: Start) -> None:
         if id(start) in self._running:
@@ -296,6 +317,8 @@ class AdaptiveRate:
     # -- accepted
 
     def accepted(self, start: Start, now: float) -> None:
+        if start not in self._unanswered:
+            return  # it was presumed
         self._answered(start, was_refused=False)
         self._acceptances.append(now)
         self._recent.append(start)
@@ -331,6 +354,10 @@ class AdaptiveRate:
 
     def throttled(self, start: Start, now: float) -> None:
         self._answered(start, was_refused=True)
+        self._slowest_refusal = max(self._slowest_refusal, now - start.at)
+        self._presumed_after = min(
+            max(_PRESUMED_LEAST, 4.0 * self._slowest_refusal), _PRESUMED_MOST
+        )
         if start.at < self._last_refusal:
             return  # nothing new: it was on its way
         self._last_refusal = now

@@ -147,7 +147,9 @@ class _Simulation:
         begin: float,
         seed: int,
         says_when: bool,
+        late_heads: bool,
     ) -> None:
+        self.late_heads = late_heads
         self.rate = rate
         self.limits = limits
         self.answer = answer
@@ -198,7 +200,8 @@ class _Simulation:
             limit.take(now)
         resets = [reset for limit in self.limits if (reset := limit.reset(now)) is not None]
         back, took = self.way(), self.answer(self.random)
-        self.at(now + back, self.accept, worker, start, max(resets, default=None))
+        head = now + back + (0.98 * took if self.late_heads else 0.0)
+        self.at(head, self.accept, worker, start, max(resets, default=None))
         self.at(now + took, self.served)
         self.at(now + took + back, self.end, worker, start)
 
@@ -245,10 +248,12 @@ def simulate(
     workers: int = 64,
     seed: int = 0,
     says_when: bool = False,
+    late_heads: bool = False,
     changes: Sequence[tuple[float, float]] = (),
 ) -> Run:
     """`workers` callers without a pause, for so many `seconds`. `answer` is how long an answer
-    takes; with `says_when` the service sends headers, and a wait with a refusal. `changes`: at a
+    takes; with `says_when` the service sends headers, and a wait with a refusal; with
+    `late_heads` the head of a response comes near the end of the answer. `changes`: at a
     moment all limits are multiplied by a factor."""
     begin = random.Random(seed).uniform(0.0, 60.0)  # somewhere in the window
     simulation = _Simulation(
@@ -259,6 +264,7 @@ def simulate(
         begin=begin,
         seed=seed,
         says_when=says_when,
+        late_heads=late_heads,
     )
 
     def change(now: float, factor: float) -> None:
