@@ -247,7 +247,7 @@ def test_what_processes_cannot_do(
     odd = {"prompt": "a", "extra_body": {"x": lambda: None}}
     first, second = sorted(client.parallel([odd, "b"], executor=processes), key=lambda o: o.index)
     assert isinstance(first.error, LLMStreamError)
-    assert "pickle" in first.error.message
+    assert "the executor has lost the call" in first.error.message  # it does not pickle
     assert second.ok
 
 
