@@ -27,29 +27,30 @@ class Pacer:
     def __init__(self, interval: float, rule: Callable[[str], int]) -> None:
         self._interval = interval
         self._complete = rule
-        self._text = ""
+        self._parts: list[str] = []  # joined when they are looked at
         self._arrivals: deque[tuple[float, int]] = deque()  # moments, and numbers of characters
         self._due: float | None = None  # when the next part may come; None before the first
 
     def add(self, text: str, at: float) -> None:
         """`text` has arrived, at the moment `at`."""
         if text:
-            self._text += text
+            self._parts.append(text)
             self._arrivals.append((at, len(text)))
 
     def take(self, now: float) -> str:
         """The part to be shown at the moment `now`; "" for none."""
-        if not self._text:
+        if not self._parts:
             return ""
         deadline = self._deadline()
         if self._due is not None and now < self._due and now < deadline:
             return ""
-        cut = self._cut(now, deadline)
-        part = self._text[:cut]
-        if part:
+        text = "".join(self._parts)
+        cut = self._cut(text, now, deadline)
+        self._parts = [text[cut:]] if cut < len(text) else []
+        if cut:
             self._forget(cut)
             self._due = now + self._interval
-        return part
+        return text[:cut]
 
     def next_look(self, now: float) -> float:
         """The moment of the next `take`, if nothing more arrives; infinity where nothing waits."""
@@ -68,7 +69,8 @@ class Pacer:
 
     def rest(self) -> str:
         """All that has not been shown."""
-        rest, self._text = self._text, ""
+        rest = "".join(self._parts)
+        self._parts.clear()
         self._arrivals.clear()
         return rest
 
@@ -76,8 +78,7 @@ class Pacer:
         """When the oldest character is late. (One sum: two that are equal on paper may differ.)"""
         return self._arrivals[0][0] + self._interval
 
-    def _cut(self, now: float, deadline: float) -> int:
-        text = self._text
+    def _cut(self, text: str, now: float, deadline: float) -> int:
         cut = self._complete(text) if self._due is not None else by_chunk(text)
         if cut:
             # What would be late before the next part but one goes too.
@@ -97,7 +98,6 @@ class Pacer:
         return math.inf
 
     def _forget(self, cut: int) -> None:
-        self._text = self._text[cut:]
         arrivals = self._arrivals
         while cut:
             at, count = arrivals.popleft()
@@ -120,10 +120,13 @@ def by_chunk(text: str) -> int:
     return last_boundary(text) if may_grow(text) else len(text)
 
 
+_LONGEST_WORD = 1000  # characters; what is longer is not one, and is cut anywhere
+
+
 def by_word(text: str) -> int:
     """Up to the last white space after a word; in scripts without spaces up to the last
     character."""
-    for at in range(len(text), 0, -1):
+    for at in range(len(text), max(0, len(text) - _LONGEST_WORD), -1):
         before, is_end = text[at - 1], at == len(text)
         if before.isspace():
             if is_boundary(text, at) and not (is_end and before == "\r"):
@@ -134,7 +137,7 @@ def by_word(text: str) -> int:
             and is_boundary(text, at)
         ):
             return at
-    return 0
+    return last_boundary(text) if len(text) > _LONGEST_WORD else 0
 
 
 def by_line(text: str) -> int:

@@ -12,7 +12,7 @@ from .._settings.arguments import checked_count
 from ..errors import ConfigurationError, LLMStreamError
 from ..result import Chunk, Result
 from .progress import UNDONE, Progress
-from .pump import BLOCK, Cursor, Pump
+from .pump import BLOCK, Cursor, Lease, Pump
 from .source import Chunks, Source, checked_source, chunks_of
 
 __all__ = ["METHODS", "Handlers", "handle"]
@@ -50,7 +50,10 @@ class Handlers:
 def _method(handler: Any, name: str) -> Callable[..., Any] | None:
     if isinstance(handler, type):
         return None  # a class in the place of an object
-    method = getattr(handler, name, None)
+    try:
+        method = getattr(handler, name, None)
+    except Exception as exc:  # whatever an attribute raises
+        raise ConfigurationError(f"handler.{name} raises {type(exc).__name__}") from None
     if method is None:
         return None
     if not callable(method):
@@ -217,6 +220,7 @@ class _Timed:
     def __init__(self, chunks: Chunks, stream: Source, due: Callable[[], float]) -> None:
         self._pump: Pump[Chunk] = Pump(chunks, stream, _LIMIT, "handle")
         self._cursor = Cursor(self._pump, BLOCK)
+        self._lease = Lease(self._pump)  # an interrupt may fall into `close` too
         self._due = due
         self.ended = False
 

@@ -13,6 +13,8 @@ A waiting side says so first, and looks once more; the other side changes first,
 from __future__ import annotations
 
 import contextlib
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
@@ -20,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from .._core.checks import has_method
 from .._runtime.clock import SYSTEM_CLOCK
-from .._runtime.fork import renew_in_child
+from .._runtime.fork import in_child, renew_in_child
 from .._runtime.threads import spawn
 from ..errors import Cancelled, ConfigurationError
 from ..result import Result
@@ -80,7 +82,7 @@ class Cursor(Generic[T]):
         self.slow = slow
         pump.cursors.add(self)  # after `_at` is set; what is cut off in between was missed
         # A text that began anew has nothing from before that.
-        self.missed = self._at.number - pump.restarted
+        self.missed = max(0, self._at.number - pump.restarted)
 
     @property
     def number(self) -> int:
@@ -185,6 +187,8 @@ class Pump(Generic[T]):
         self.bell: SimpleQueue[None] = SimpleQueue()
         self.waiting = False  # whether the thread waits for a cursor
         self.begun = self.closing = self.forked = False
+        self.lease: weakref.ref[Lease] | None = None
+        self._unsettled: _Unsettled | None = None
         self.end: End | None = None
 
     # -- any thread
@@ -193,7 +197,12 @@ class Pump(Generic[T]):
         """Start the thread, once, in the context of the caller (contextvars). Raises
         ConfigurationError if the system starts no thread."""
         if not self.begun and not self.forked:
+            _close_dropped()
             renew_in_child(self, forked=_true)
+            lease = self.lease() if self.lease is not None else None
+            if lease is not None:
+                self._unsettled = _Unsettled(lease, _dropped.append)
+                self._unsettled.pump = self
             spawn(_run_in(copy_context().run, self), self._name)
             self.begun = True
 
@@ -209,6 +218,10 @@ class Pump(Generic[T]):
         if has_method(self._owner, "cancel"):
             self._owner.cancel(reason)
         self.bell.put(None)
+
+    def settle(self) -> None:
+        """The thread has ended, or will: nobody has to see to it any more."""
+        self._unsettled = None
 
     def ring(self) -> None:
         """Wake the thread, if it waits for a cursor."""
@@ -242,6 +255,7 @@ class Pump(Generic[T]):
                 self._items.close()  # type: ignore[attr-defined]
         self.end = End(error, result)
         self._items, self._owner = iter(()), None
+        self.settle()
         for cursor in self.cursors.copy():
             cursor.ring(always=True)
 
@@ -316,12 +330,35 @@ class Lease:
     """Held by all that reads a pump, and by nothing else: when the last of them is dropped, the
     thread ends and the stream is cancelled, without the garbage collector."""
 
-    __slots__ = ("_pump",)
+    __slots__ = ("__weakref__", "_pump")
 
     def __init__(self, pump: Pump[Any]) -> None:
         self._pump = pump
+        pump.lease = weakref.ref(self)
 
     def __del__(self) -> None:
         # At interpreter exit parts of this may be gone already.
         with contextlib.suppress(Exception):
             self._pump.close("dropped before the end")
+            self._pump.settle()
+
+
+class _Unsettled(weakref.ref[Lease]):
+    """A thread that runs, and its lease. When the lease goes, CPython itself puts this into
+    `_dropped`: an interrupt that comes in the lease's finalizer ends the finalizer, and goes no
+    further. Then the next thread that begins ends this one."""
+
+    __slots__ = ("pump",)
+    pump: Pump[Any]
+
+
+_dropped: deque[_Unsettled] = deque()
+in_child(_dropped.clear)  # the threads are the parent's
+
+
+def _close_dropped() -> None:
+    while _dropped:
+        with contextlib.suppress(IndexError, ValueError):  # another thread was faster
+            unsettled = _dropped[0]
+            unsettled.pump.close("dropped before the end")
+            _dropped.remove(unsettled)  # not before: an interrupt would lose it
