@@ -153,7 +153,7 @@ class Attempt(Struct, frozen=True):
         duration_ms: from its begin to its end.
         bytes: the bytes received, headers and body.
         throttled_ms: the wait before it, because the service had asked all callers with this host
-            and key to wait.
+            and key to wait, or, of a retry, for the rate limit of its batch.
         chunks: the number of events with content.
         longest_gap_ms: the longest wait for the network between two arrivals of content, None for
             fewer than two. The time that the caller's loop took is not counted.

@@ -48,6 +48,16 @@ def checked_rate_limit(rate_limit: Any) -> float | str | None:
 class Limiter:
     """The limit of one batch, for `Call.limit_by`. Thread-safe.
 
+    A call has its place from its request to the end of the answer. Places are given in the order in
+    which the calls asked for their first one; a retry is as old as its call. Who waits sleeps until
+    it is woken, and is woken at once by a cancel. While a call waits for its first place it has not
+    begun, and its clocks do not run; while it waits with a retry only `total` runs.
+
+    With a number the requests of all models flow evenly (`FixedRate`); with "auto" the limits of
+    the service are searched for, for each model (`AdaptiveRate`). Either way nothing is sent to a
+    model before the end of a wait that the service has asked all its callers for (see `Budget`),
+    or, for a minute at most, before the reset of a limit that a success says is used up.
+
     Args:
         rate_limit: requests a minute, or "auto": the limit of the service is searched for, for
             each model.

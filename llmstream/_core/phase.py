@@ -28,7 +28,8 @@ class Phase(_Name):
     BODY = "body"  # content has arrived
     DONE = "done"
     BACKOFF = "backoff"  # waiting between two attempts
-    THROTTLED = "throttled"  # waiting because the service asked all callers of the key to wait
+    # Waiting because the service asked all callers of the key to wait, or for the rate of a batch.
+    THROTTLED = "throttled"
     POLL = "poll"  # waiting between two polls of a stored response
 
 
