@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -160,6 +161,29 @@ def test_tokens_and_costs_are_added_up(
     assert (summary.tokens_in, summary.tokens_out, summary.cost) == (20, 8, Decimal("1.00"))
     assert [line["cost"] for line in output.lines] == [0.25] * 4
     assert ", cost 1 USD, 2.0 s" in summary.text(2.0)
+    source.close()
+
+
+@pytest.mark.slow
+def test_a_large_file_is_not_held_in_memory(
+    server: LLMServer, client_for: MakeClient, tmp_path: Path
+) -> None:
+    """100 MB in, 100 MB out: a block and a line at a time, and the ids."""
+    body = "x" * 25_000
+    source = source_of(tmp_path, *({"id": n, "prompt": body} for n in range(4_000)))
+    path = tmp_path / "out.jsonl"
+    path.write_text("".join(f'{{"id":{n},"line":1,"text":"{body}"}}\n' for n in range(4_000)))
+    client = client_for(server)
+    tracemalloc.start()
+    try:
+        output = OutputFile(str(path))
+        run = make_run(client, source, output)
+        run.run()
+        output.close()
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert run.summary.skipped == 4_000
     source.close()
 
 

@@ -54,7 +54,9 @@ class Folder:
     def run(self, *more: str) -> int:
         return cli.main(self.arguments(*more))
 
-    def start(self, *more: str, **options: Any) -> subprocess.Popen[str]:
+    @contextlib.contextmanager
+    def start(self, *more: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+        """The command as a process; killed at the end if it still runs."""
         given: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
@@ -63,7 +65,12 @@ class Folder:
             "env": clean_environment(),
         }
         command = [sys.executable, "-m", "llmstream", *self.arguments(*more)]
-        return subprocess.Popen(command, **{**given, **options})
+        process = subprocess.Popen(command, **{**given, **options})
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate(timeout=BOUND)
 
     def lines(self) -> dict[Any, dict[str, Any]]:
         """The lines of the output by their ids, each of which has one."""
@@ -191,6 +198,26 @@ def test_lines_are_asked_and_answered_as_they_arrive(folder: Folder) -> None:
     assert process.returncode == 2
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["three"]
     assert b"line 4: its id 1 is that of line 1 too" in err
+
+
+@posix
+def test_standard_input_is_gone_on_with(folder: Folder) -> None:
+    """With -o: what is in the output is not asked again."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows(4))
+    command = [sys.executable, "-m", "llmstream", "batch", "-", "-o", str(folder.output)]
+    for text in (lines[: len(lines) // 2 + 1], lines):
+        done = subprocess.run(
+            [*command, "--base-url", folder.server.base_url],
+            input=text.rpartition("\n")[0],
+            capture_output=True,
+            encoding="utf-8",
+            env=clean_environment(),
+            timeout=BOUND,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert sorted(folder.asked()) == sorted(row["prompt"] for row in rows(4))
+    assert len(folder.lines()) == 4
 
 
 # ---- what was done before ------------------------------------------------------------------------
@@ -610,6 +637,40 @@ def test_a_signal_ends_the_run_and_a_second_run_goes_on(
 
 
 @posix
+@pytest.mark.parametrize("odd", ["input", "output"])
+def test_a_signal_ends_the_wait_for_the_other_side_of_a_pipe(folder: Folder, odd: str) -> None:
+    """A named pipe that nobody opens."""
+    folder.write(*rows(2))
+    pipe = folder.input.with_name("pipe")
+    os.mkfifo(pipe)
+    if odd == "input":
+        folder.input = pipe
+    else:
+        folder.output = pipe
+    with folder.start() as process:
+        until_asleep(process)
+        process.terminate()
+        assert process.wait(BOUND) == 143
+    assert folder.server.requests == []
+
+
+def until_asleep(process: subprocess.Popen[str]) -> None:
+    """Waits until the process's first thread is blocked in a system call, and not only about to."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    if not stat.exists():
+        time.sleep(3)
+        return
+    asleep = 0
+
+    def is_blocked() -> bool:
+        nonlocal asleep
+        asleep = asleep + 1 if stat.read_text().rpartition(")")[2].split()[0] == "S" else 0
+        return asleep > 50
+
+    eventually(is_blocked, "the process is blocked", within=BOUND)
+
+
+@posix
 @pytest.mark.parametrize("waits_for", ["input", "reader"])
 def test_a_signal_ends_a_run_that_waits(folder: Folder, waits_for: str) -> None:
     """For the next line of a pipe, or for a reader that reads nothing."""
@@ -651,7 +712,6 @@ def killed(folder: Folder, chance: random.Random, *options: str) -> set[Any]:
         while time.monotonic() < moment:  # any moment is a moment of the test
             pass
         process.kill()
-        process.communicate(timeout=BOUND)
     return answered(folder)
 
 
