@@ -1073,6 +1073,45 @@ def test_a_notebook_whose_cell_is_interrupted(server: LLMServer, kernel: Kernel)
     server.wait_all_closed()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for outcome in client.parallel(prompts):\n    print(outcome.text)",
+        "batch = client.parallel(prompts)\nbatch.results()",
+        "batch = client.parallel(prompts)\nfor index, chunk in batch.chunks(): pass",
+    ],
+)
+def test_a_notebook_whose_parallel_prompts_are_interrupted(
+    code: str, server: LLMServer, kernel: Kernel
+) -> None:
+    """One interrupt ends all eight streams at once, though the notebook keeps the batch; the next
+    cell has its own answers, and no worker is left."""
+    server.default = by_prompt
+    cell = kernel.start(SETUP.format(base_url=server.base_url) + "prompts = ['tokens'] * 20")
+    assert kernel.outcome(cell)["status"] == "ok"
+    cell = kernel.start(code)
+    server.wait_requests(8)
+    until_asleep(kernel.manager.provisioner.pid)
+    begun = time.monotonic()
+    kernel.manager.interrupt_kernel()
+    outcome = kernel.outcome(cell)
+    assert (outcome["status"], outcome.get("ename")) == ("error", "KeyboardInterrupt")
+    server.wait_all_closed()
+    assert time.monotonic() - begun < SOON
+    assert len(server.requests) == 8
+    following = kernel.start(
+        "print(*(r.text for r in client.parallel(['after a', 'after b']).results()))\n"
+        "import threading\n"
+        "names = [t.name for t in threading.enumerate()]\n"
+        "time.sleep(0.5)\n"
+        "print([t.name for t in threading.enumerate() if t.name == 'llmstream-worker'])"
+    )
+    assert kernel.outcome(following)["status"] == "ok"
+    assert kernel.printed(cell, lambda _: False) == ""
+    assert kernel.printed(following, lambda _: False) == "after a after b\n[]\n"
+
+
 # ---- dropped half way --------------------------------------------------------------------------
 
 
