@@ -20,6 +20,7 @@ _PREPENDED = frozenset(
     "\U0001193f\U00011941\U00011a3a\U00011a84\U00011a85\U00011a86\U00011a87\U00011a88\U00011a89"
     "\U00011d46\U00011f02"
 )
+_LONGEST = 1000  # code points of a cluster; a family of four has 7, and UAX #15 allows 30 marks
 _VIRAMA = 9  # the combining class of what joins two consonants
 
 
@@ -42,9 +43,11 @@ def is_boundary(text: str, at: int) -> bool:
 
 
 def last_boundary(text: str) -> int:
-    """The place before the last cluster of `text`; 0 if `text` is one cluster."""
+    """The place before the last cluster of `text`; 0 if `text` is one cluster. One of more than
+    1,000 code points is cut anywhere."""
     at = len(text) - 1
-    while at > 0 and not is_boundary(text, at):
+    least = max(0, at - _LONGEST)
+    while at > least and not is_boundary(text, at):
         at -= 1
     return max(at, 0)
 

@@ -147,10 +147,13 @@ def by_line(text: str) -> int:
     return max(at, carriage)
 
 
-# A full stop and its quotes before white space, those that need no white space, or a line end.
+_STOP = "[.!?\\u2026\\u061f\\u06d4\\u0964]"
+_QUOTE = "[\\u300d\\u300f\\u2019\\u201d\\uff09]"
+# A full stop and its quotes before white space; those of scripts that need none; or a line end. (A
+# match begins with the first of several stops: looking from each would take the square of time.)
 _SENTENCE = re.compile(
-    r"[.!?\u2026\u061f\u06d4\u0964]+[\"')\]\u00bb\u2019\u201d]*\s+"
-    r"|[\u3002\uff01\uff1f\uff61]+[\u300d\u300f\u2019\u201d\uff09]*(?=[^\u300d\u300f\u2019\u201d\uff09])"
+    rf"(?<!{_STOP}){_STOP}+[\"')\]\u00bb\u2019\u201d]*\s+"
+    rf"|[\u3002\uff01\uff1f\uff61]+{_QUOTE}*(?!{_QUOTE}|\Z)"
     r"|\n"
 )
 

@@ -76,6 +76,14 @@ def test_what_is_not(text: str) -> None:
     assert not may_grow(text)
 
 
+def test_a_cluster_without_end_is_cut() -> None:
+    """It takes no time to look for its beginning, however long it is."""
+    endless = "\U0001f468\u200d" * 500_000
+    assert len(endless) - 1002 <= last_boundary(endless) < len(endless)
+    assert unfinished(endless)
+    assert may_grow(endless)
+
+
 @pytest.mark.parametrize("text", ["hi \U0001f44d", "\u2764", "\U0001f44d\U0001f3fd"])
 def test_an_emoji_often_goes_on(text: str) -> None:
     assert may_grow(text)

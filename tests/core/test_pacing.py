@@ -184,6 +184,13 @@ def test_the_rules(by: str, text: str, cut: int) -> None:
     assert RULES[by](text) == cut
 
 
+def test_a_rule_takes_no_time() -> None:
+    """Of anything that a model in a loop sends."""
+    for piece in (".", "x", " ", "\n", "\u3002", '."', ".)", "\u4eca", "\u0301", "\u300d"):
+        for rule in RULES.values():
+            assert rule(piece * 200_000) <= 200_000 * len(piece)
+
+
 def test_an_emoji_waits_for_what_may_follow() -> None:
     family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
     arrivals = [(1 + n * 0.004, char) for n, char in enumerate(f"Hi {family} !")]
