@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import math
 import os
 import re
@@ -258,8 +259,11 @@ class OutputFile:
 
     @property
     def _spare(self) -> str:
+        """The new file, while it is written. Always the same name, so that a run finds what a
+        killed one has left; of a length that every file system takes."""
         folder, name = os.path.split(self._path)
-        return os.path.join(folder, f".{name}.llmstream.tmp")
+        digest = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+        return os.path.join(folder, f".llmstream-batch-{digest}.tmp")
 
     def _replace_if_stale(self) -> None:
         if not self._is_stale:

@@ -181,8 +181,16 @@ def test_a_replaced_file_keeps_permissions_and_links(path: Path, tmp_path: Path)
 
 def test_what_a_kill_has_left_beside_it_goes(path: Path) -> None:
     """The half of a new file."""
-    (path.parent / f".{path.name}.llmstream.tmp").write_bytes(b"half")
+    output = OutputFile(str(path))
+    Path(output._spare).write_bytes(b"half")
+    os.close(output._descriptor)  # killed
     assert reopened(path, WHOLE) == {"a": False, "b": True}
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\u00fc" * 127, "a b\n.jsonl"])
+def test_any_name_of_a_file_will_do(tmp_path: Path, name: str) -> None:
+    """Also the longest."""
+    assert reopened(tmp_path / name, error("a") + answer("a")) == {"a": False}
 
 
 @pytest.mark.parametrize("seed", range(200))
