@@ -417,6 +417,7 @@ HEAVY = [
     "llmstream.local",
     "llmstream.bench",
     "llmstream.check",
+    "llmstream.batchfile",
 ]
 
 
