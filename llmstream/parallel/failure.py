@@ -12,7 +12,8 @@ def foreign(exc: BaseException, stream: Source | None = None) -> LLMStreamError:
     """An error with `exc` as its cause, and with what had arrived on `stream`."""
     if isinstance(exc, LLMStreamError):
         return exc
-    error = LLMStreamError(f"the call was ended by {type(exc).__name__}: {exc}")
+    # Not its words, which are anybody's: they may quote a prompt.
+    error = LLMStreamError(f"the call was ended by {type(exc).__name__} (see __cause__)")
     error.__cause__ = exc
     if stream is not None:
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty
 from typing import Any, TypeVar
 
+from .._runtime.frames import forget_variables
 from ..errors import BatchError, Cancelled, ConfigurationError, LLMStreamError
 from ..readers.outcome import Outcome
 from ..result import Chunk, Result
@@ -29,8 +30,10 @@ def read(run: Run, step: Callable[[], T]) -> T:
         raise
     except BaseException as exc:
         run.bar.close()
-        if exc is not run.failure and not isinstance(exc, (StopIteration, LLMStreamError)):
-            run.cancel("interrupted")
+        if exc is not run.failure and not isinstance(exc, StopIteration):
+            if not isinstance(exc, LLMStreamError):
+                run.cancel("interrupted")
+            forget_variables(exc)  # the outcomes
         raise
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support import (
+    ANSWER,
     AT_ONCE,
     TWO_TOKENS,
     clocks,
@@ -115,6 +116,20 @@ def test_of_results_that_fail_all_is_readable(server: LLMServer, client_for: Cli
         ]
         assert error.retryable
     assert isinstance(caught.value.__cause__, StreamInterrupted)
+
+
+def test_an_error_of_a_batch_shows_neither_prompts_nor_answers(
+    server: LLMServer, client_for: ClientFor
+) -> None:
+    """Not in its words, and not in the frames of its traceback, which error reporters send."""
+    server.default = lambda r: Reply([*TWO_TOKENS, Cut()]) if "cut" in r.json()["input"] else ANSWER
+    batch = client_for(server, retry=AT_ONCE).parallel(["secret cut", "secret"])
+    with pytest.raises(BatchError) as caught:
+        batch.results()
+    assert "secret" not in str(caught.value)
+    inside = [entry.frame for entry in caught.traceback if "llmstream" in str(entry.path)]
+    shown = [repr(value) for frame in inside for value in frame.f_locals.values()]
+    assert not [text for text in shown if "secret" in text or "one two" in text]
 
 
 def test_chunks_are_live_from_all_streams(server: LLMServer, client_for: ClientFor) -> None:
