@@ -31,6 +31,7 @@ __all__ = ["Crew", "Run"]
 
 # Windows lets no Ctrl-C through while a thread waits at a lock.
 _LONGEST_WAIT = 0.1 if os.name == "nt" else None
+_GRACE = 10  # times 10 ms, at most: from a prompt that was drawn to its outcome, after a cancel
 _CHUNKS = 64  # of each worker, that may wait for the reader
 
 
@@ -161,6 +162,12 @@ class Run:
         self._places.put(None)
         return chunk
 
+    def listen(self) -> None:
+        """Forget what the bell has said. What has changed is looked at next."""
+        with contextlib.suppress(Empty):
+            while not self.bell.empty():
+                self.bell.get_nowait()
+
     def wait(self) -> None:
         """Wait for the bell. May return early."""
         with contextlib.suppress(Empty):
@@ -169,13 +176,18 @@ class Run:
     def is_done(self) -> bool:
         """Whether nothing more will come. A prompt that may still come is not waited for after a
         cancel: the caller's iterator may wait for ever."""
-        if not self.over and self.stopped is not None and not self.running:
-            if self.prompts.is_list:  # it does not wait
-                return False
-            with contextlib.suppress(Empty):  # it may have drawn one just now
-                self.bell.get(timeout=0.1)
-            return not self.running
-        return self.over
+        if self.over or self.stopped is None or self.prompts.is_list:  # a list does not wait
+            return self.over
+        for _ in range(_GRACE):  # it may have drawn one just now
+            if not self._may_draw():
+                break
+            self.listen()
+            with contextlib.suppress(Empty):
+                self.bell.get(timeout=0.01)
+        return not self.running
+
+    def _may_draw(self) -> bool:
+        return not (self.over or self.running)
 
     def rest(self) -> Iterator[Outcome]:
         """The outcomes of the prompts that were not drawn. Once it is done."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from queue import Empty
 from typing import Any, TypeVar
 
 from .._runtime.frames import forget_variables
@@ -35,13 +34,6 @@ def read(run: Run, step: Callable[[], T]) -> T:
                 run.cancel("interrupted")
             forget_variables(exc)  # the outcomes
         raise
-
-
-def _listen(run: Run) -> None:
-    """Forget what the bell has said: what it has said is looked at next."""
-    with contextlib.suppress(Empty):
-        while not run.bell.empty():
-            run.bell.get_nowait()
 
 
 def _raise_failure(run: Run) -> None:
@@ -82,7 +74,7 @@ class OutcomeView:
     def _next(self) -> Outcome:
         run = self._run
         while True:
-            _listen(run)
+            run.listen()
             ended = run.ended
             if ended and ended[0] is self.given:
                 ended.popleft()
@@ -126,7 +118,7 @@ class ChunkView:
     def _next(self) -> tuple[int, Chunk]:
         run = self._run
         while True:
-            _listen(run)
+            run.listen()
             run.bar.show_all(run.ended)
             chunk = run.take_chunk() if run.stopped is None else None
             if chunk is not None:
