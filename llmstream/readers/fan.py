@@ -98,6 +98,11 @@ class Fan:
         return Subscription(Cursor(self._pump, slow), self._pump, self._lease)
 
     @property
+    def trace_id(self) -> str | None:
+        """The stream's, see `Stream.trace_id`."""
+        return self._pump.trace_id
+
+    @property
     def text(self) -> str:
         """The answer's text so far, as the stream has it: ahead of every subscriber."""
         text: str = getattr(self._stream, "text", "")
@@ -157,7 +162,12 @@ class Subscription(Reading[Chunk]):
         self._cursor = cursor
         self._pump = pump
         self._lease: Lease | None = lease
-        self._closed = False
+        self._closed = self._follows = False
+
+    @property
+    def trace_id(self) -> str | None:
+        """The stream's, see `Stream.trace_id`."""
+        return self._pump.trace_id
 
     @property
     def missed(self) -> int:
@@ -166,8 +176,9 @@ class Subscription(Reading[Chunk]):
 
     def _next(self) -> Chunk:
         pump, cursor = self._pump, self._cursor
-        if not pump.begun:
-            pump.begin()
+        if not self._follows:
+            self._follows = True
+            pump.follow()
         if cursor.missed and cursor.slow != DROP:
             raise self._lagged("came when the start of the answer was no longer in the log")
         while not self._closed:

@@ -222,13 +222,15 @@ class _Timed:
         self._cursor = Cursor(self._pump, BLOCK)
         self._lease = Lease(self._pump)  # an interrupt may fall into `close` too
         self._due = due
-        self.ended = False
+        self._follows = self.ended = False
 
     def get(self) -> Chunk | None:
         """The next chunk; None when a report is due, and at the end, with `ended` set. Raises what
         ended the stream."""
         pump, cursor = self._pump, self._cursor
-        pump.begin()
+        if not self._follows:
+            self._follows = True
+            pump.follow()
         while True:
             end = pump.end  # before the look at what is there: nothing comes after it
             if end is not None and end.at_once and end.error is not None:

@@ -124,11 +124,13 @@ class Paced(Reading[str]):
         self._cursor = Cursor(self._pump, BLOCK)
         self._lease = Lease(self._pump)
         self._pacer = pacer
+        self._follows = False
 
     def _next(self) -> str:
         pump, cursor, pacer = self._pump, self._cursor, self._pacer
-        if not pump.begun:
-            pump.begin()
+        if not self._follows:
+            self._follows = True
+            pump.follow()
         while True:
             end = pump.end  # before the look at what is there: nothing comes after it
             if end is None and pump.stopped:

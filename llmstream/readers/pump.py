@@ -26,6 +26,7 @@ from .._runtime.fork import in_child, renew_in_child
 from .._runtime.threads import spawn
 from ..errors import Cancelled, ConfigurationError
 from ..result import Result
+from ..telemetry.context import ActiveCall
 
 __all__ = ["BLOCK", "CLOSE", "DROP", "PART", "Cursor", "Lease", "Missed", "Pump"]
 
@@ -187,6 +188,9 @@ class Pump(Generic[T]):
         self.bell: SimpleQueue[None] = SimpleQueue()
         self.waiting = False  # whether the thread waits for a cursor
         self.begun = self.closing = self.forked = False
+        self._active: list[ActiveCall] = []  # the call, in the contexts of its readers
+        given = getattr(owner, "trace_id", None)
+        self.trace_id: str | None = given if isinstance(given, str) else None
         self.lease: weakref.ref[Lease] | None = None
         self._unsettled: _Unsettled | None = None
         self.end: End | None = None
@@ -205,6 +209,15 @@ class Pump(Generic[T]):
                 self._unsettled.pump = self
             spawn(_run_in(copy_context().run, self), self._name)
             self.begun = True
+
+    def follow(self) -> None:
+        """`begin`, for a reader: the call runs in its context too, so that `current_trace_id` knows
+        it there (as in a loop over the stream itself)."""
+        self.begin()
+        if self.trace_id is not None and self.end is None:
+            active = ActiveCall(self.trace_id)
+            self._active.append(active)
+            active.over = self.end is not None  # it may have ended meanwhile
 
     def close(self, reason: str | None) -> None:
         """End the thread, wherever it is, and cancel the stream. Returns at once; also in
@@ -253,7 +266,11 @@ class Pump(Generic[T]):
         if has_method(self._items, "close"):
             with contextlib.suppress(Exception):
                 self._items.close()  # type: ignore[attr-defined]
+        for active in self._active:
+            active.over = True
         self.end = End(error, result)
+        for active in self._active:  # of those that came meanwhile
+            active.over = True
         self._items, self._owner = iter(()), None
         self.settle()
         for cursor in self.cursors.copy():

@@ -2,19 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from typing import Any
 
 import pytest
 from support import ANSWER, ENDLESS, ONCE, OPENING, PROMPT, Reading, clocks, eventually, failure
 
-from llmstream import Client, DeadlineExceeded, Timeouts
+from llmstream import Client, DeadlineExceeded, Stream, Timeouts, fanout, pace
 from llmstream.readers.source import Source
+from llmstream.telemetry import current_trace_id
 from llmstream.testing import LLMServer, Reply, Silence
 
 
 @pytest.fixture
 def client(server: LLMServer, client_for: Callable[..., Client]) -> Client:
     return client_for(server, retry=ONCE, timeouts=clocks(10.0))
+
+
+def watched(client: Client, read: Callable[[Stream], Iterable[Any]]) -> None:
+    """The trace id is the call's while it runs, in the context of the reader."""
+    assert current_trace_id() is None
+    stream = client.stream(PROMPT)
+    for _ in read(stream):
+        assert current_trace_id() == stream.trace_id
+        break
+    else:
+        pytest.fail("nothing was read")
+    stream.close()
+    eventually(lambda: current_trace_id() is None, "the call is over")
+
+
+READERS: dict[str, Callable[[Stream], Iterable[Any]]] = {
+    "iteration": iter,
+    "pace": pace,
+    "fanout": lambda stream: fanout(stream).subscribe(),
+    "paced fan": lambda stream: pace(fanout(stream).subscribe()),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+def test_the_trace_id_is_known_to_the_reader(
+    server: LLMServer, client: Client, read: Callable[[Stream], Iterable[Any]]
+) -> None:
+    server.script(Reply([*OPENING, ENDLESS, Silence()]))
+    Context().run(watched, client, read)
+
+
+@pytest.mark.parametrize("seconds", [None, 1.0])
+def test_the_trace_id_is_known_to_the_handler(
+    server: LLMServer, client: Client, seconds: float | None
+) -> None:
+    seen: set[str | None] = set()
+
+    class Handler:
+        def on_token(self, text: str) -> None:
+            seen.add(current_trace_id())
+
+        def on_progress(self, progress: Any) -> None: ...
+
+    server.script(Reply([*OPENING, *[ENDLESS] * 3, Silence()]))
+    stream = client.stream(PROMPT, timeouts=clocks(0.3))
+    assert failure(stream, lambda s: s.handle(Handler(), every_seconds=seconds))
+    assert seen == {stream.trace_id}
 
 
 def test_a_stream_is_a_source(client: Client) -> None:
