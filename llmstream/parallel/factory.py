@@ -74,6 +74,7 @@ def _check_values(make_stream: MakeStream, shared: Mapping[str, Any]) -> None:
         make_stream(_ANY)
     except ConfigurationError:
         needed = {"model": _ANY}  # there is no default
+        make_stream(_ANY, **needed)
     for name, value in shared.items():
         if name == "on_disconnect" and value is not None:
             checked_policy(value)

@@ -33,6 +33,7 @@ from llmstream import (
     RateLimitError,
     StreamInterrupted,
 )
+from llmstream._runtime.threads import spawn
 from llmstream.telemetry import Observer, current_trace_id
 from llmstream.testing import (
     Answer,
@@ -593,6 +594,96 @@ def test_an_exception_that_is_foreign_ends_one_call(
     assert len(outcomes) == 2
     for outcome in outcomes:
         assert outcome.ok or isinstance(outcome.error, LLMStreamError)
+
+
+def test_where_no_thread_can_be_started(
+    server: LLMServer, client_for: ClientFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With some workers fewer, all is answered; with none, each outcome says so; and without the
+    thread that draws the prompts the first use raises, and may be tried again."""
+
+    def fewer(limit: int) -> Callable[..., Any]:
+        started: list[str] = []
+
+        def spawn_some(work: Callable[[], object], name: str) -> Any:
+            if len(started) == limit:
+                raise ConfigurationError("the system starts no further thread")
+            started.append(name)
+            return spawn(work, name)
+
+        return spawn_some
+
+    client = client_for(server)
+    monkeypatch.setattr("llmstream.parallel.workers.spawn", fewer(2))
+    assert len(client.parallel(["a"] * 20).results()) == 20
+    monkeypatch.setattr("llmstream.parallel.workers.spawn", fewer(0))
+    outcomes = list(client.parallel(["a"] * 20))
+    assert len(outcomes) == 20
+    assert all("no further thread" in str(outcome.error) for outcome in outcomes)
+    with pytest.raises(ConfigurationError, match="no further thread"):
+        client.parallel(iter(["a"] * 20)).results()
+    monkeypatch.undo()
+    monkeypatch.setattr("llmstream.parallel.run.spawn", fewer(0))
+    batch = client.parallel(["a"] * 20)
+    with pytest.raises(ConfigurationError, match="no further thread"):
+        next(batch)
+    monkeypatch.undo()
+    assert len(list(batch)) == 20
+
+
+def test_a_client_that_is_closed_in_mid_batch(server: LLMServer, client_for: ClientFor) -> None:
+    """Every prompt has an outcome."""
+    server.default = STUCK
+    client = client_for(server)
+    threading.Timer(0.1, client.close).start()
+    outcomes = list(client.parallel([str(n) for n in range(20)]))
+    assert len(outcomes) == 20
+    assert not any(outcome.ok for outcome in outcomes)
+    with pytest.raises(ConfigurationError, match="closed"):
+        client.parallel(["a"])
+
+
+def test_a_hundred_batches_leave_nothing(server: LLMServer, client_for: ClientFor) -> None:
+    """Read to the end, left, dropped and cancelled in turn, two at a time."""
+    server.default = server.echo
+    client = client_for(server)
+    client.parallel(["a"] * 8).results()
+    before = fds(), other_threads()
+    for number in range(50):
+        one, two = (client.parallel([str(n) for n in range(10)], max_workers=4) for _ in "ab")
+        if number % 3 == 0:
+            assert len([pair for pair in zip(one, two, strict=True) if all(o.ok for o in pair)])
+        elif number % 3 == 1:
+            next(one), next(two.chunks())
+        else:
+            next(one)
+            one.cancel()
+            two.cancel()
+            assert len(list(one)) == 9
+            assert len(list(two)) == 10
+        del one, two
+    eventually(lambda: not llmstreams(before[1]), "the workers have ended")
+    eventually(lambda: server.open_connections <= 8, "only idle connections are left")
+    client.close()
+    server.wait_all_closed()
+    eventually(lambda: fds() <= before[0], "the descriptors are closed")
+
+
+def test_a_batch_inside_an_observer(server: LLMServer, client_for: ClientFor) -> None:
+    """Of the same client, in the thread of a worker."""
+    begun: list[None] = []
+    inner: list[int] = []
+
+    class Nesting(Observer):
+        def on_end(self, call: Any, end: Any) -> None:
+            if len(begun) < 4:
+                begun.append(None)
+                inner.append(len(client.parallel(["x", "y"]).results()))
+
+    client = client_for(server, observers=[Nesting()])
+    assert len(client.parallel([str(n) for n in range(12)]).results()) == 12
+    assert len(inner) >= 4
+    assert set(inner) == {2}
 
 
 # ---- many, of which some fail --------------------------------------------------------------------
