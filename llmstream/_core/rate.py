@@ -409,5 +409,5 @@ def _burst(pace: float) -> float:
 
 
 def _long_span(pace: float) -> float:
-    """Those of 10 s at 9 a second, of 3 s at 100 a second: often enough, and not too often."""
-    return _LEAST_SPAN * max(1.0, math.sqrt(pace))
+    """The requests of 10 s at 9 a second, of 2 s at 100 a second: often enough, not too often."""
+    return max(_LEAST_SPAN, min(30.0 * math.sqrt(pace), 100.0 + pace))
