@@ -27,7 +27,7 @@ from .bar import Bar
 from .failure import foreign
 from .prompts import Ask, Prompts
 
-__all__ = ["Crew", "Run"]
+__all__ = ["Crew", "Run", "Stop"]
 
 # Windows lets no Ctrl-C through while a thread waits at a lock.
 _LONGEST_WAIT = 0.1 if os.name == "nt" else None
@@ -200,7 +200,7 @@ class Run:
 
     def cancel(self, reason: str | None) -> None:
         """End all calls. Returns at once, never raises; idempotent."""
-        if self.is_parents:
+        if self.is_parents or self.over:
             return
         if self.stopped is None:
             self.stopped = Stop(reason)

@@ -11,7 +11,7 @@ from .._runtime.frames import forget_variables
 from ..errors import BatchError, Cancelled, ConfigurationError, LLMStreamError
 from ..readers.outcome import Outcome
 from ..result import Chunk, Result
-from .run import Run
+from .run import Run, Stop
 
 __all__ = ["ChunkView", "OutcomeView", "all_results", "read"]
 
@@ -41,12 +41,12 @@ def _raise_failure(run: Run) -> None:
     if run.failure is not None:
         raise run.failure
     if run.stopped is not None and not run.exhausted:
-        reason = run.stopped.reason
-        raise Cancelled(
-            f"the batch was cancelled{f' ({reason})' if reason else ''} before all prompts had "
-            "been drawn from their iterator",
-            reason=reason,
-        )
+        raise _cancelled(run.stopped, "before all prompts had been drawn from their iterator")
+
+
+def _cancelled(stopped: Stop, when: str) -> Cancelled:
+    why = f" ({stopped.reason})" if stopped.reason else ""
+    return Cancelled(f"the batch was cancelled{why} {when}", reason=stopped.reason)
 
 
 class OutcomeView:
@@ -125,6 +125,8 @@ class ChunkView:
                 return chunk
             if run.is_done() and (run.stopped is not None or not run.chunks):
                 all_results(run)
+                if run.stopped is not None:  # chunks may have been left out
+                    raise _cancelled(run.stopped, "before its last chunk")
                 raise StopIteration
             if run.stopped is not None or not run.chunks:
                 run.wait()

@@ -175,6 +175,29 @@ def test_chunks_end_with_what_has_failed(server: LLMServer, client_for: ClientFo
         next(chunks)
 
 
+def test_chunks_that_are_left_out_are_no_end(server: LLMServer, client_for: ClientFor) -> None:
+    """All answers are whole, and some chunks have not been handed out when the batch is cancelled:
+    after its end that has no effect, and before it the end says so."""
+    batch = client_for(server).parallel(["a", "b"])
+    chunks = batch.chunks()
+    seen = [next(chunks)]
+    eventually(lambda: batch._run.over, "the calls have ended")
+    batch.cancel("too late")
+    seen += chunks
+    assert by_text(seen) == {0: "Hello, world!", 1: "Hello, world!"}
+
+    batch = client_for(server).parallel(["a", "b"])
+    chunks = batch.chunks()
+    next(chunks)
+    eventually(lambda: batch._run.over, "the calls have ended")
+    batch._run.over = False
+    batch.cancel("just before the end")
+    batch._run.over = True
+    with pytest.raises(Cancelled, match="just before the end"):
+        next(chunks)
+    assert len(batch.results()) == 2
+
+
 def test_chunks_are_bounded(server: LLMServer, client_for: ClientFor) -> None:
     """A reader that does not read stops the streams: no more than 64 chunks a worker wait."""
     server.default = Answer(" ".join(["word"] * 300))
