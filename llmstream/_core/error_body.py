@@ -324,8 +324,8 @@ _PHRASES = {
 }  # fmt: skip
 _PHRASE = "|".join(f"{status} {phrase}" for status, phrase in _PHRASES.items())
 # What a text begins with that quotes an upstream's status, in the forms of the usual libraries.
-_STATUS_FORMS = re.compile(
-    r"(?:error code: (?P<sdk>[45]\d\d)\b"  # the SDKs of OpenAI and Anthropic
+_STATUS_FORMS = (
+    r"(?i)(?:error code: (?P<sdk>[45]\d\d)\b"  # the SDKs of OpenAI and Anthropic
     r"|(?P<bare>[45]\d\d)(?=:|\s*[{\[]|$|\s+(?:client|server) error\b)"  # FastAPI, requests
     r"|(?P<google>[45]\d\d)(?=\s+(?-i:[A-Z]+_[A-Z_]+|UNAVAILABLE|INTERNAL|UNAUTHENTICATED)\b)"
     rf"|(?:(?:client|server) error '|http status (?:client|server) error \()?"
@@ -336,13 +336,11 @@ _STATUS_FORMS = re.compile(
     r"(?P<returned>[45]\d\d)\b(?! (?:tokens?|requests?|characters?|bytes|seconds|ms|items))"
     r"|\[(?P<square>[45]\d\d)\]"
     r"|(?:error,? |request failed with |failed with |unexpected |upstream |returned |response )*"
-    r"status(?:[ _]?code)?[ :=]{1,2}(?P<axios>[45]\d\d)\b)",  # axios, Go, cohere
-    re.IGNORECASE,
+    r"status(?:[ _]?code)?[ :=]{1,2}(?P<axios>[45]\d\d)\b)"  # axios, Go, cohere
 )
 # Inside a text: a status in brackets with its phrase, and one just before the error that it is of.
-_INSIDE = re.compile(
-    rf"[(\[](?P<phrase>{_PHRASE})[)\]]|(?<![\w.])(?P<before>[45]\d\d)[ :-]+(?=[{{\[][\s'\"{{])",
-    re.IGNORECASE,
+_INSIDE = (
+    rf"(?i)[(\[](?P<phrase>{_PHRASE})[)\]]|(?<![\w.])(?P<before>[45]\d\d)[ :-]+(?=[{{\[][\s'\"{{])"
 )
 _INSIDE_WITHIN = 250  # characters of a text in which such a status is an upstream's
 # "litellm.RateLimitError: ", "openai.BadRequestError: ", "OpenAIException - "
@@ -359,7 +357,7 @@ def _quoted(text: str, depth: int) -> _Quoted | None:
     rest, names, statuses = text.lstrip(), [], []
     for _ in range(_PREFIXES):
         name = _EXCEPTION.match(rest) or _TIMEOUT.match(rest) or _BOTO.match(rest)
-        status = None if name else _STATUS_FORMS.match(rest)
+        status = None if name else re.match(_STATUS_FORMS, rest)
         if name:
             names.append(name["name"])
             rest = rest[name.end() :]
@@ -368,7 +366,7 @@ def _quoted(text: str, depth: int) -> _Quoted | None:
             rest = rest[status.end() :].lstrip(" :,-.)'")
         else:
             break
-    if not statuses and (found := _INSIDE.search(text[:_INSIDE_WITHIN])):
+    if not statuses and (found := re.search(_INSIDE, text[:_INSIDE_WITHIN])):
         statuses.append((found["phrase"] or found["before"])[:3])
     begins = text.lstrip()[:1] in ("{", "[")
     inner, span = _literal_in(text) if statuses or names or begins else (None, (0, 0))

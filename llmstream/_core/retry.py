@@ -134,23 +134,24 @@ _UNITS = {
     "ns": 1e-9, "nanosecond": 1e-9,
 }  # fmt: skip
 _UNIT = "|".join(sorted((re.escape(unit) for unit in _UNITS), key=len, reverse=True))
+# The large expressions here and in `error_body` are compiled, and kept by `re`, when one is used:
+# most programs meet no error, and compiling all of them takes a fifth of the package's import.
 # "ms" is no plural of "m": if each of n parts could be read in two ways, 2**n would be tried.
 _PLURAL = r"(?:(?<!m)s)?"
-_PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT}){_PLURAL}(?![^\W\d_])", re.IGNORECASE)
+_PART = rf"(?i)(\d+(?:\.\d+)?)\s*({_UNIT}){_PLURAL}(?![^\W\d_])"
 _DURATION = rf"\d+(?:\.\d+)?\s*(?:{_UNIT}){_PLURAL}(?![^\W\d_])"
 _BETWEEN = r"\s*(?:,\s*)?(?:and\s+)?"
 # "Please try again in 6.379s" (OpenAI), "retry after 2 seconds" (Azure), "Please retry in 36.4s"
 # (Google), "wait 20 seconds", "the limit resets in 12s". A number without a unit is in seconds; it
 # has to end the sentence, so that "5 months" is not taken for 5 s.
-_ASKED = re.compile(
-    r"\b(?:resets?\s+(?:in|after)\b|(?:re)?try(?:ing)?(?:\s+(?:again|(?:your|the|this)\s+request|it))*\s*"
+_ASKED = (
+    r"(?i)\b(?:resets?\s+(?:in|after)\b|(?:re)?try(?:ing)?(?:\s+(?:again|(?:your|the|this)\s+request|it))*\s*"
     r"(?:\s(?:in|after)\b|[-_]after\b)|wait(?:\s+(?:for|at\s+least|another))*\b)"
     r"['\"]?\s*[:=]?\s*['\"]?(?:(?:about|approximately|at\s+least)\s+)?"
     rf"(?P<parts>{_DURATION}(?:{_BETWEEN}{_DURATION})*|"
-    r"\d+(?:\.\d+)?(?=['\"]?\s*(?:$|[.,;:)\]}](?:\s|$)|\n)))",
-    re.IGNORECASE,
+    r"\d+(?:\.\d+)?(?=['\"]?\s*(?:$|[.,;:)\]}](?:\s|$)|\n)))"
 )
-_WHOLE = re.compile(rf"(?:{_DURATION}{_BETWEEN})+", re.IGNORECASE)
+_WHOLE = rf"(?i)(?:{_DURATION}{_BETWEEN})+"
 _RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?\s*([Zz]|[+-]\d\d:\d\d)")
 _EPOCH = 1e8  # seconds: a greater number is a moment, not a wait of years
 _EPOCH_MS = 1e11  # a greater number is a moment in milliseconds
@@ -217,7 +218,7 @@ def _reset(value: str, now: float | None) -> float | None:
     number = _number(value)
     if number is not None and number < _EPOCH:
         return number
-    if number is None and _WHOLE.fullmatch(value.strip()):
+    if number is None and re.fullmatch(_WHOLE, value.strip()):
         return _seconds(value)
     if now is None:
         return None
@@ -261,14 +262,14 @@ def _until(value: str, now: float) -> float | None:
 
 def _seconds(text: str) -> float | None:
     """The sum of the durations in `text`."""
-    total = sum(float(number) * _UNITS[unit.lower()] for number, unit in _PART.findall(text))
+    total = sum(float(number) * _UNITS[unit.lower()] for number, unit in re.findall(_PART, text))
     return total if total < math.inf else None
 
 
 def _in_message(message: str) -> float | None:
     # One space for each run: the expression tries every division of a run among its parts.
     text = _SPACES.sub(lambda run: "\n" if "\n" in run[0] else " ", message[:_LONGEST])
-    found = _ASKED.search(text)
+    found = re.search(_ASKED, text)
     if not found:
         return None
     parts = found["parts"]
@@ -302,7 +303,7 @@ def _amount(value: Any) -> float | None:
         return seconds + nanos / 1e9 if seconds is not None and nanos is not None else None
     number = _number(value)
     if number is None and isinstance(value, str) and len(value) <= _LONGEST_VALUE:
-        return _seconds(value) if _WHOLE.fullmatch(value.strip()) else None
+        return _seconds(value) if re.fullmatch(_WHOLE, value.strip()) else None
     return number
 
 
@@ -329,15 +330,13 @@ def is_daily_quota(error: Any) -> bool:
     return any(isinstance(word, str) and "perday" in word.lower().replace("_", "") for word in ids)
 
 
-_A_DAY = re.compile(r"(?<![a-z])(?:per[ _-]?day|daily|[rt]pd)(?![a-z])", re.IGNORECASE)
-_LESS = re.compile(
-    r"(?<![a-z])(?:per[ _-]?(?:second|minute|min|hour)|[rt]pm|concurren\w*)(?![a-z])", re.IGNORECASE
-)
+_A_DAY = r"(?i)(?<![a-z])(?:per[ _-]?day|daily|[rt]pd)(?![a-z])"
+_LESS = r"(?i)(?<![a-z])(?:per[ _-]?(?:second|minute|min|hour)|[rt]pm|concurren\w*)(?![a-z])"
 
 
 def is_of_a_day(words: str) -> bool:
     """Whether the words of a rate limit's error name a limit of a day, and none of less."""
-    return bool(_A_DAY.search(words)) and not _LESS.search(words)
+    return bool(re.search(_A_DAY, words)) and not re.search(_LESS, words)
 
 
 def _objects(values: Any) -> list[Mapping[str, Any]]:
@@ -349,22 +348,21 @@ def _objects(values: Any) -> list[Mapping[str, Any]]:
 _ADDRESS = re.compile(r"https?://\S+")
 _OWNER = r"(?:organi[sz]ation|account|workspace|project|team|tenant|subscription|(?:api[ _-]?)?key)"
 _KIND = r"(?:[ _-](?:rate|request|token|usage|minute|daily|monthly))*"
-_OWNERS_LIMIT = re.compile(
+_OWNERS_LIMIT = (
     # "your organization's rate limit", "account_rate_limit", "this key's quota"
-    rf"(?<![a-z]){_OWNER}(?:['’]?s)?{_KIND}[ _-](?:limit|quota)"
+    rf"(?i)(?<![a-z]){_OWNER}(?:['’]?s)?{_KIND}[ _-](?:limit|quota)"
     # "the rate limit for your organization", "requests per account"
     r"|(?:limit|quota|requests|tokens|calls)\w*(?:\s+\w+){0,5}?\s(?:for|of|in|per|by|on|across)"
     rf"\s(?:(?:your|this|the|an?|all|entire|whole)\s)*{_OWNER}(?![a-z])"
     # "a trial key, which is limited to 40 calls a minute"
     rf"|(?<![a-z]){_OWNER},? (?:which )?(?:is|are|has been) (?:rate[ -])?limited"
     rf"|(?<![a-z]){_OWNER}[ _-](?:wide|level)"
-    r"|(?:all|any|across|every) (?:your |the )?models?(?![a-z])",
-    re.IGNORECASE,
+    r"|(?:all|any|across|every) (?:your |the )?models?(?![a-z])"
 )
-_ALL_MODELS = re.compile(r"(?:all|any|across|every) (?:your |the )?models?(?![a-z])", re.IGNORECASE)
-_A_MODEL = re.compile(
-    r"(?<![a-z])(?:models?|deployment)(?![a-z])|for (?!requests |tokens )\S+ in (?:organi|project)",
-    re.IGNORECASE,
+_ALL_MODELS = r"(?i)(?:all|any|across|every) (?:your |the )?models?(?![a-z])"
+_A_MODEL = (
+    r"(?i)(?<![a-z])(?:models?|deployment)(?![a-z])"
+    r"|for (?!requests |tokens )\S+ in (?:organi|project)"
 )
 
 
@@ -374,10 +372,10 @@ def is_for_whole_key(words: str, model: str) -> bool:
     "Rate limit reached for gpt-4o in organization org-1".
     """
     words = _ADDRESS.sub(" ", words[:_LONGEST_OWNER])
-    if not _OWNERS_LIMIT.search(words):
+    if not re.search(_OWNERS_LIMIT, words):
         return False
-    if _ALL_MODELS.search(words):
+    if re.search(_ALL_MODELS, words):
         return True
     name = re.escape(model.rpartition("/")[2])
     named = name and re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", words, re.IGNORECASE)
-    return not (_A_MODEL.search(words) or named)
+    return not (re.search(_A_MODEL, words) or named)

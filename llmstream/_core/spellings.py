@@ -20,12 +20,11 @@ class Form(NamedTuple):
 
 
 _DECODED = 2  # times that escapes are undone: JSON in JSON
-_ESCAPE = re.compile(
-    r"\\u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})"
+_ESCAPE = (
+    r"(?s)\\u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})"
     r"|\\(?:u(?P<u>[0-9a-fA-F]{4})|U000(?P<U>[0-9a-fA-F]{5})|x(?P<x>[0-9a-fA-F]{2})|(?P<char>.))"
     r"|(?P<entity>&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8});)"
-    r"|(?P<percent>%[0-7][0-9a-fA-F]|(?:%[89a-fA-F][0-9a-fA-F])+)",
-    re.DOTALL,
+    r"|(?P<percent>%[0-7][0-9a-fA-F]|(?:%[89a-fA-F][0-9a-fA-F])+)"
 )
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "a": "\a"}
 
@@ -48,7 +47,7 @@ def _decoded(form: Form) -> Form:
     chars: list[str] = []
     places: list[tuple[int, int]] = []
     done = 0
-    for found in _ESCAPE.finditer(form.text):
+    for found in re.finditer(_ESCAPE, form.text):
         meant = _meant(found)
         place = (form.places[found.start()][0], form.places[found.end() - 1][1])
         chars += [form.text[done : found.start()], meant]

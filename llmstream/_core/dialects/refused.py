@@ -22,13 +22,12 @@ __all__ = ["is_refused_by_name", "may_refuse_option", "refuses", "without_refuse
 # What the library adds to a request by itself, and what is in it.
 _OPTION, _PARTS = "stream_options", ("include_obfuscation", "include_usage")
 # The words of servers and validators for "I do not know this field".
-_REFUSAL = re.compile(
-    r"unsupported(?!.?value)|not[ _]support|n['’]t support|unrecogni[sz]ed|unknown|unexpected"
+_REFUSAL = (
+    r"(?i)unsupported(?!.?value)|not[ _]support|n['’]t support|unrecogni[sz]ed|unknown|unexpected"
     r"|extra[ _](?:inputs?|fields?|forbidden|argument)|not[ _](?:permitted|allowed|recogni[sz]ed"
     r"|known|accepted|implemented)|cannot find|no such|additional propert|forbidden|disallowed"
     r"|invalid[ _](?:parameter|argument|field|option)|is(?: not|n['’]t) a valid"
-    r"|must not be (?:set|present|given)|deprecated",
-    re.IGNORECASE,
+    r"|must not be (?:set|present|given)|deprecated"
 )
 _SENTENCE = re.compile(r"(?<=[.;])\s+")
 
@@ -106,11 +105,11 @@ def is_refused_by_name(error: ServiceError, name: str) -> bool:
     """Whether `error` says that the field itself is refused, not its value."""
     exact = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
     words = f"{error.code} {error.type} {error.message}".replace("_", " ")
-    if error.param and exact.search(error.param) and _REFUSAL.search(words):
+    if error.param and exact.search(error.param) and re.search(_REFUSAL, words):
         return True
     if re.search(rf"instead of\W{{0,3}}{re.escape(name)}(?!\w)", error.message, re.IGNORECASE):
         return True
     return any(
-        exact.search(sentence) and _REFUSAL.search(sentence)
+        exact.search(sentence) and re.search(_REFUSAL, sentence)
         for sentence in _SENTENCE.split(error.message)
     )
