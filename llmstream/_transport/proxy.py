@@ -11,7 +11,6 @@ import ipaddress
 import os
 import re
 import socket
-import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -214,10 +213,11 @@ def _is_loopback(url: str) -> bool:
     """Whether the server is on this machine, by its name or address in any spelling that a resolver
     understands: `LOCALHOST.`, `app.localhost`, 127.1, 0x7f000001, [::ffff:127.0.0.1]. So are
     0.0.0.0 and [::], to which a connection stays on this machine."""
-    # As IDNA maps it: full-width letters, digits and dots.
-    host = (
-        unicodedata.normalize("NFKC", urlsplit(url).hostname or "").replace("\u3002", ".").lower()
-    )
+    host = (urlsplit(url).hostname or "").lower()
+    if not host.isascii():  # as IDNA maps it: full-width letters, digits and dots
+        import unicodedata
+
+        host = unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower()
     host = host.removesuffix(".")
     if host == "localhost" or host.endswith(".localhost") or host in _LOOPBACKS:
         return True

@@ -44,7 +44,8 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     - `longest_gap_ms` is the longest wait for the network between two arrivals of content, without
       the time that the caller's own loop takes.
     - `throttled_ms` is the wait before the attempt that the service had asked of all callers with
-      this host and key, or that a retry had for the rate limit of its batch; `wait_ms` is the backoff planned after the attempt.
+      this host and key, or that a retry had for the rate limit of its batch; `wait_ms` is the
+      backoff planned after the attempt.
     - `usage` is what the service reported, with None for what it did not. `tokens_in` is the whole
       prompt on every API, cached tokens included; None where it is not known.
     - `chunks` counts events with content; `bytes` counts headers and body as received.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ...events.base import InvocationMetrics, ReportedUsage
-from ...events.chat import ChatUsage
-from ...events.responses import ResponseUsage
 from ...result import Usage
 from ..state import first_count
+
+if TYPE_CHECKING:  # an API's events are imported when a client of it is made
+    from ...events.chat import ChatUsage
+    from ...events.responses import ResponseUsage
 
 __all__ = ["COST_HEADER", "metrics_usage", "openai_usage", "reported_cost", "with_cost"]
 
