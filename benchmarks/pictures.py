@@ -113,6 +113,22 @@ def _cpu(figures: _Figures) -> Figure:
     return figure
 
 
+def _layers(figures: _Figures) -> Figure:
+    figure, rows = plt.subplots(2, 2, figsize=(10, 5))
+    for panels, (scheme, title) in zip(rows, (("http", "HTTP"), ("https", "TLS")), strict=True):
+        for axes, connections in zip(panels, ("reused", "new"), strict=True):
+            case = {"api": "responses", "scheme": scheme, "connections": connections}
+            shown = [(_LAYERS.get(name, name), us) for name, us in figures.rows("us", **case)]
+            _bars(axes, shown, log=True)
+            axes.set_title(f"{title}, {connections} connections", loc="left", fontsize=10)
+    figure.suptitle("CPU of a whole short call in microseconds (logarithmic), layer by layer")
+    figure.tight_layout()
+    return figure
+
+
+_LAYERS = {"floor": "bare socket", "openai create": "openai"}
+
+
 def _latency(figures: _Figures) -> Figure:
     figure, (first, token) = plt.subplots(1, 2, figsize=(10, 4))
     names = {
@@ -175,6 +191,7 @@ def _memory(figures: _Figures) -> Figure:
 
 _PICTURES: dict[str, Callable[[_Figures], Figure]] = {
     "cpu": _cpu,
+    "layers": _layers,
     "latency": _latency,
     "tls": _tls,
     "imports": _imports,

@@ -173,13 +173,13 @@ def _call_targets(found: Found) -> Iterator[Target]:
                     yield Target(what, found.ratio("us", to, name, **case), limit)
 
 
-_CROWDS = {50: 100, 100: 100, 500: 50, 1000: 25}  # streams at once -> tokens of each
+_CROWDS = {100: 50, 1000: 25}  # streams at once -> tokens of each
 
 
 def _latency_jobs(quick: bool) -> list[Job]:
     responses = (FLOOR, "urllib3", OURS, "openai create", "openai create, asyncio")
     messages = (FLOOR, OURS, "anthropic create", "anthropic create, asyncio")
-    crowds = {50: 50, 100: 50} if quick else _CROWDS
+    crowds = {100: 50} if quick else _CROWDS
     asked = [("responses", name, streams) for streams in crowds for name in responses]
     asked += [("messages", name, 100) for name in messages]
     return [
@@ -200,7 +200,7 @@ def _latency_targets(found: Found) -> Iterator[Target]:
     yield Target("100 streams: token latency p99, ms", token, 10, 1)
 
 
-_TLS_CROWDS = {1: 15, 100: 3, 1000: 1}  # streams at once -> how often, in a round
+_TLS_CROWDS = {1: 10, 100: 2, 1000: 1}  # streams at once -> how often, in a round
 
 
 def _tls_jobs(quick: bool) -> list[Job]:
@@ -328,7 +328,7 @@ SECTIONS: dict[str, Section] = {
         (Figure("1", "1 per chunk", 2), Figure("16", "16 per chunk", 2)),
         _cpu_targets,
     ),
-    "call": Section(
+    "layers": Section(
         "CPU of a whole short call (microseconds, user and system), layer by layer",
         _call_jobs,
         (Figure("us", "us", 0),),
