@@ -238,25 +238,31 @@ def read(stream: Stream, sample: Sample, clock: Clock) -> array[float]:
     last = 0.0
     error: LLMStreamError | None = None
     try:
-        for chunk in stream.chunks():
+        for event in stream.events():
             now = monotonic()
-            if chunk.type == "restart":
-                continue
-            if sample.first is None:
-                sample.first = now
-            else:
-                gaps.append(now - last)
-            last = now
-            sample.chunks += 1
-            if chunk.type == "thinking":
-                sample.thought = True
-            elif sample.first_output is None:
-                sample.first_output = now
+            sample.ended = now  # if it is the last one
+            for chunk in event.chunks:
+                if chunk.type == "restart":
+                    continue
+                if sample.first is None:
+                    sample.first = now
+                else:
+                    gaps.append(now - last)
+                last = now
+                sample.chunks += 1
+                if chunk.type == "thinking":
+                    sample.thought = True
+                elif sample.first_output is None:
+                    sample.first_output = now
     except ConfigurationError:
         raise
     except LLMStreamError as exc:
         error = exc
-    sample.ended = monotonic()
+    now = monotonic()
+    if error is None and sample.ended:
+        sample.lingered = now - sample.ended
+    else:
+        sample.ended = now
     sample.usage = stream.usage
     attempts = stream.attempts
     sample.received = sum(attempt.bytes for attempt in attempts)

@@ -190,6 +190,7 @@ def _tokens_from(answered: Sequence[Sample]) -> str:
 
 
 _LATE = 10.0  # ms: a dispatch delay that is worth a word
+_LINGERED = 0.2  # seconds after an answer that are worth a word
 
 
 def _notes(
@@ -227,6 +228,13 @@ def _notes(
     if uncounted:
         notes.append(
             f"Of {uncounted} answers the service reported no tokens: their chunks are counted."
+        )
+    lingered = [sample.lingered for sample in samples if sample.lingered > _LINGERED]
+    if lingered:
+        notes.append(
+            f"After {len(lingered)} answers the service neither sent usage or [DONE] nor ended the "
+            f"stream: the client waited up to {max(lingered):.1f} s for that, which is in no "
+            "latency, but keeps its stream busy."
         )
     hidden = sum(sample.streamed_tokens != sample.tokens for sample in samples if sample.ok)
     if hidden:

@@ -97,7 +97,9 @@ class Sample(Struct, kw_only=True):
             were busy.
         first: the first chunk of content, None without content.
         first_output: the first chunk that is not thinking.
-        ended: the end of the answer, or the error.
+        ended: the last event of the answer, or the error.
+        lingered: seconds after the end in which the client waited for what may still have followed:
+            without usage and [DONE] a chat service leaves open whether there is more.
         longest_gap: seconds between two chunks, None for fewer than two.
         chunks: how many chunks of content were read, thinking among them.
         thought: whether one of them was thinking.
@@ -115,6 +117,7 @@ class Sample(Struct, kw_only=True):
     first: float | None = None
     first_output: float | None = None
     ended: float = 0.0
+    lingered: float = 0.0
     longest_gap: float | None = None
     chunks: int = 0
     thought: bool = False
@@ -266,7 +269,7 @@ def distributions(samples: Sequence[Sample], gaps: Gaps) -> dict[str, Distributi
 def most_at_once(samples: Iterable[Sample]) -> int:
     """The most requests that ran at one moment."""
     steps = [(sample.sent, 1) for sample in samples]
-    steps += [(sample.ended, -1) for sample in samples]
+    steps += [(sample.ended + sample.lingered, -1) for sample in samples]
     running = most = 0
     for _, step in sorted(steps):  # at the same moment the one that ended comes first
         running += step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from llmstream import Client, ConfigurationError, RetryPolicy
 from llmstream._core.dialects import APIS
 from llmstream.bench import Benchmark, LevelReport, Load
-from llmstream.testing import Answer, FakeClock, FakeTransport, Pause, Reply
+from llmstream.testing import Answer, FakeClock, FakeTransport, Pause, Reply, Silence
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -69,6 +70,34 @@ def test_thinking_is_the_first_token_and_not_the_first_output() -> None:
     level = one([reply], Load(concurrency=(1,), requests=1, warmup=0))
     assert level.distributions["ttft"].p50 == pytest.approx(200.0)
     assert level.distributions["ttfo"].p50 == pytest.approx(900.0)
+
+
+def test_an_answer_ends_with_its_last_event() -> None:
+    """A chat server that sends neither usage nor [DONE] keeps the client for 2 s more. That is no
+    time of the service's: it is in no latency, and a note says so."""
+    first, *others = chat_blocks("a", "b", "c")
+    steps = [first, *(part for block in others[:2] for part in (Pause(0.1), block)), *others[2:]]
+    reply = Reply([*steps, Silence()], delay=0.2)
+    load = Load(concurrency=(1,), requests=2, warmup=0, limits={"e2e": 500})
+    level = one([reply, reply], load, api="chat", model="m")
+    found = {name: level.distributions[name].p50 for name in ("ttft", "itl", "tpot", "e2e")}
+    assert found == pytest.approx({"ttft": 200.0, "itl": 100.0, "tpot": 100.0, "e2e": 400.0})
+    assert level.seconds == pytest.approx(0.4 + 2.0 + 0.4)
+    assert level.goodput is not None
+    assert level.goodput.good == 2
+    assert any("waited up to 2.0 s" in note for note in level.notes)
+
+
+def chat_blocks(*words: str) -> list[bytes]:
+    """The events of a chat answer, without usage and [DONE]."""
+    deltas: list[tuple[dict[str, str], str | None]] = [({"content": word}, None) for word in words]
+    return [
+        b"data: %b\n\n"
+        % json.dumps(
+            {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+        ).encode()
+        for delta, finish in [*deltas, ({}, "stop")]
+    ]
 
 
 def stalled(number: int, of: int, stall: float) -> list[Reply]:
