@@ -91,6 +91,7 @@ class Place:
     __slots__ = (
         "_is_adaptive",
         "_lane",
+        "_refused_since",
         "granted",
         "held",
         "number",
@@ -101,6 +102,7 @@ class Place:
     def __init__(self, lane: _Lane, number: int, held: Held, *, is_adaptive: bool) -> None:
         self._lane = lane
         self._is_adaptive = is_adaptive
+        self._refused_since: float | None = None  # in a row; the head of a success proves nothing
         self.number = number
         self.held = held
         self.scope: CancelScope | None = None
@@ -137,12 +139,18 @@ class Place:
     def failed(self, error: LLMStreamError, wait: float = 0.0) -> bool:
         """The request has ended with `error`, in which the service asks for a wait of so many
         seconds that is waited out. Returns whether it is not counted as an attempt: the
-        limit is found by refusals, and a call is not to fail for one that it has not caused."""
+        limit is found by refusals, and a call is not to fail for one that it has not caused. (One
+        that alone is refused, or in the stream of a success, may be refused for ever.)"""
         lane, start = self._lane, self.granted
         excused = False
         if self._is_adaptive and start is not None and _is_throttle(error):
+            now = lane.clock.monotonic()
+            if self._refused_since is None:
+                self._refused_since = now
             lane.do(partial(lane.throttled, start, wait))
-            excused = lane.is_patient()
+            excused = lane.is_patient() and now - self._refused_since < _PATIENCE
+        else:
+            self._refused_since = None
         self.release()
         return excused
 

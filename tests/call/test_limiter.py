@@ -28,7 +28,7 @@ from llmstream.errors import (
     RateLimitError,
 )
 from llmstream.stream import Stream
-from llmstream.testing import Answer, FakeClock, LLMServer, Reply
+from llmstream.testing import Answer, FakeClock, LLMServer, Recorded, Reply
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -364,6 +364,9 @@ def test_a_cancel_ends_the_wait_for_a_place(server: LLMServer) -> None:
     client.close()
 
 
+OVERLOADED = (
+    b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'
+)
 REFUSALS = {
     "429": (Reply.error(429), RateLimitError),
     "503": (Reply.error(503), OverloadedError),
@@ -397,6 +400,42 @@ def test_a_service_that_refuses_everything_is_not_asked_for_ever(server: LLMServ
     with pytest.raises(OverloadedError):
         limited(client, Limiter("auto", 8, clock)).result()
     assert 90.0 <= clock.monotonic() - begun <= 150.0
+    client.close()
+
+
+def test_refusals_inside_a_success_are_not_retried_for_ever(server: LLMServer) -> None:
+    """The head of a response says 200, and its first event that the service is overloaded."""
+    clock = FakeClock()
+    client = client_of(server, clock=clock, retry=RetryPolicy())
+    server.default = Reply([OVERLOADED])
+    begun = clock.monotonic()
+    with pytest.raises(OverloadedError):
+        limited(client, Limiter("auto", 8, clock)).result()
+    assert 90.0 <= clock.monotonic() - begun <= 600.0
+    client.close()
+
+
+def test_a_call_that_alone_is_refused_is_not_retried_for_ever(server: LLMServer) -> None:
+    """The service answers others all the time: this prompt is too long for its limit, say."""
+    clock = FakeClock()
+    client = client_of(server, clock=clock, retry=RetryPolicy())
+    limiter = Limiter("auto", 8, clock)
+    asked: list[Recorded] = []
+
+    def answer(request: Recorded) -> Answer | Reply:
+        asked.append(request)
+        if request.json()["input"] == "good":
+            return Answer("ok")
+        if len(asked) > 1000:
+            return Reply.error(400)  # or this test would not end
+        assert limited(client, limiter, "good").result().text == "ok"
+        return Reply.error(429)
+
+    server.default = answer
+    begun = clock.monotonic()
+    with pytest.raises(RateLimitError):
+        limited(client, limiter, "bad").result()
+    assert 90.0 <= clock.monotonic() - begun <= 600.0
     client.close()
 
 
