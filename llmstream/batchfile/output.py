@@ -199,7 +199,7 @@ class OutputFile:
         for number, line in enumerate(self._lines(), 1):
             text = line.strip()
             self._lacks_newline = not line.endswith(b"\n")
-            if self._lacks_newline and _is_torn(text):
+            if self._lacks_newline and _is_torn(text, is_first=not self.known):
                 self._lacks_newline = False
                 return end
             if text:
@@ -340,24 +340,30 @@ _HALF_ID = re.compile(rb'"(?:[^"\\]|\\.)*\\?|-?', re.DOTALL)
 _AFTER_ID = b',"line":'
 
 
-def _is_torn(text: bytes) -> bool:
-    """Whether it is the beginning of a line of ours: of a process that was killed, or of a machine
-    that lost its power, which may leave zeros. Nothing that somebody else may have written is: it
-    would be removed."""
+def _is_torn(text: bytes, *, is_first: bool) -> bool:
+    """Whether the last line is the beginning of one: of a process that was killed, or of a machine
+    that lost its power, which may leave zeros. After lines of an output it is an object, whoever
+    wrote it. The first line shows whose file it is, so it begins as ours do: nothing that somebody
+    else may have written is removed."""
     text = text.rstrip(b"\0")
-    size = len(BEGINNING)
-    if not _agree(text, BEGINNING):
-        return False
-    rest = _ID.fullmatch(text[size:])
-    if rest is None and not _HALF_ID.fullmatch(text[size:]):
-        return False
-    if rest is not None and not _agree(rest[1], _AFTER_ID):
+    if not (_is_ours(text) if is_first else _agree(text, b"{")):
         return False
     try:
         msgspec.json.decode(text)
     except (ValueError, UnicodeError, RecursionError):
         return True
     return False
+
+
+def _is_ours(text: bytes) -> bool:
+    """Whether it begins as a line of `encode_outcome`, as far as it goes."""
+    size = len(BEGINNING)
+    if not _agree(text, BEGINNING):
+        return False
+    rest = _ID.fullmatch(text[size:])
+    if rest is None:
+        return _HALF_ID.fullmatch(text[size:]) is not None
+    return _agree(rest[1], _AFTER_ID)
 
 
 def _agree(text: bytes, beginning: bytes) -> bool:

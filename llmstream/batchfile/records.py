@@ -40,10 +40,13 @@ class Head(Struct, frozen=True):
     digest: str = ""
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Line(Struct):
     id: str | int
-    text: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    text: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
     digest: str = ""
 
 
@@ -51,13 +54,14 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 
 def read_head(data: bytes) -> Head:
-    """Raises ConfigurationError for a line that `encode_outcome` has not made."""
+    """Of a line that `encode_outcome` has made, or another program that writes the same fields: one
+    that is null counts as left out. Raises ConfigurationError for any other line."""
     try:
         line = _decode(data)
     except (ValueError, UnicodeError, RecursionError):
         raise ConfigurationError("not a line of an output of `llmstream batch`") from None
-    failed = line.error is not msgspec.UNSET
-    if failed is (line.text is not msgspec.UNSET):
+    failed = line.error != _NULL
+    if failed is (line.text != _NULL):
         raise ConfigurationError("not a line of an output of `llmstream batch`")
     return Head(str(line.id), failed, line.digest)
 

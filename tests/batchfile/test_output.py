@@ -93,6 +93,15 @@ def test_a_torn_last_line_is_dropped(path: Path, size: int) -> None:
         assert (found, path.read_bytes()) == ({"a": False, "b": True}, WHOLE)
 
 
+@pytest.mark.parametrize(
+    "last", [b"{", b'{"id": "c", "te', b'{ "text": "half an', b'{"id":7,"error":']
+)
+def test_a_torn_line_may_be_written_in_another_way(path: Path, last: bytes) -> None:
+    """After whole lines an object without its end is half of one, whatever has written it."""
+    assert reopened(path, WHOLE + last) == {"a": False, "b": True}
+    assert path.read_bytes() == WHOLE
+
+
 def test_a_torn_line_may_be_all_there_is(path: Path) -> None:
     assert reopened(path, answer("a")[:-3]) == {}
     assert path.read_bytes() == b""

@@ -9,7 +9,7 @@ import pytest
 
 from llmstream import ConfigurationError, RateLimitError, StreamInterrupted
 from llmstream.batchfile import Row, encode_outcome, read_head
-from llmstream.batchfile.records import BEGINNING
+from llmstream.batchfile.records import BEGINNING, Head
 from llmstream.readers.outcome import Outcome
 from llmstream.result import LLMStreamError, Result, ToolCall, Usage
 
@@ -111,10 +111,26 @@ def test_what_is_written_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "fails"),
+    [
+        (b'{"id": "a", "text": "x", "usage": {}, "finish": "stop"}', False),
+        (b'{"error": null, "text": "", "id": "a"}', False),
+        (b'{"id": "a", "error": "boom"}', True),
+        (b'{"id": "a", "text": null, "error": {"type": "ServerError"}}', True),
+    ],
+)
+def test_lines_of_another_program_are_read(line: bytes, fails: bool) -> None:
+    """With white space, another order, and null for what is left out."""
+    assert read_head(line) == Head("a", fails)
+
+
+@pytest.mark.parametrize(
     "line",
     [
         b"",
         b"{}",
+        b'{"id":"a","text":null}',
+        b'{"id":"a","text":null,"error":null}',
         b"nonsense",
         b'{"id":"a"}',
         b'{"id":"a","prompt":"Hi"}',
