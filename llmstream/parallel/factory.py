@@ -68,15 +68,21 @@ def make_batch(
 
 def _check_values(make_stream: MakeStream, shared: Mapping[str, Any]) -> None:
     """Raises ConfigurationError for an option that can go with no prompt. Each is tried alone: what
-    it needs beside it may be in the dict of a prompt."""
-    needed: dict[str, Any] = {}
+    it needs beside it may be in the dict of a prompt. So may the model and the policy, in the place
+    of the client's own."""
+    plain: dict[str, Any] = {"on_disconnect": "raise"}
     try:
-        make_stream(_ANY)
+        make_stream(_ANY, **plain)
     except ConfigurationError:
-        needed = {"model": _ANY}  # there is no default
-        make_stream(_ANY, **needed)
+        plain["model"] = _ANY  # there is no default
+        make_stream(_ANY, **plain)
     for name, value in shared.items():
         if name == "on_disconnect" and value is not None:
             checked_policy(value)
-        else:
-            make_stream(_ANY, **{**needed, name: value})
+            continue
+        try:
+            make_stream(_ANY, **{**plain, name: value})
+        except ConfigurationError:
+            if name == "model":
+                raise
+            make_stream(_ANY, **{**plain, "model": _ANY, name: value})

@@ -319,6 +319,46 @@ def test_a_wrong_option_is_refused_at_once(
         client_for(server).parallel(iter(["a"]), **options)
 
 
+@pytest.mark.parametrize(
+    ("api", "settings", "prompt", "options"),
+    [
+        ("responses", {"on_disconnect": "resume"}, "a", {"background": True}),
+        (
+            "responses",
+            {"on_disconnect": "continue"},
+            "a",
+            {"tools": [{"type": "function", "name": "f"}], "on_disconnect": "raise"},
+        ),
+        (
+            "messages",
+            {"model": "claude-opus-4-8"},
+            "a",
+            {"thinking": 2048, "model": "claude-haiku-4-5"},
+        ),
+        (
+            "messages",
+            {"model": "claude-opus-4-8"},
+            {"prompt": "a", "model": "claude-haiku-4-5"},
+            {"thinking": 2048},
+        ),
+    ],
+)
+def test_options_that_need_each_other_are_taken(
+    api: str,
+    settings: Any,
+    prompt: Any,
+    options: Any,
+    server: LLMServer,
+    client_for: ClientFor,
+) -> None:
+    """Whether they are the batch's, the prompt's or the client's: what a call can do, a batch
+    can."""
+    url = f"{server.url}/v1" if api == "responses" else server.url
+    client = client_for(server, api=api, base_url=url, **settings)
+    [result] = client.parallel([prompt], **options).results()
+    assert result.finish == "stop"
+
+
 def test_a_wrong_prompt_of_an_iterator_is_its_own_outcome(
     server: LLMServer, client_for: ClientFor
 ) -> None:
