@@ -59,7 +59,7 @@ class BatchRun:
         self.summary = Summary(client.settings.api)
         self._batch: Batch | None = None
         self._stopped = False
-        self._right: dict[str, Any] | None = None  # options that were looked at last, and are right
+        self._right: str | None = None  # options that were looked at last, and are right
         self._pending: dict[int, Row] = {}  # the rows that are being asked, by their index
         self._wrong_input: ConfigurationError | None = None
         self._refused: LLMStreamError | None = None
@@ -136,18 +136,22 @@ class BatchRun:
     def _check_options(self, row: Row) -> None:
         prompt = row.prompt["prompt"]
         options = {name: value for name, value in row.prompt.items() if name != "prompt"}
-        if isinstance(prompt, str) and prompt and options == self._right:
+        # As text: True == 1, which is another option.
+        seen = repr(options)
+        if isinstance(prompt, str) and prompt and seen == self._right:
             return  # most files: one text after the other, and to make a call takes 0.1 ms
         try:
             self._client.stream(prompt, **{**self._options, **options}).close()
         except ConfigurationError as error:
             raise ConfigurationError(f"line {row.line}: {error.message}") from None
-        self._right = options
+        self._right = seen
 
     def _prompts(self) -> Iterator[dict[str, Any]]:
         """What the batch asks. Drawn by one thread, when a worker is free."""
         try:
             for index, row in enumerate(self._wanted()):
+                if self._refused is not None:  # the calls that run go on to their ends
+                    return
                 self._pending[index] = row
                 yield row.prompt
         except ConfigurationError as error:  # the calls before it go on to their ends
@@ -176,13 +180,16 @@ class BatchRun:
     def _take(self, outcome: Outcome) -> None:
         row = self._pending.pop(outcome.index)
         error = outcome.error
-        if self._batch is not None and isinstance(error, ConfigurationError):
+        if isinstance(error, ConfigurationError):
             # Not of the row, which was checked: the key's function, the limit of the cost.
             self._refused = self._refused or error
-            self._batch.cancel()
-            return
-        if isinstance(error, Cancelled):
-            return  # not asked, or not to its end: a later run asks it
+        elif not isinstance(error, Cancelled):  # else a later run asks it
+            self._write(row, outcome)
+        if self._refused is not None and self._batch is not None and not self._pending:
+            self._batch.cancel()  # the input may be a pipe whose next line is waited for
+
+    def _write(self, row: Row, outcome: Outcome) -> None:
+        error = outcome.error
         line = encode_outcome(row, outcome, self.summary.count_tokens(outcome))
         try:
             self._output.append(line, row.key, failed=error is not None)

@@ -86,7 +86,7 @@ class Source:
                 yield from others[:-1]
                 number += len(others)
                 pieces, size = [others[-1]], len(others[-1])
-        if size:
+        if size and not self._stopped:  # else it may be half a line
             yield b"".join(pieces)
 
     def _read(self) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
+import threading
 import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Reading, eventually
+from support import PATIENCE, Reading, eventually
 
 from llmstream import Client, ConfigurationError
 from llmstream.batchfile import BatchRun, OutputFile, Pipe, Source
@@ -67,6 +69,38 @@ def test_a_key_that_cannot_be_had_ends_the_run(
     source.close()
 
 
+def test_calls_that_run_go_on_when_no_further_one_may_begin(
+    server: LLMServer, client_for: MakeClient
+) -> None:
+    """What they cost is spent: their answers are written, and not asked again by the next run. Also
+    while the next line of a pipe is waited for, which is not waited for any longer."""
+    all_asked = threading.Event()
+
+    def reply(request: Recorded) -> Answer:
+        all_asked.wait(PATIENCE)
+        return Answer("whole")
+
+    def key() -> str:
+        if next(calls) == 3:
+            raise RuntimeError("no further key")
+        return "k" * 10
+
+    calls = iter(range(99))
+    server.default = reply
+    reader, writer = os.pipe()
+    source, output = Source(reader, "a pipe"), Lines()
+    run = make_run(client_for(server, api_key=key), source, output, max_workers=4)
+    reading = Reading(run, lambda run: run.run())  # type: ignore[arg-type]
+    os.write(writer, b"".join(json.dumps(row).encode() + b"\n" for row in rows(4)))
+    eventually(lambda: len(server.requests) == 3 and run._refused, "the fourth call is refused")
+    all_asked.set()
+    assert isinstance(reading.ended(), ConfigurationError)
+    assert sorted(line["text"] for line in output.lines) == ["whole"] * 3
+    assert (run.summary.answered, len(server.requests)) == (3, 3)
+    os.close(writer)
+    source.close()
+
+
 def test_answers_that_cannot_be_written_are_counted(
     server: LLMServer, client_for: MakeClient, tmp_path: Path
 ) -> None:
@@ -112,6 +146,41 @@ def test_a_run_that_was_stopped_before_it_began_asks_nothing(
     run.stop()
     run.run()
     assert (server.requests, output.lines) == ([], [])
+    source.close()
+
+
+def test_a_run_that_is_stopped_while_it_looks_at_its_rows_returns(
+    server: LLMServer, client_for: MakeClient, tmp_path: Path
+) -> None:
+    """The line that is cut by that is no mistake of the input."""
+    source = source_of(tmp_path, *({"id": n, "prompt": "x" * 1000} for n in range(1000)))
+    run = make_run(client_for(server), source, Lines())
+    read = source._read
+
+    def read_and_stop() -> bytes:
+        block = read()
+        run.stop()
+        return block
+
+    source._read = read_and_stop  # type: ignore[method-assign]
+    run.run()
+    assert server.requests == []
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [({"temperature": 1}, {"temperature": True}), ({"background": False}, {"background": 0})],
+)
+def test_options_that_are_equal_are_not_the_same(
+    server: LLMServer, client_for: MakeClient, tmp_path: Path, right: Any, wrong: Any
+) -> None:
+    """Each is looked at, before anything is asked."""
+    lines = [{"id": n, "prompt": "Hi", **options} for n, options in enumerate((right, wrong))]
+    source = source_of(tmp_path, *lines)
+    with pytest.raises(ConfigurationError, match="line 2: "):
+        make_run(client_for(server), source, Lines()).run()
+    assert server.requests == []
     source.close()
 
 
