@@ -176,17 +176,17 @@ class Subscription(Reading[Chunk]):
 
     def _next(self) -> Chunk:
         pump, cursor = self._pump, self._cursor
-        if not self._follows:
+        if not (self._follows or self._closed):
             self._follows = True
             pump.follow()
         if cursor.missed and cursor.slow != DROP:
             raise self._lagged("came when the start of the answer was no longer in the log")
         while not self._closed:
             end = pump.end
-            if (end is not None and end.at_once) or pump.closing:
-                if end is None:
-                    cursor.pause()
-                    continue
+            if end is None and (pump.closing or (pump.stopped and not pump.forked)):
+                cursor.pause()  # it may have been whole before that
+                continue
+            if end is not None and end.at_once:
                 self._finish(end.error, end.result)
             try:
                 chunk = cursor.take()

@@ -235,7 +235,8 @@ class _Timed:
             end = pump.end  # before the look at what is there: nothing comes after it
             if end is not None and end.at_once and end.error is not None:
                 raise end.error
-            chunk = cursor.take()
+            stopped = end is None and pump.stopped  # how will be known soon
+            chunk = cursor.take() if not stopped else None
             if chunk is not None:
                 return chunk
             if end is not None:
@@ -246,7 +247,7 @@ class _Timed:
             left = self._due() - SYSTEM_CLOCK.monotonic()
             if left <= 0:
                 return None
-            cursor.wait(left)
+            (cursor.pause if stopped else cursor.wait)(left)
 
     def close(self) -> None:
         """End the thread, and wait until it has freed the stream; not for long."""

@@ -390,6 +390,47 @@ def test_after_a_cancel_nothing_is_delivered() -> None:
     assert caught.value.reason == "enough"
 
 
+def test_after_a_cancel_of_the_stream_nothing_is_delivered() -> None:
+    """By whoever made the stream: the reader need not wait until the fan's thread has noticed."""
+    gate = threading.Event()
+
+    def hold(number: int) -> None:
+        if number == 10:
+            gate.wait(PATIENCE)
+
+    script = Script(WORDS, before=hold)
+    reading = Following(fanout(script).subscribe(), between=lambda: script.cancel("enough"))
+    eventually(lambda: reading.chunks, "the first chunk is there")
+    gate.set()
+    assert isinstance(reading.ended(), Cancelled)
+    assert len(reading.chunks) == 1
+
+
+def test_a_cancel_that_comes_too_late_cuts_nothing_off() -> None:
+    """The stream is whole, and the fan's thread has not written that down yet: a subscriber that is
+    behind gets the rest, and not an end that looks whole."""
+
+    class Ending(Script):
+        def result(self) -> Any:
+            fan.cancel("too late")
+            self.cancelled.clear()  # it has no effect once the stream has ended
+            return super().result()
+
+    fan = fanout(Ending(WORDS))
+    subscribers = [fan.subscribe(slow) for slow in ("block", "drop", "close")]
+    assert [text_of(chunks) for chunks in subscribers] == [TEXT] * 3
+
+
+def test_one_that_was_closed_starts_no_call(server: LLMServer, client: Client) -> None:
+    fan = fanout(client.stream(PROMPT))
+    chunks = fan.subscribe()
+    chunks.close()
+    with pytest.raises(Cancelled, match="this subscriber was closed"):
+        next(chunks)
+    assert "not started" in repr(fan)
+    assert server.connections == 0
+
+
 @pytest.mark.parametrize("why", ["cancel", "total"])
 def test_a_subscriber_that_blocks_does_not_hold_back_the_end(
     server: LLMServer, client: Client, why: str

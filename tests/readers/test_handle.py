@@ -287,7 +287,9 @@ def test_any_method_may_raise(method: str) -> None:
         assert "cut off" in str(caught.value.__context__)
 
 
-def test_a_handler_may_cancel(server: LLMServer, client: Client) -> None:
+@pytest.mark.parametrize("seconds", [None, 1.0])
+def test_a_handler_may_cancel(server: LLMServer, client: Client, seconds: float | None) -> None:
+    """Nothing more is delivered, whichever thread reads the stream."""
     server.script(Reply([*OPENING, *[ENDLESS] * 50, Silence()]))
     stream = client.stream(PROMPT)
 
@@ -298,7 +300,7 @@ def test_a_handler_may_cancel(server: LLMServer, client: Client) -> None:
 
     enough = Enough()
     with pytest.raises(Cancelled, match="enough"):
-        stream.handle(enough, every_seconds=None)
+        stream.handle(enough, every_seconds=seconds)
     assert len(enough.all("token")) == 1
     assert isinstance(enough.all("error")[0], Cancelled)
 
