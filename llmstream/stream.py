@@ -259,6 +259,10 @@ class _View(Generic[T]):
                     raise StopIteration
                 self._items = iter(self._select(batch, call))
 
+    def cancel(self, reason: str | None = None) -> None:
+        """See `Stream.cancel`: for a reader that was given the view, and not the stream."""
+        self._call.cancel(reason)
+
     def close(self) -> None:
         """End the call, as a generator's `close` would (WSGI servers call it). Idempotent."""
         self._call.close()

@@ -134,6 +134,8 @@ class Paced(Reading[str]):
         while True:
             end = pump.end  # before the look at what is there: nothing comes after it
             if end is None and pump.stopped:
+                if (left := pump.left()) is not None:
+                    raise left
                 cursor.pause()
                 continue
             if end is not None and end.at_once and end.error is not None:

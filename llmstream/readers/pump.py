@@ -231,6 +231,8 @@ class Pump(Generic[T]):
         if has_method(self._owner, "cancel"):
             self._owner.cancel(reason)
         self.bell.put(None)
+        for cursor in self.cursors.copy():
+            cursor.ring(always=True)  # who waits need not wait for the source, see `left`
 
     def settle(self) -> None:
         """The thread has ended, or will: nobody has to see to it any more."""
@@ -246,6 +248,13 @@ class Pump(Generic[T]):
     def stopped(self) -> bool:
         """Whether nothing more is to be read: `close`, or a cancel or a clock of the stream."""
         return self.closing or getattr(self._owner, "stopped", False) is True
+
+    def left(self) -> Cancelled | None:
+        """What a reader gets if the log was closed, and the thread waits for a source that nobody
+        can wake: it may wait for ever."""
+        if self.closing and self.end is None and not has_method(self._owner, "cancel"):
+            return self._cancelled()
+        return None
 
     # -- the thread
 
@@ -264,7 +273,7 @@ class Pump(Generic[T]):
             error = exc
         # A generator, or a view: frees what it holds. (After the end it holds nothing.)
         if has_method(self._items, "close"):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(BaseException):
                 self._items.close()  # type: ignore[attr-defined]
         for active in self._active:
             active.over = True

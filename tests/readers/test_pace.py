@@ -336,13 +336,18 @@ def test_after_a_cancel_nothing_is_delivered(server: LLMServer, client: Client) 
         next(paced)
 
 
+def view_of(stream: Any, view: str) -> Any:
+    return {"stream": lambda: stream, "text": stream.__iter__, "chunks": stream.chunks}[view]()
+
+
+@pytest.mark.parametrize("view", ["stream", "text", "chunks"])
 @pytest.mark.parametrize("end", ["close", "drop"])
-def test_leaving_it_ends_the_stream(server: LLMServer, client: Client, end: str) -> None:
-    """Without the garbage collector."""
+def test_leaving_it_ends_the_stream(server: LLMServer, client: Client, end: str, view: str) -> None:
+    """Without the garbage collector; and of whichever view it was given."""
     server.script(Reply([*OPENING, ENDLESS, Silence()]))
     gc.disable()
     try:
-        paced = pace(client.stream(PROMPT))
+        paced = pace(view_of(client.stream(PROMPT), view))
         freed = weakref.ref(paced)
         for _ in paced:
             break
@@ -377,6 +382,40 @@ def test_a_generator_is_closed_by_its_thread() -> None:
     with pytest.raises(Cancelled):
         next(paced)
     assert closed.wait(10)
+
+
+def test_closing_wakes_a_reader_whose_source_is_stuck() -> None:
+    """A generator cannot be woken, and its thread waits for it. Who reads the text need not."""
+    gate = threading.Event()
+
+    def texts() -> Iterator[str]:
+        yield "x"
+        gate.wait(60)
+
+    paced = pace(texts())
+    next(paced)
+    reading = Reading(None, lambda _: next(paced))  # type: ignore[arg-type]
+    eventually(paced._reader.locked, "the reader waits")
+    paced.close()
+    assert isinstance(reading.ended(), Cancelled)
+    gate.set()
+
+
+def test_a_source_that_cannot_be_closed_ends_all_the_same() -> None:
+    """Whatever its clean-up raises."""
+
+    class Odd:
+        def __iter__(self) -> Odd:
+            return self
+
+        def __next__(self) -> str:
+            raise ZeroDivisionError
+
+        def close(self) -> None:
+            raise SystemExit
+
+    with pytest.raises(ZeroDivisionError):
+        next(pace(Odd()))
 
 
 def test_two_readers_are_refused() -> None:
