@@ -183,7 +183,9 @@ class BatchRun:
         if isinstance(error, ConfigurationError):
             # Not of the row, which was checked: the key's function, the limit of the cost.
             self._refused = self._refused or error
-        elif not isinstance(error, Cancelled):  # else a later run asks it
+        elif isinstance(error, Cancelled):  # a later run asks it
+            self.summary.count_tokens(outcome)
+        else:
             self._write(row, outcome)
         if self._refused is not None and self._batch is not None and not self._pending:
             self._batch.cancel()  # the input may be a pipe whose next line is waited for
@@ -216,6 +218,7 @@ class BatchRun:
         self.summary.unsaved += outcome.error is None
         with contextlib.suppress(Cancelled):
             for lost in self._batch or ():
+                self.summary.count_tokens(lost)
                 self.summary.unsaved += lost.error is None
 
 

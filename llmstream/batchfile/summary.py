@@ -21,7 +21,8 @@ class Summary:
     `answered` and `failed` (by the name of the error) are rows that this run has asked; `skipped`
     rows are in the output from before, `skipped_errors` of them with an error. `unsaved` answers
     were received and could not be written. `tokens_in` and `tokens_out` are those that the service
-    has reported, of failed calls and of retries too; `cost` (USD) is None where nothing is known.
+    has reported, of all calls and retries, however they ended; `cost` (USD) is None where nothing
+    is known.
     """
 
     def __init__(self, api: str) -> None:

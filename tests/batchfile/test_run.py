@@ -111,6 +111,8 @@ def test_answers_that_cannot_be_written_are_counted(
         run.run()
     assert (run.summary.answered, len(output.lines)) == (5, 5)
     assert 1 <= run.summary.unsaved <= 10
+    received = run.summary.answered + run.summary.unsaved
+    assert (run.summary.tokens_in, run.summary.tokens_out) == (12 * received, 34 * received)
     assert not run.summary.all_succeeded
     assert len(server.requests) < 25
     source.close()
@@ -230,6 +232,30 @@ def test_tokens_and_costs_are_added_up(
     assert (summary.tokens_in, summary.tokens_out, summary.cost) == (20, 8, Decimal("1.00"))
     assert [line["cost"] for line in output.lines] == [0.25] * 4
     assert ", cost 1 USD, 2.0 s" in summary.text(2.0)
+    source.close()
+
+
+def test_tokens_of_calls_that_were_stopped_are_added_up(
+    server: LLMServer, client_for: MakeClient, tmp_path: Path
+) -> None:
+    """Some services report a prompt's tokens at the begin, and bill them."""
+    began: list[float] = []
+
+    class Observer:
+        def on_first_token(self, call: Any, at_ms: float) -> None:
+            began.append(at_ms)
+
+    blocks = Answer("one two", usage=(7, 2)).blocks("messages")
+    server.default = Reply([*blocks[:4], Silence()])
+    source, output = source_of(tmp_path, *rows(2)), Lines()
+    run = make_run(
+        client_for(server, api="messages", model="m", observers=[Observer()]), source, output
+    )
+    reading = Reading(run, lambda run: run.run())  # type: ignore[arg-type]
+    eventually(lambda: len(began) == 2, "both have begun to answer")
+    run.stop()
+    assert reading.ended() is None
+    assert (run.summary.tokens_in, output.lines) == (14, [])
     source.close()
 
 
