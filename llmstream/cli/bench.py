@@ -201,6 +201,10 @@ def _exit_code(reports: Sequence[LevelReport]) -> int:
     for name, count in failed.most_common(1):
         complain(name, f"no request was answered ({count} ended so)")
         return exit_code_of(getattr(errors, name, LLMStreamError)) or FAILED
+    why = "none could be sent: give a longer --total, or less load"
+    if not any(level.requests for level in reports):
+        why = "none was due: give a longer --duration, a higher --rate, or --requests instead"
+    complain("no request was answered", why)
     return FAILED
 
 

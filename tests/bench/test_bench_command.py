@@ -280,6 +280,13 @@ def test_a_service_that_refuses_everything(server: LLMServer) -> None:
     assert KEY not in done.stdout + done.stderr
 
 
+def test_no_request_was_due(server: LLMServer) -> None:
+    """The exit code is not 0, and a sentence says why."""
+    done = run(server, "--rate", "0.001", "--duration", "0.1", "--warmup", "0", "--seed", "1")
+    assert (done.returncode, server.requests) == (1, [])
+    assert "no request was answered: none was due: give a longer --duration" in done.stderr
+
+
 def test_no_service_at_all(server: LLMServer) -> None:
     """Nobody listens: the failures are figures."""
     load = (*FEW, "--max-attempts", "1", "--base-url", "http://127.0.0.1:9/v1")
