@@ -150,6 +150,8 @@ def _in_thread(work: Callable[[], None], stop: Callable[[], None]) -> None:
     try:
         spawn(run, "batch")
         failure = _next(ended)
+    except ConfigurationError:  # there is no thread that could end
+        raise
     except BaseException:
         stop()
         with contextlib.suppress(Empty):

@@ -21,7 +21,7 @@ import pytest
 from support import eventually
 from test_cli import BOUND, clean_environment
 
-from llmstream import cli
+from llmstream import ConfigurationError, cli
 from llmstream.cli import batch
 from llmstream.testing import Answer, Cut, LLMServer, Recorded, Reply, Silence
 from llmstream.testing.script import prompt_text
@@ -424,6 +424,22 @@ def test_a_mistake_in_the_options_is_one_sentence(
     assert err.startswith("llmstream: ")
     assert "Traceback" not in err
     assert folder.server.requests == []
+
+
+def test_a_machine_without_a_further_thread_is_one_sentence(
+    folder: Folder, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: there is nothing to wait for."""
+
+    def none(work: Any, name: str) -> None:
+        raise ConfigurationError("the system starts no further thread")
+
+    monkeypatch.setattr(batch, "spawn", none)
+    folder.write(*rows(2))
+    begun = time.monotonic()
+    assert folder.run() == 2
+    assert time.monotonic() - begun < 10  # and not `_FAREWELL`
+    assert "the system starts no further thread" in capfd.readouterr().err
 
 
 def test_an_input_of_nothing_is_answered(folder: Folder) -> None:
