@@ -199,7 +199,8 @@ class OutputFile:
         for number, line in enumerate(self._lines(), 1):
             text = line.strip()
             self._lacks_newline = not line.endswith(b"\n")
-            if self._lacks_newline and _is_torn(text, is_first=not self.known):
+            is_last = self._lacks_newline and len(line) < _LONGEST_LINE
+            if is_last and _is_torn(text, is_first=not self.known):
                 self._lacks_newline = False
                 return end
             if text:

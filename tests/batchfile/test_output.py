@@ -137,6 +137,15 @@ def test_a_file_of_something_else_is_left_as_it_is(path: Path, data: bytes) -> N
     assert path.read_bytes() == data
 
 
+def test_a_line_that_is_too_long_is_not_torn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows it stays."""
+    monkeypatch.setattr(module, "_LONGEST_LINE", 100)
+    data = answer("a") + answer("b", "x" * 300) + answer("c")
+    with pytest.raises(ConfigurationError, match=r"line 2 of .*give another output"):
+        reopened(path, data)
+    assert path.read_bytes() == data
+
+
 def test_the_line_that_is_wrong_is_named(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="line 3 of "):
         reopened(path, answer("a") + b"\n" + b"{}\n" + answer("b"))
