@@ -182,6 +182,8 @@ class BatchRun:
         error = outcome.error
         if isinstance(error, ConfigurationError):
             # Not of the row, which was checked: the key's function, the limit of the cost.
+            why = error.message.removeprefix(f"prompts[{outcome.index}]: ")
+            error.args = (f"line {row.line}: {why}", *error.args[1:])
             self._refused = self._refused or error
         elif isinstance(error, Cancelled):  # a later run asks it
             self.summary.count_tokens(outcome)
