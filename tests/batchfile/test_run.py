@@ -61,7 +61,7 @@ def test_a_key_that_cannot_be_had_ends_the_run(
     client = client_for(server, api_key=lambda: next(keys))
     source, output = source_of(tmp_path, *rows(20)), Lines()
     run = make_run(client, source, output, max_workers=1)
-    with pytest.raises(ConfigurationError, match="^line 4: api_key"):
+    with pytest.raises(ConfigurationError, match=r"^line 4: api_key"):
         run.run()
     assert [line["id"] for line in output.lines] == [0, 1, 2]
     assert run.summary.answered == 3
