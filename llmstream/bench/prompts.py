@@ -92,7 +92,8 @@ def _from_text(line: bytes) -> Prompt:
 def _from_json(line: bytes) -> Prompt:
     value = msgspec.json.decode(line)
     if isinstance(value, dict):
-        value = next((value[name] for name in _FIELDS if name in value), None)
+        given = (value[name] for name in _FIELDS if value.get(name) is not None)
+        value = next(given, None)
     if not isinstance(value, (str, list)):
         raise ValueError
     return value

@@ -90,7 +90,8 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
     lines = tmp_path / "p.jsonl"
     turns = '[{"role": "user", "content": "c"}]'
     lines.write_text(
-        f'"a"\n{{"id": 1, "prompt": "b"}}\n{turns}\n{{"messages": {turns}}}\n{{"input": "d"}}\n'
+        f'"a"\n{{"id": 1, "prompt": "b"}}\n{turns}\n{{"messages": {turns}}}\n'
+        '{"prompt": null, "input": "d"}\n'
     )
     turn = {"role": "user", "content": "c"}
     assert load_prompts(lines) == ["a", "b", [turn], [turn], "d"]
