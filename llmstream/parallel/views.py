@@ -25,9 +25,9 @@ def read(run: Run, step: Callable[[], T]) -> T:
         with run.reader:
             run.start()
             return step()
-    except ConfigurationError:
-        raise
     except BaseException as exc:
+        if isinstance(exc, ConfigurationError) and exc is not run.failure:
+            raise  # nothing was read
         run.bar.close()
         if exc is not run.failure and not isinstance(exc, StopIteration):
             if not isinstance(exc, LLMStreamError):
