@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -66,6 +66,21 @@ def test_nothing_is_drawn_before_the_first_use(
     assert written.endswith("\n")
     del batch
     assert capsys.readouterr().err == ""
+
+
+def test_the_bar_of_an_iterator_that_raises_is_closed(
+    server: LLMServer, client_for: ClientFor
+) -> None:
+    """Also where it raises an error of the library."""
+
+    def prompts() -> Iterator[str]:
+        yield "a"
+        raise ConfigurationError("of the caller's own client")
+
+    batch = client_for(server).parallel(prompts(), progress=True)
+    with pytest.raises(ConfigurationError, match="caller's own"):
+        list(batch)
+    assert batch._run.bar._bar is None
 
 
 def test_the_bar_adds_up_the_cost(capsys: pytest.CaptureFixture[str]) -> None:
