@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ _MOST = 1e9  # requests a minute: more is a mistake in the unit
 _LONGEST = 60.0  # seconds that are waited for the reset of a limit that a success says is used up
 _PATIENCE = 90.0  # seconds: a window of a minute, and its half
 
+_AGAIN_AND_AGAIN = 3  # refusals in a row
 _SOON = 1e-6  # seconds: a wait that is none
 
 Held = Callable[[float], float]
@@ -49,9 +50,10 @@ class Limiter:
     """The limit of one batch, for `Call.limit_by`. Thread-safe.
 
     A call has its place from its request to the end of the answer. Places are given in the order in
-    which the calls asked for their first one; a retry is as old as its call. Who waits sleeps until
-    it is woken, and is woken at once by a cancel. While a call waits for its first place it has not
-    begun, and its clocks do not run; while it waits with a retry only `total` runs.
+    which the calls asked for their first one; a retry is as old as its call (see `Place` for the
+    exception). Who waits sleeps until it is woken, and is woken at once by a cancel. While a call
+    waits for its first place it has not begun, and its clocks do not run; while it waits with a
+    retry only `total` runs.
 
     With a number the requests of all models flow evenly (`FixedRate`); with "auto" the limits of
     the service are searched for, for each model (`AdaptiveRate`). Either way nothing is sent to a
@@ -78,12 +80,13 @@ class Limiter:
         service has asked all callers of the model to wait."""
         name = model if self.is_adaptive else ""
         lane = self._lanes.get(name) or self._lanes.setdefault(name, self._new_lane())
-        return Place(lane, next(self._numbers), held, is_adaptive=self.is_adaptive)
+        return Place(lane, self._numbers, held, is_adaptive=self.is_adaptive)
 
 
 class Place:
     """The place of one call, among those that have one or wait for one. The first call that waits
-    is served first; a retry is as old as its call.
+    is served first; a retry is as old as its call. But one that is refused again and again lets the
+    others go first: it may be the only one that is refused.
 
     For the thread that reads the call, but `granted` and `wakes_at`, which are the lane's.
     """
@@ -91,6 +94,8 @@ class Place:
     __slots__ = (
         "_is_adaptive",
         "_lane",
+        "_numbers",
+        "_refusals",
         "_refused_since",
         "granted",
         "held",
@@ -99,11 +104,15 @@ class Place:
         "wakes_at",
     )
 
-    def __init__(self, lane: _Lane, number: int, held: Held, *, is_adaptive: bool) -> None:
+    def __init__(
+        self, lane: _Lane, numbers: Iterator[int], held: Held, *, is_adaptive: bool
+    ) -> None:
         self._lane = lane
         self._is_adaptive = is_adaptive
-        self._refused_since: float | None = None  # in a row; the head of a success proves nothing
-        self.number = number
+        self._refusals = 0  # in a row; the head of a success proves nothing
+        self._refused_since = 0.0
+        self._numbers = numbers
+        self.number = next(numbers)
         self.held = held
         self.scope: CancelScope | None = None
         self.granted: Start | None = None
@@ -145,12 +154,15 @@ class Place:
         excused = False
         if self._is_adaptive and start is not None and _is_throttle(error):
             now = lane.clock.monotonic()
-            if self._refused_since is None:
+            if not self._refusals:
                 self._refused_since = now
+            self._refusals += 1
+            if self._refusals >= _AGAIN_AND_AGAIN:
+                self.number = next(self._numbers)
             lane.do(partial(lane.throttled, start, wait))
             excused = lane.is_patient() and now - self._refused_since < _PATIENCE
         else:
-            self._refused_since = None
+            self._refusals = 0
         self.release()
         return excused
 

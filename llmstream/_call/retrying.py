@@ -22,6 +22,7 @@ from ..errors import (
     ConfigurationError,
     ConnectionFailed,
     LLMStreamError,
+    OverloadedError,
     RateLimitError,
     ServiceError,
 )
@@ -53,15 +54,17 @@ class _Tries:
         self._failures = 0
         self._excused = 0  # in a row
 
-    def add(self, *, had_content: bool, excused: bool) -> bool:
-        """One more; returns whether it is excused. A policy without retries excuses nothing."""
+    def add(self, error: LLMStreamError, *, had_content: bool, excused: bool) -> bool:
+        """One more; returns whether it is excused. A policy without retries excuses nothing. Once a
+        refusal is not excused, those before it count too: the call has had its attempts."""
         if had_content:
             self._failures = self._excused = 0
         elif excused and self._policy.max_attempts > 1:
             self._excused += 1
             return True
         else:
-            self._failures += 1
+            refused = isinstance(error, (RateLimitError, OverloadedError))
+            self._failures += 1 + (self._excused if refused else 0)
             self._excused = 0
         self.retries += 1
         return False
@@ -176,7 +179,7 @@ class Retrying:
         if at_once is not None:
             return at_once
         had_content = ctx.meter.first_token is not None
-        excused = self._tries.add(had_content=had_content, excused=excused)
+        excused = self._tries.add(error, had_content=had_content, excused=excused)
         remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
         delay = self._tries.delay(error, random.random(), remaining)
         if delay is None:

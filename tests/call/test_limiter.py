@@ -3,6 +3,7 @@ a refusal costs a call."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -140,6 +141,19 @@ def test_first_come_first_served_and_a_retry_is_as_old_as_its_call() -> None:
     assert running(limiter) == waiting(limiter) == 0
 
 
+def test_a_call_that_is_refused_again_and_again_lets_the_others_go_first() -> None:
+    """It may be the only one, and while the service refuses, one call at a time is made: the
+    others would wait until it has failed."""
+    limiter = Limiter("auto", 1, SYSTEM_CLOCK)
+    first, second = (limiter.place("m", free) for _ in range(2))
+    refused = RateLimitError("no", status=429)
+    for times in range(3):
+        assert first.number < second.number, times
+        first.acquire(new_scope())
+        assert first.failed(refused)
+    assert first.number > second.number
+
+
 def test_a_cancelled_call_leaves_the_queue_at_once() -> None:
     limiter = Limiter(1e6, 1, SYSTEM_CLOCK)
     order: list[int] = []
@@ -205,9 +219,10 @@ def _play(limit: float | str, rnd: random.Random) -> None:
     most = rnd.choice([1, 3, 16])
     lane = _Lane(limit, most, clock)
     hold = [0.0]
+    numbers = itertools.count()
     places: list[Any] = [
-        Place(lane, number, lambda now: max(0.0, hold[0] - now), is_adaptive=limit == "auto")
-        for number in range(rnd.choice([2, 8, 40]))
+        Place(lane, numbers, lambda now: max(0.0, hold[0] - now), is_adaptive=limit == "auto")
+        for _ in range(rnd.choice([2, 8, 40]))
     ]
     seen: dict[int, tuple[Scope, int]] = {}  # how often each was woken when it last looked
     for _ in range(rnd.randrange(20, 120)):
