@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support import (  # noqa: F401 (fixtures)
     any_server,
     client_for,
+    eventually,
     nothing_left,
     raw_server,
     server,
@@ -16,6 +19,22 @@ from support import (  # noqa: F401 (fixtures)
     tls_server,
     unanswering,
 )
+
+from llmstream.telemetry.context import _active, current_trace_id
+
+
+@pytest.fixture(autouse=True)
+def no_call_left() -> Iterator[None]:
+    """After a test no call runs in the context of its thread: whoever leaves one is named, and not
+    the tests that follow in this process."""
+    yield
+    if current_trace_id() is None:
+        return
+    gc.collect()  # a stream in a cycle of references is freed by it
+    try:
+        eventually(lambda: current_trace_id() is None, "the calls of the test have ended")
+    finally:
+        _active.set(())
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -453,3 +453,9 @@ def test_importing_starts_nothing() -> None:
         check=False,
     )
     assert (run.stdout.strip(), run.stderr) == ("1 True", "")
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """The folders of tests are no packages: of two files with one name, pytest imports one."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -183,6 +183,7 @@ class Call:
             unsettled.call = self
             _unsettled[id(self)] = unsettled
         self._active = ActiveCall(ctx.trace_id)
+        self._active.enter()
         assert self._begin_report is not None
         ctx.reporter = self._begin_report(now)
         if ctx.reporter is not None:

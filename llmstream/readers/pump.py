@@ -217,6 +217,7 @@ class Pump(Generic[T]):
         if self.trace_id is not None and self.end is None:
             active = ActiveCall(self.trace_id)
             self._active.append(active)
+            active.enter()
             active.over = self.end is not None  # it may have ended meanwhile
 
     def close(self, reason: str | None) -> None:

@@ -9,14 +9,17 @@ __all__ = ["ActiveCall", "TraceIdFilter", "current_trace_id"]
 
 
 class ActiveCall:
-    """A call that runs in the context in which this object is made. Whichever thread ends the call
-    sets `over`."""
+    """A call that runs in the context in which `enter` is called. Whichever thread ends the call
+    sets `over`: whoever does that has this object before the context has it, or an interrupt in
+    between would leave the call in the context for ever."""
 
     __slots__ = ("over", "trace_id")
 
     def __init__(self, trace_id: str) -> None:
         self.trace_id = trace_id
         self.over = False
+
+    def enter(self) -> None:
         running = tuple(call for call in _active.get() if not call.over)
         _active.set((*running, self))
 
