@@ -12,11 +12,12 @@ what it leaves behind; everything that goes wrong is an `LLMStreamError`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import events, readers
+from . import events
 from ._core.retry import RetryPolicy
 from ._core.timers import Timeouts
+from ._lazy import lazy
 from ._version import __version__
 from .client import Client, stream
 from .errors import (
@@ -106,22 +107,17 @@ __all__ = [
     "stream",
 ]
 
-_READERS = ("ConsoleHandler", "Progress", "SubscriberLagged", "fanout", "pace")
+# What a program that only streams does not need -> the module that has it.
+_HOMES = {
+    "Batch": ".parallel",
+    "ConsoleHandler": ".readers",
+    "Progress": ".readers",
+    "SubscriberLagged": ".readers",
+    "fanout": ".readers",
+    "pace": ".readers",
+}
 
-
-def __getattr__(name: str) -> Any:
-    # What a program that only streams does not need is imported when it is used.
-    value: Any = None
-    if name == "Batch":
-        from . import parallel
-
-        value = parallel.Batch
-    elif name in _READERS:
-        value = getattr(readers, name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -5,9 +5,9 @@ Names are imported when they are used: a program that only iterates over a strea
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .._lazy import lazy
 from .collect import collect
 from .outcome import Outcome
 
@@ -32,8 +32,7 @@ __all__ = [
     "pace",
 ]
 
-# A public name -> the module that defines it. (No module has the name of what it defines: the
-# import would put the module in its place.)
+# A public name -> the module that defines it.
 _HOMES = {
     "ConsoleHandler": ".console",
     "Fan": ".fan",
@@ -46,14 +45,7 @@ _HOMES = {
     "pace": ".paced",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home, __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
