@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from .._version import __version__
 from ..telemetry.timeline.style import CSS
-from ..telemetry.timeline.text import NONE, count_cell, escaped, ms_cell
+from ..telemetry.timeline.text import NONE, count_cell, escaped, ms_cell, table
 from .document import PERCENTILES
 from .level import LevelReport
 from .load import Load
@@ -97,7 +97,7 @@ def _distributions(level: LevelReport) -> str:
         for name in FORMULAS
         if level.distributions[name].count
     )
-    return _table("Percentiles", ("", *_COLUMNS, "n"), rows)
+    return table("Percentiles", ("", *_COLUMNS, "n"), rows)
 
 
 def _errors(level: LevelReport) -> str:
@@ -110,7 +110,7 @@ def _errors(level: LevelReport) -> str:
     rows += [
         [escaped(error), count_cell(count), "retried"] for error, count in level.retried.items()
     ]
-    return _table("Errors", ("error", "n", "an example"), rows)
+    return table("Errors", ("error", "n", "an example"), rows)
 
 
 def _formulas() -> str:
@@ -120,13 +120,4 @@ def _formulas() -> str:
     return (
         f"<h2>What the words mean</h2><ul>{terms}<li><b>percentiles</b> {escaped(PERCENTILES)}"
         "</li></ul>"
-    )
-
-
-def _table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ..records import AttemptRecord
 from .history import MOST_ATTEMPTS, AttemptHistory, CallHistory, Span
-from .text import NONE, count_cell, ending, escaped, ms_cell
+from .text import NONE, count_cell, ending, escaped, ms_cell, table
 
 __all__ = ["attempts_table", "retries_table"]
 
@@ -30,7 +30,7 @@ def attempts_table(history: CallHistory) -> str:
     if history.left_out:
         half = MOST_ATTEMPTS // 2
         caption += f" (the first {half} and the last {half}; {history.left_out} are left out)"
-    return _table(caption, heads, (_attempt_cells(attempt) for attempt in history.attempts))
+    return table(caption, heads, (_attempt_cells(attempt) for attempt in history.attempts))
 
 
 def retries_table(history: CallHistory) -> str:
@@ -50,16 +50,7 @@ def retries_table(history: CallHistory) -> str:
         for retry in shown
     )
     heads = ("after attempt", "because of", "HTTP", "in phase", "planned wait")
-    return _table("Retries", heads, rows)
-
-
-def _table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return table("Retries", heads, rows)
 
 
 def _attempt_cells(attempt: AttemptHistory) -> list[str]:

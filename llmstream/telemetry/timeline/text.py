@@ -1,13 +1,14 @@
-"""Names, durations and counts as text of the page."""
+"""Names, durations, counts and tables as text of the page."""
 
 from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 
 from ..records import AttemptRecord
 
-__all__ = ["NONE", "count_cell", "duration", "ending", "escaped", "ms_cell"]
+__all__ = ["NONE", "count_cell", "duration", "ending", "escaped", "ms_cell", "table"]
 
 NONE = '<span class="none">–</span>'
 _LONGEST = 200  # characters of a name that are shown
@@ -55,3 +56,13 @@ def ending(record: AttemptRecord) -> str:
     if record.resent:
         parts.append("(stale connection: sent again)")
     return " ".join(part for part in parts if part)
+
+
+def table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of the page. The parts are HTML."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        f'<div class="scroll"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
