@@ -13,7 +13,7 @@ from typing import Any
 
 from .._core.checks import is_whole, shown
 from .._core.dialects import APIS
-from .._runtime.fork import renew_in_child
+from .._runtime.fork import process_number, renew_in_child
 from .._runtime.threads import RLock, spawn
 from .._settings.arguments import checked_path
 from ..errors import ConfigurationError
@@ -111,7 +111,7 @@ class LocalServer:
     @property
     def closed(self) -> bool:
         """Whether the server was closed, or belongs to the parent of this (forked) process."""
-        return not self._stop.alive or self._engine.pid != os.getpid()
+        return not self._stop.alive or self._engine.pid != process_number()
 
     def close(self) -> None:
         """Stop the server and free the model. Idempotent.

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from .._runtime.clock import SYSTEM_CLOCK
-from .._runtime.fork import in_child
+from .._runtime.fork import in_child, process_number
 
 __all__ = ["HOST", "Engine", "counters", "until", "watch_forks"]
 
@@ -42,12 +42,12 @@ class Engine:
         self.native = native
         self.key = key
         self.port = int(native.listening_address.rsplit(":", 1)[1])
-        self.pid = os.getpid()
+        self.pid = process_number()
         _running.add(self)
 
     def stop(self) -> None:
         """End the server and free the model. weakref.finalize calls it once."""
-        if self.pid != os.getpid():
+        if self.pid != process_number():
             return  # the copy in a forked child: it was let go at the fork
         safe = False
         try:

@@ -18,6 +18,7 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from .._runtime.fork import process_number
 from .._runtime.frames import forget_variables
 from .._runtime.threads import Lock, spawn
 from ..errors import Cancelled, ConfigurationError, LLMStreamError
@@ -117,7 +118,7 @@ class Run:
         self._room = 2 * max_workers  # outcomes that may be made and not be taken
         self._conductors = deque([None])  # one item: one conductor
         self._handle: weakref.ref[Any] | None = None
-        self._pid = os.getpid()
+        self._pid = process_number()
 
     # -- the reader
 
@@ -138,7 +139,7 @@ class Run:
         if self.started:
             return
         self.bar.open()
-        self._pid = os.getpid()
+        self._pid = process_number()
         spawn(self._conduct, "prompts")
         self.started = True
 
@@ -218,7 +219,7 @@ class Run:
     @property
     def is_parents(self) -> bool:
         """Whether this is a forked child, and the batch is its parent's."""
-        return self.started and self._pid != os.getpid()
+        return self.started and self._pid != process_number()
 
     # -- the conductor
 

@@ -16,11 +16,9 @@ from support import (
     ANSWER,
     BLOCKS,
     ENDLESS,
-    ONCE,
     OPENING,
     PATIENCE,
     PROMPT,
-    clocks,
     eventually,
     other_threads,
     output_of,
@@ -46,11 +44,6 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 WORDS = [f"w{n} " for n in range(40)]
 TEXT = "".join(WORDS)
-
-
-@pytest.fixture
-def client(server: LLMServer, client_for: Callable[..., Client]) -> Client:
-    return client_for(server, retry=ONCE, timeouts=clocks(10.0))
 
 
 def text_of(chunks: Any) -> str:

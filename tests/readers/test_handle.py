@@ -7,7 +7,6 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,11 +14,9 @@ from doubles import Script, broken
 from support import (
     BLOCKS,
     ENDLESS,
-    ONCE,
     OPENING,
     PROMPT,
     Reading,
-    clocks,
     eventually,
     python,
 )
@@ -44,11 +41,6 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 WORDS = [f"w{n} " for n in range(25)]
 TEXT = "".join(WORDS)
-
-
-@pytest.fixture
-def client(server: LLMServer, client_for: Callable[..., Client]) -> Client:
-    return client_for(server, retry=ONCE, timeouts=clocks(10.0))
 
 
 class Recorder:

@@ -22,7 +22,6 @@ from support import (
     OPENING,
     PROMPT,
     Reading,
-    clocks,
     eventually,
     output_of,
     python,
@@ -45,11 +44,6 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 WORDS = [f"w{n} " for n in range(40)]
 TEXT = "".join(WORDS)
 RULES = ("chunk", "word", "line", "sentence")
-
-
-@pytest.fixture
-def client(server: LLMServer, client_for: Callable[..., Client]) -> Client:
-    return client_for(server, retry=ONCE, timeouts=clocks(10.0))
 
 
 def paced_threads() -> list[threading.Thread]:
