@@ -75,6 +75,9 @@ class InPieces(io.RawIOBase):
         self.data = self.data[size:]
         return size
 
+    def has_decrypted(self) -> bool:
+        return False
+
 
 class Sock:
     def __init__(self, data: bytes) -> None:
