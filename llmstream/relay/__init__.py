@@ -1,0 +1,26 @@
+"""An answer on its way to a browser: a stream in, the bytes of a front end's protocol out.
+
+Names are imported when they are used: a view that relays with Flask does not need Django.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from .protocols import PROTOCOLS
+
+__all__ = ["PROTOCOLS"]
+
+# A public name -> the module that defines it.
+_HOMES = {
+    "PROTOCOLS": ".protocols",
+}
+
+__getattr__ = lazy(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
