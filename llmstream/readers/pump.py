@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .._core.checks import has_method
 from .._runtime.clock import SYSTEM_CLOCK
@@ -48,6 +48,12 @@ def weight(item: Any) -> int:
     return 1 + len(item if isinstance(item, str) else item.text) // PART
 
 
+class Bell(Protocol):
+    """What wakes a reader: a SimpleQueue, or whatever an event loop is woken by."""
+
+    def put(self, item: None) -> None: ...
+
+
 class Node(Generic[T]):
     """An item and its number, from 1. `next` is None at the end so far, and `_GONE` where the log
     was cut off after this node."""
@@ -73,12 +79,13 @@ class Cursor(Generic[T]):
     `missed` counts the items that were cut off before this cursor had read them.
     """
 
-    __slots__ = ("__weakref__", "_at", "_bell", "_pump", "_waiting", "missed", "slow")
+    __slots__ = ("__weakref__", "_at", "_bell", "_pump", "_rung", "_waiting", "missed", "slow")
 
     def __init__(self, pump: Pump[T], slow: str) -> None:
         self._pump = pump
         self._at = pump.oldest
         self._bell: SimpleQueue[None] = SimpleQueue()
+        self._rung: Bell = self._bell  # or that of an event loop, see `arm`
         self._waiting = False
         self.slow = slow
         pump.cursors.add(self)  # after `_at` is set; what is cut off in between was missed
@@ -130,6 +137,16 @@ class Cursor(Generic[T]):
         finally:
             self._waiting = False
 
+    def arm(self, bell: Bell) -> bool:
+        """For a reader that must not be blocked: `bell` is rung once something has changed, in any
+        thread. Returns whether there is nothing to be read yet, else it is not rung. Raises what
+        `wait` does."""
+        if self._pump.forked:
+            raise ConfigurationError(_OTHER_PROCESS)
+        self._rung = bell
+        self._waiting = True
+        return self._at.next is None and self._pump.end is None
+
     def pause(self, seconds: float | None = None) -> None:
         """Wait until the log ends, at most `seconds` (None: without a limit); new items do not end
         it. May return early. Raises what `wait` does."""
@@ -141,13 +158,13 @@ class Cursor(Generic[T]):
     def ring(self, *, always: bool = False) -> None:
         if always or self._waiting:
             self._waiting = False  # one ring is enough, however many items come
-            self._bell.put(None)
+            self._rung.put(None)
 
     def close(self) -> None:
         """Give up the place in the log. Any thread, also in finalizers. Idempotent."""
         self._pump.cursors.discard(self)
         self._pump.ring()
-        self._bell.put(None)  # a thread that waits here looks at what has changed
+        self._rung.put(None)  # a thread that waits here looks at what has changed
 
 
 class End:
@@ -170,13 +187,27 @@ class Pump(Generic[T]):
             the thread waits for a cursor, and for `result()` at the end, as far as it has these.
         limit: the places of the log, see `weight`. One item may be above it.
         name: of the thread.
+        weigh: the places that an item takes; `weight` by default.
+        replays: whether the log keeps what all of its cursors have passed, for those that come
+            late, as far as it has room.
     """
 
-    def __init__(self, items: Iterator[T], owner: Any, limit: int, name: str) -> None:
+    def __init__(
+        self,
+        items: Iterator[T],
+        owner: Any,
+        limit: int,
+        name: str,
+        *,
+        weigh: Callable[[T], int] = weight,
+        replays: bool = True,
+    ) -> None:
         self._items = items
         self._owner = owner
         self._limit = limit
         self._name = name
+        self._weigh = weigh
+        self._replays = replays
         self._turn: SimpleQueue[None] = SimpleQueue()
         self._turn.put(None)  # for the first thread that begins; a second one has nothing to do
         self._size = 0
@@ -291,8 +322,8 @@ class Pump(Generic[T]):
             node = Node(item, self._last.number + 1)
             self._last.next = node
             self._last = node
-            self._size += weight(item)
-            while self._size > self._limit and self._cut():
+            self._size += self._weigh(item)
+            while (self._size > self._limit or not self._replays) and self._cut():
                 pass
             for cursor in self.cursors.copy():
                 cursor.ring()
@@ -334,9 +365,11 @@ class Pump(Generic[T]):
         following = oldest.next
         if following is None or following is self._last or not self._may_cut():
             return False
-        if getattr(following.item, "type", None) == "restart":
+        item = following.item
+        assert item is not None  # only this thread cuts off
+        if getattr(item, "type", None) == "restart":
             self.restarted = following.number
-        self._size -= weight(following.item)
+        self._size -= self._weigh(item)
         self.oldest = following
         following.item, oldest.next = None, _GONE
         return True
