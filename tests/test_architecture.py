@@ -67,7 +67,7 @@ FLOORS = [
     ("many calls", "parallel"),
     ("stream", "stream"),
     ("client", "client"),
-    ("faces", "", "__main__", "batchfile", "bench", "check", "cli", "relay", "testing"),
+    ("faces", "", "__main__", "batchfile", "bench", "check", "cli", "examples", "relay", "testing"),
 ]
 
 # Who may import what. The test bench and the local server, which are no part of a call, are free.

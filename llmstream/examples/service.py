@@ -1,0 +1,52 @@
+"""What both servers of the chat page need: the model's client, the log, and the page's headers."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from .. import relay
+from .._settings.environment import find_in_environment
+from ..client import Client
+from ..errors import ConfigurationError
+
+__all__ = ["HEADERS", "PAGE", "answer_id", "client_from_env", "log_from_env"]
+
+PAGE = Path(__file__).with_name("page")
+
+# Scripts, styles and requests are the page's own only: text of a model can load or send nothing.
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def client_from_env() -> Client:
+    """A client of the service that the environment names (see `Client.from_env`); where it names
+    none, of the small model in this process (extra `local`)."""
+    return Client.local() if find_in_environment() is None else Client.from_env()
+
+
+def log_from_env() -> Any:
+    """Where the running answers are kept: in the Redis of `REDIS_URL`, for several processes, else
+    in this process's memory."""
+    url = os.environ.get("REDIS_URL")
+    return relay.RedisLog(url) if url else relay.MemoryLog()
+
+
+def answer_id(asked: Any) -> str:
+    """The id that the page gave to an answer: in the body of a request, or in its address.
+
+    Whoever knows it can read the answer: so it is long and random, and an application with accounts
+    puts the account in front of it. Raises ConfigurationError for what is no such id.
+    """
+    id = asked.get("id") if isinstance(asked, dict) else asked
+    if isinstance(id, str) and re.fullmatch(r"[A-Za-z0-9_-]{16,64}", id):
+        return id
+    raise ConfigurationError("the id of an answer is 16 to 64 letters, digits, - and _")
