@@ -85,7 +85,7 @@ DOORS = {
     "urllib3": ("_transport/",),
     "sseclient": ("_core/sse.py",),
     "logging": ("telemetry/",),
-    "asyncio": (),
+    "asyncio": ("relay/loop.py",),
 }
 # The longest class of the edge, in lines; h11's Connection, say, has 450.
 LONGEST_CLASS = 250

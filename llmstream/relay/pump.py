@@ -84,17 +84,19 @@ class Batches(Reading["list[Part]"]):
 
     def _next(self) -> list[Part]:
         self.begin()
-        while not isinstance(found := self.look(), list):
-            (self._cursor.wait if self._is_due else self._cursor.pause)(found)
+        while isinstance(found := self.look(), float):
+            self.wait(found)
+        if found is None:
+            raise StopIteration
         return found
 
-    def look(self) -> list[Part] | float:
-        """The next batch, or how many seconds to wait for one. Raises StopIteration at the end, and
-        Cancelled after `close`."""
+    def look(self) -> list[Part] | float | None:
+        """The next batch, or how many seconds to wait for one, or None at the end. Raises Cancelled
+        after `close`."""
         if self._closed:
             raise Cancelled("the relay was closed before its end")
         if self._whole:
-            raise StopIteration
+            return None
         now = SYSTEM_CLOCK.monotonic()
         end = self._pump.end  # before the look at what is there: nothing comes after it
         self._is_due = now >= self._due or end is not None
@@ -109,6 +111,10 @@ class Batches(Reading["list[Part]"]):
             self.note_write(now, is_echo=self._echoes)
             return []
         return (self._beat_at if self._is_due else min(self._due, self._beat_at)) - now
+
+    def wait(self, seconds: float) -> None:
+        """Wait for as long as `look` has said; may return early."""
+        (self._cursor.wait if self._is_due else self._cursor.pause)(seconds)
 
     def _taken(self) -> Iterator[Part]:
         for _ in range(_MOST):
@@ -148,10 +154,14 @@ class Batches(Reading["list[Part]"]):
 
 
 class _Owner:
-    """A stream as the pump knows it: to be cancelled. Its end is a part."""
+    """A stream as the pump knows it, without its result: its end is a part."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.cancel = stream.cancel
         self.close = stream.close
         self.trace_id = getattr(stream, "trace_id", None)
+
+    @property
+    def stopped(self) -> bool:
+        return getattr(self._stream, "stopped", False) is True

@@ -1,0 +1,59 @@
+"""What the responses of all frameworks have in common: status, headers and body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .._core.checks import has_method, shown
+from ..errors import ConfigurationError
+from .body import sse
+from .http import headers
+from .protocols.base import Version
+
+__all__ = ["Response", "response_of"]
+
+
+class Response(NamedTuple):
+    """`body` is an iterator with `close()`, or () where the status has none."""
+
+    status: int
+    headers: dict[str, str]
+    body: Iterator[bytes] | tuple[()]
+
+
+_NOTHING: tuple[()] = ()
+
+
+def response_of(
+    stream: Any,
+    protocol: str,
+    heartbeat: float,
+    *,
+    version: Version | None = None,
+    cors: str | None = None,
+    last_event_id: str | None = None,
+    **options: Any,
+) -> Response:
+    """The response to a browser. `stream` is a Stream that nobody has read, or a body that is one
+    already (of `sse`, or of `follow`), or None: there is nothing, or nothing more, for which 204 is
+    what every client understands. `last_event_id` is the header of the request: with it a browser
+    wants to go on with an answer, and a Stream would be another one."""
+    head = headers(protocol, version=version, cors=cors)
+    access = {
+        name: value for name, value in head.items() if name.startswith("Access") or name == "Vary"
+    }
+    if stream is None:
+        return Response(204, access, _NOTHING)
+    if has_method(stream, "events") and has_method(stream, "cancel"):
+        if last_event_id is not None:
+            stream.close()
+            return Response(204, access, _NOTHING)
+        body = sse(stream, protocol, version=version, heartbeat=heartbeat, **options)
+        return Response(200, head, body)
+    if not has_method(stream, "__next__") or not has_method(stream, "close"):
+        raise ConfigurationError(
+            f"{shown(stream)}: pass a stream, such as client.stream(...) returns, what relay.sse "
+            "or relay.follow returns, or None for 204"
+        )
+    return Response(200, head, stream)
