@@ -14,7 +14,7 @@ from .parts import Failure, Part
 from .protocols import make_encoder
 from .protocols.base import Encoder, Version, with_id
 from .pump import Batches
-from .reading import parts_of
+from .reading import checked_stream, parts_of
 
 __all__ = ["Body", "BrokenBody", "sse"]
 
@@ -70,8 +70,8 @@ def sse(
     beat = checked_range("heartbeat", heartbeat, 0.01, _LONGEST)
     pace = checked_range("interval", interval, 0, _LONGEST)
     room = checked_count("buffer", buffer, MANY)
-    parts = parts_of(stream, shows_restart=encoder.shows_restart)
-    batches = Batches(parts, stream, interval=pace, heartbeat=beat, buffer=room)
+    checked_stream("relay.sse", stream, encoder)
+    batches = Batches(parts_of(stream), stream, interval=pace, heartbeat=beat, buffer=room)
     return Body(batches, encoder)
 
 
