@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from ._call.call import Call, Progress
 from ._core.phase import ClockName
 from ._core.state import State
+from ._core.tool_calls import CallFinder, RunningCall
 from .errors import ConfigurationError
 from .events.base import AnyEvent
 from .result import Attempt, Chunk, Result, Usage
@@ -40,6 +41,7 @@ class Stream:
         self.trace_id = call.ctx.trace_id
         self._view_name = ""
         self._texts: Iterator[str] | None = None  # the view of the text, once it is chosen
+        self._finder: CallFinder | None = None
 
     def __repr__(self) -> str:
         return f"<Stream {self._call.progress.value} trace_id={self.trace_id}>"
@@ -62,10 +64,26 @@ class Stream:
         self._choose("chunks()")
         return self._make(_chunks)
 
-    def events(self) -> Iterator[AnyEvent]:
-        """Every event of the wire, typed, in order."""
+    def events(self, *, retries: bool = False) -> Iterator[AnyEvent]:
+        """Every event of the wire, typed, in order. With `retries` also a `Retried` event whenever
+        a request is made again, before the wait for it."""
         self._choose("events()")
+        if retries:
+            self._call.tell_retries()
         return self._make(_events)
+
+    def call_of(self, chunk: Chunk) -> RunningCall | None:
+        """The tool call that a chunk of type "tool_call" is a piece of, as far as it has arrived:
+        its `id` as the service sent it (None until then), its `name` ("" until then) and `custom`
+        (see `ToolCall`). It is hashable: the same for all chunks of one call. None where the call
+        is not known.
+
+        For the thread that reads the stream, by `chunks()` or `events()`: ask for each such chunk
+        once, in their order. Whether a call is safe to run only the `Result` says.
+        """
+        if self._finder is None:
+            self._finder = CallFinder(self._call.ctx.running_calls)
+        return self._finder.find(self.state, chunk)
 
     def _make(self, select: Select[T]) -> Iterator[T]:
         return _View(select, self._call, self._close_when_dropped)
@@ -154,6 +172,11 @@ class Stream:
         return self._call.ctx.session.state
 
     @property
+    def model(self) -> str:
+        """The model: as the service reports it, until then as it is asked for."""
+        return self.state.model or self._call.model
+
+    @property
     def response_id(self) -> str | None:
         """The service's id of the response."""
         return self.state.response_id
@@ -167,6 +190,17 @@ class Stream:
     def attempts(self) -> tuple[Attempt, ...]:
         """The requests so far, the running one included."""
         return self._call.ctx.attempts
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether the answer may begin anew after a part of it has arrived
+        (`on_disconnect="restart"`)."""
+        return not self._call.readable_as_text
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call has ended, in whatever way: nothing more arrives."""
+        return self._call.ended
 
     @property
     def stopped(self) -> bool:

@@ -8,7 +8,7 @@ It sends {"say": "text"}, {"think": "text"} and {"call": name, "with": "JSON"}, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmstream._core.classify import error_from_payload
@@ -18,7 +18,7 @@ from llmstream._core.dialects.profiles import Profile
 from llmstream._core.numbering import Standing
 from llmstream._core.request import HTTPRequest, Request, StoredResponse, encode_body
 from llmstream._core.state import State, merge_usage
-from llmstream._core.tool_calls import ToolCallState, item_calls
+from llmstream._core.tool_calls import RunningCall, ToolCallState, item_calls, running_item
 from llmstream.events.base import AnyEvent, UnknownEvent
 from llmstream.result import LLMStreamError, Usage
 from llmstream.testing.answers.base import Answer, Encoding, ErrorSpec, Event
@@ -89,6 +89,9 @@ class Toy:
 
     def calls(self, state: State) -> Iterator[ToolCallState]:
         return item_calls(state, {"call": "json"})
+
+    def running_calls(self, state: State, index: int) -> Sequence[RunningCall]:
+        return running_item(state, {"call": "json"}, index)
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         return ({"i_said": state.text},)

@@ -62,6 +62,7 @@ class Call:
         self.ctx = ctx  # any thread, to read
         self._scope = ctx.scope
         self.readable_as_text = retrying.readable_as_text  # any thread, to read
+        self.model = retrying.model  # any thread, to read
         self._retrying: Retrying | None = retrying  # None: ended, and the request let go
         self._begin_report: Callable[[float], Reporter | None] | None = begin_report
         self.reader = Lock()  # held by the one thread that reads; see `check_reader`
@@ -125,6 +126,11 @@ class Call:
         clocks with it, once the first request may be sent."""
         if self._retrying is not None:
             self._retrying.limit_by(limiter)
+
+    def tell_retries(self) -> None:
+        """Show among the events that a request is made again."""
+        if self._retrying is not None:
+            self._retrying.tells = True
 
     def held_by(self, handle: Any) -> None:
         """When `handle` is dropped, the call is closed: by the handle's finalizer or, where an

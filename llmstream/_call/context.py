@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .._core.dialects.base import Dialect
@@ -10,7 +11,7 @@ from .._core.phase import ClockName, Phase
 from .._core.session import Session
 from .._core.state import State
 from .._core.timers import Timeouts
-from .._core.tool_calls import is_json, partition_calls
+from .._core.tool_calls import RunningCall, is_json, partition_calls
 from .._runtime.clock import Clock
 from .._runtime.scope import CancelScope, StopReason
 from ..errors import (
@@ -130,6 +131,9 @@ class CallContext:
         )
 
     # -- the answer so far
+
+    def running_calls(self, state: State, index: int) -> Sequence[RunningCall]:
+        return self._dialect.running_calls(state, index)
 
     def result(self) -> Result:
         state = self.session.state

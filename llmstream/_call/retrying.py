@@ -26,6 +26,7 @@ from ..errors import (
     RateLimitError,
     ServiceError,
 )
+from ..events.base import AnyEvent, Retried, marker_event
 from .budget import Budget
 from .context import CallContext
 from .endpoint import Endpoint
@@ -110,7 +111,8 @@ class Retrying:
         self._secrets: list[Secret] = []  # the keys that were sent: a service may quote them
         self._before = before
         named = (request.extra_body or {}).get("model")  # it replaces the call's own
-        self._model = named if isinstance(named, str) else request.model
+        self.model = named if isinstance(named, str) else request.model
+        self.tells = False  # whether the events show that a request is made again
         self._tries = _Tries(policy)
         self._place: Place | None = None  # among the calls that share a limit
         self._resent = False
@@ -119,8 +121,8 @@ class Retrying:
 
     def limit_by(self, limiter: Limiter) -> None:
         """Every request passes `limiter`."""
-        held = partial(_seconds_held, self._endpoint.budget, self._model)
-        self._place = limiter.place(self._model, held)
+        held = partial(_seconds_held, self._endpoint.budget, self.model)
+        self._place = limiter.place(self.model, held)
         self._exchange.on_accepted = self._place.accepted
 
     def wait_for_place(self) -> None:
@@ -149,7 +151,17 @@ class Retrying:
                 error = exc
             except Stopped:
                 error = self._ctx.stop_error()
-            attempt = self._after_failure(attempt, error)
+            attempt, delay = self._after_failure(attempt, error)
+            if delay is None:
+                continue
+            if self.tells:
+                yield [self._retried(error, delay)]
+            self._pause(delay, Phase.BACKOFF)
+
+    def _retried(self, error: LLMStreamError, delay: float) -> AnyEvent:
+        self._ctx.scope.hand_over()
+        number = len(self._ctx.meter.attempts[0]) + 1
+        return marker_event(Retried, number, reason=type(error).__name__, delay=delay)
 
     def _dress(self, request: HTTPRequest) -> HTTPRequest:
         ctx = self._ctx
@@ -159,13 +171,16 @@ class Retrying:
             self._secrets = [*self._secrets[1 - _SECRETS :], secret]
         return self._endpoint.dress(request, secret, ctx.trace_id, self._headers, propagated)
 
-    def _after_failure(self, attempt: NextAttempt, error: LLMStreamError) -> NextAttempt:
-        """The next attempt, once it is time for it. Raises `error` where there is none."""
+    def _after_failure(
+        self, attempt: NextAttempt, error: LLMStreamError
+    ) -> tuple[NextAttempt, float | None]:
+        """The next attempt, and the seconds to wait before it; None for one that costs nothing.
+        Raises `error` where there is none."""
         ctx, endpoint = self._ctx, self._endpoint
         forget_variables(error)  # it is kept in its attempt
         # Both by what the service said; after `redact`, what it quotes is blotted out.
         for_all_models = isinstance(error, RateLimitError) and is_for_whole_key(
-            error.message, self._model
+            error.message, self.model
         )
         accepted = self._without_refused_option(attempt.request, error)
         endpoint.redact(error, self._request, self._headers, self._secrets, self._expired)
@@ -177,7 +192,7 @@ class Retrying:
         excused = self._place is not None and self._place.failed(error, wait)
         at_once = self._at_once(attempt, error, accepted)
         if at_once is not None:
-            return at_once
+            return at_once, None
         had_content = ctx.meter.first_token is not None
         excused = self._tries.add(error, had_content=had_content, excused=excused)
         remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
@@ -196,8 +211,7 @@ class Retrying:
         self._end_failed_attempt(error, delay, had_content)
         if following.mode not in (Mode.RESUME, Mode.POLL):
             self._cancel_response()
-        self._pause(delay, Phase.BACKOFF)
-        return following
+        return following, delay
 
     def _expired(self) -> bool:
         """Whether the call has no time left, or is cancelled."""
@@ -266,7 +280,7 @@ class Retrying:
         if not wait or wait > self._policy.max_retry_after:
             return 0.0
         if isinstance(error, RateLimitError):
-            model = None if for_all_models else self._model
+            model = None if for_all_models else self.model
             self._endpoint.budget.throttle(error, self._ctx.clock.monotonic(), model)
         return wait
 
@@ -287,7 +301,7 @@ class Retrying:
         """Wait until the service may be asked again. Raises Stopped, RateLimitError."""
         ctx, budget = self._ctx, self._endpoint.budget
         since = ctx.clock.monotonic()
-        left, whole = budget.throttled(since, self._model)
+        left, whole = budget.throttled(since, self.model)
         if not left:
             return
         # The jitter spreads those that wait for the same moment.
@@ -296,9 +310,9 @@ class Retrying:
             now = ctx.clock.monotonic()
             if left >= ctx.scope.timers.remaining(now):
                 ctx.scope.enter(Phase.THROTTLED)
-                raise budget.refusal(now, self._model)
+                raise budget.refusal(now, self.model)
             self._pause(max(left, until - now), Phase.THROTTLED)
-            left, _ = budget.throttled(ctx.clock.monotonic(), self._model)
+            left, _ = budget.throttled(ctx.clock.monotonic(), self.model)
         ctx.meter.throttled = ctx.clock.monotonic() - since
 
     # -- a response that the service goes on with

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from ..result import ToolCall, decode_arguments
-from .state import State
+from ..result import Chunk, ToolCall, decode_arguments
+from .state import ItemState, State
 
 __all__ = [
+    "CallFinder",
+    "RunningCall",
     "ToolCallState",
     "arguments_to_send",
     "call_ids",
@@ -22,6 +24,7 @@ __all__ = [
     "is_same_json",
     "item_calls",
     "partition_calls",
+    "running_item",
 ]
 
 _LONGEST_ID = 200  # characters of an answer's id that the ids of its calls depend on
@@ -55,6 +58,86 @@ def item_calls(state: State, types: Mapping[str, str]) -> Iterator[ToolCallState
         closed = closed and "odd" not in item.extra  # arguments that no call has
         kind = types[item.type or ""]
         yield ToolCallState(id, item.name or "", text, kind == "text", closed)
+
+
+class RunningCall(Protocol):
+    """A tool call while it arrives. What is not known yet is None, or "". It hashes and compares by
+    identity, or as what does.
+
+    `deltas` are the pieces of its arguments, as far as they have to tell it from the other calls
+    with the same index.
+    """
+
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def custom(self) -> bool: ...
+    @property
+    def deltas(self) -> Sequence[str]: ...
+
+
+class _RunningItem(NamedTuple):
+    item: ItemState  # first: what it hashes and compares by
+    id: str | None
+    name: str
+    custom: bool
+    deltas: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash(self.item)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _RunningItem) and self.item is other.item
+
+
+def running_item(state: State, types: Mapping[str, str], index: int) -> tuple[RunningCall, ...]:
+    """The call at `index`, where each call is an item; see `item_calls`."""
+    item = state.items.get(index)
+    if item is None:
+        return ()
+    custom = types.get(item.type or "") == "text"
+    return (_RunningItem(item, item.call_id or item.id, item.name or "", custom),)
+
+
+class CallFinder:
+    """Which call each piece of arguments belongs to. For the thread that reads the stream, which
+    asks for every chunk of type "tool_call" once, in their order. It takes the same time however
+    many pieces a call has.
+
+    The chunks of several calls may have one index (Chat Completions). A chunk has the very object
+    that was appended to the pieces of its call. One that fits several of them may be taken for a
+    piece of another call, whose own next piece it equals: so each call has its pieces, and no
+    other, in their order.
+
+    `calls` returns the calls whose chunks have an index, as far as they have arrived.
+    """
+
+    def __init__(self, calls: Callable[[State, int], Sequence[RunningCall]]) -> None:
+        self._calls = calls
+        self._state: State | None = None
+        self._taken: dict[RunningCall, int] = {}  # the pieces of each call that were found
+        self._latest: dict[int, int] = {}  # index -> the place of the call that was found last
+
+    def find(self, state: State, chunk: Chunk) -> RunningCall | None:
+        """The call that `chunk` is a piece of; None where that is not known."""
+        if state is not self._state:  # the answer began anew
+            self._state = state
+            self._taken, self._latest = {}, {}
+        calls = self._calls(state, chunk.index)
+        if len(calls) == 1 and not calls[0].deltas:
+            return calls[0]
+        latest = self._latest.get(chunk.index, 0)
+        for step in range(len(calls)):
+            place = (latest + step) % len(calls)
+            call = calls[place]
+            taken = self._taken.get(call, 0)
+            if taken < len(call.deltas) and call.deltas[taken] is chunk.text:
+                self._taken[call] = taken + 1
+                self._latest[chunk.index] = place
+                return call
+        return None
 
 
 def call_ids(state: State, sent: list[str | None]) -> list[str]:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..result import Chunk
-from .base import Continued, Event, Restarted, UnknownEvent
+from .base import Continued, Event, Restarted, Retried, UnknownEvent
 
 if TYPE_CHECKING:
     from . import chat, messages, responses
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .messages import *  # noqa: F403
     from .responses import *  # noqa: F403
 
-    __all__ = ["Chunk", "Continued", "Event", "Restarted", "UnknownEvent"]
+    __all__ = ["Chunk", "Continued", "Event", "Restarted", "Retried", "UnknownEvent"]
     __all__ += chat.__all__
     __all__ += messages.__all__
     __all__ += responses.__all__
@@ -43,5 +43,5 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     modules = [import_module(f".{api}", __name__) for api in _APIS]
-    own = ["Chunk", "Continued", "Event", "Restarted", "UnknownEvent"]
+    own = ["Chunk", "Continued", "Event", "Restarted", "Retried", "UnknownEvent"]
     return [*own, *(name for module in modules for name in module.__all__)]

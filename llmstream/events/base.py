@@ -1,4 +1,4 @@
-"""What the events of all APIs have in common, the two markers of the library's own, and the JSON
+"""What the events of all APIs have in common, the markers of the library's own, and the JSON
 decoder that all of them share. Relies on msgspec."""
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "InvocationMetrics",
     "ReportedUsage",
     "Restarted",
+    "Retried",
     "UnknownEvent",
     "marker_event",
 ]
@@ -221,10 +222,22 @@ class Continued(Event, kw_only=True, tag="llmstream.continued"):
     attempt: int = 0
 
 
-def marker_event(cls: type[Restarted] | type[Continued], attempt: int) -> Event:
+class Retried(Event, kw_only=True, tag="llmstream.retried"):
+    """The library's own marker, for `Stream.events(retries=True)`: a request has failed with an
+    error of the class named `reason`, and request number `attempt` is sent after `delay` seconds.
+    What was received before is not lost, unless a Restarted event follows."""
+
+    attempt: int = 0
+    reason: str = ""
+    delay: float = 0.0
+
+
+def marker_event(
+    cls: type[Restarted] | type[Continued] | type[Retried], attempt: int, **more: Any
+) -> Event:
     """The event that tells the reader that request number `attempt` goes on with the answer."""
-    event = cls(attempt=attempt)
-    event.raw = msgspec.json.encode({"type": cls.type, "attempt": attempt})
+    event = cls(attempt=attempt, **more)
+    event.raw = msgspec.json.encode({"type": cls.type, "attempt": attempt, **more})
     if cls is Restarted:
         event.chunks = (Chunk("restart", ""),)
     return event
@@ -237,4 +250,4 @@ def bind_types(classes: tuple[type[Event], ...]) -> None:
         cls.type = str(cls.__struct_config__.tag)
 
 
-bind_types((Restarted, Continued))
+bind_types((Restarted, Continued, Retried))

@@ -2,8 +2,8 @@
 
 `reading` makes them from a stream; the encoders of `protocols` make bytes of them. Their order:
 
-    Begin  (Text | Thinking | Refusal | CallBegin CallArguments* CallEnd | Retry | Restart)*
-    (End | Failure)
+    Begin  (Text | Thinking | Refusal | CallBegin CallArguments* | Retry | Restart)*
+    (CallEnd* End | Failure)
 
 There is one Begin, and it is first. There is one End or one Failure, and it is last. The parts of
 several calls may alternate. All are immutable; they compare and pickle.
@@ -78,14 +78,21 @@ class CallArguments(Struct, frozen=True, gc=False):
 
 
 class CallEnd(Struct, frozen=True, gc=False):
-    """The call is whole, and safe to run: `Result.tool_calls` has it. `arguments` is all of its
-    text, valid JSON unless the call is `custom`; the pieces before it join to the same text, unless
-    the call has no arguments: then there are no pieces, and the text is "{}" (or "")."""
+    """The call is whole, and safe to run: `Result.tool_calls` has it. The ends of all calls come
+    right before the End, since what follows a call in the answer may revoke it; a call that begins
+    and has no end must not be run.
+
+    `arguments` is all of its text: valid JSON ("{}" where the call has no arguments), or the free
+    text of a `custom` call. The pieces before it join to the same text, or to JSON of the same
+    value. Only if `rewritten` they do not, because the service has sent something else in the end:
+    `name` and `arguments` hold, and what was sent under this id before is void.
+    """
 
     id: str
     name: str
     arguments: str
     custom: bool = False
+    rewritten: bool = False
 
 
 class Restart(Struct, frozen=True, gc=False):
@@ -96,11 +103,12 @@ class Restart(Struct, frozen=True, gc=False):
 
 
 class Retry(Struct, frozen=True, gc=False):
-    """Request number `attempt` is made, after one that failed with `reason` (the name of the class
-    of its error). Nothing that was shown is lost."""
+    """A request has failed with `reason` (the name of its error's class), and request number
+    `attempt` is made after `delay` seconds. What was shown holds, unless a Restart follows."""
 
     attempt: int
     reason: str | None = None
+    delay: float = 0.0
 
 
 class End(Struct, frozen=True, kw_only=True):

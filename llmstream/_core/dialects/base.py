@@ -3,7 +3,7 @@ what the APIs with typed events have in common. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol, Union
 
@@ -17,7 +17,7 @@ from ..liveness import is_ping
 from ..numbering import Standing
 from ..request import HTTPRequest, Request, StoredResponse
 from ..state import State
-from ..tool_calls import ToolCallState, item_calls
+from ..tool_calls import RunningCall, ToolCallState, item_calls, running_item
 from .lenient import lenient
 from .profiles import DEFAULT, Profile
 from .refused import without_refused
@@ -120,6 +120,9 @@ class Dialect(Protocol):
     def calls(self, state: State) -> Iterator[ToolCallState]:
         """The tool calls that the caller has to run, in order, as far as they have arrived."""
 
+    def running_calls(self, state: State, index: int) -> Sequence[RunningCall]:
+        """The calls whose pieces have chunks with this index, as far as they have arrived."""
+
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         """The answer as messages (or input items) for the next prompt. It has only what is closed:
         no unfinished block, no call whose id is not in `safe`, no thinking at its end."""
@@ -202,6 +205,9 @@ class TypedDialect:
 
     def calls(self, state: State) -> Iterator[ToolCallState]:
         return item_calls(state, self.tool_types)
+
+    def running_calls(self, state: State, index: int) -> Sequence[RunningCall]:
+        return running_item(state, self.tool_types, index)
 
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"role": "assistant", "content": text}

@@ -8,7 +8,7 @@ reasoning has three names; content may be a list of parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..numbering import Standing
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
 from ..state import Contradiction, FastPath, ItemState, Misplaced, State, merge_usage, rest_of
 from ..tool_calls import (
+    RunningCall,
     ToolCallState,
     arguments_to_send,
     call_ids,
@@ -465,6 +466,13 @@ class ChatDialect:
         for (call, closed), id in zip(calls, ids, strict=True):
             closed = closed and (call.has_arguments or not call.lost)
             yield ToolCallState(id, call.name, "".join(call.deltas), call.custom, closed)
+
+    def running_calls(self, state: State, index: int) -> Sequence[RunningCall]:
+        item = state.items.get(index)
+        if item is None or (state.expected != 1 and index != state.primary):
+            return ()
+        calls: Sequence[RunningCall] = item.extra.get("calls", ())
+        return calls
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         first = state.items.get(state.primary or 0)
