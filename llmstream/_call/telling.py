@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import Cancelled, LLMStreamError
 from ..telemetry.reporter import Reporter
@@ -44,22 +45,21 @@ class Telling:
             for attempt in self._ctx.meter.attempts[0][reporter.attempts :]:
                 self._ctx.report_attempt(attempt)
         finally:
-            self._report_end(reporter)
+            reporter.end(self._error, self._ctx.result, self._known)
 
-    def _report_end(self, reporter: Reporter) -> None:
-        ctx, error, last = self._ctx, self._error, self._last
+    def _known(self) -> dict[str, Any]:
+        """What the call's record has besides its attempts and its error."""
+        ctx, last = self._ctx, self._last
         state, meter = ctx.session.state, ctx.meter
-        reporter.end(
-            error,
-            ctx.result,
-            phase=ctx.scope.phase.value if last is None else last.phase,
-            status=getattr(error, "status", None) if last is None else last.status,
-            finish=state.finish,
-            request_id=ctx.request_id,
-            response_id=state.response_id,
-            response_model=state.model,
-            first_token_ms=meter.first_token_ms,
-            total_ms=meter.total_ms(meter.begun),
-            waited_ms=ctx.scope.timers.waited * 1000.0,
-            backoff_ms=meter.rested * 1000.0,
-        )
+        return {
+            "phase": ctx.scope.phase.value if last is None else last.phase,
+            "status": getattr(self._error, "status", None) if last is None else last.status,
+            "finish": state.finish,
+            "request_id": ctx.request_id,
+            "response_id": state.response_id,
+            "response_model": state.model,
+            "first_token_ms": meter.first_token_ms,
+            "total_ms": meter.total_ms(meter.begun),
+            "waited_ms": ctx.scope.timers.waited * 1000.0,
+            "backoff_ms": meter.rested * 1000.0,
+        }

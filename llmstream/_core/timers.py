@@ -20,7 +20,7 @@ __all__ = ["Timeouts", "Timers"]
 _OFF = math.inf
 _AUTO = "auto"
 _AUTO_SILENCE = 90.0
-_IDLE = ClockName.IDLE
+_CONNECT, _FIRST_TOKEN, _IDLE = ClockName.CONNECT, ClockName.FIRST_TOKEN, ClockName.IDLE
 
 
 class Timeouts(Struct, frozen=True):
@@ -116,22 +116,26 @@ class Timers:
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
         self.timeouts = timeouts
-        self.phase_clock = ClockName.CONNECT
+        self.phase_clock = _CONNECT
         self.resumed = False  # the request is for the rest of an answer that has content already
-        self.left = _OFF
         self._idle = _seconds(timeouts.idle)
-        self._silence = _OFF  # seconds left
-        self._silence_limit = _OFF  # what any byte resets it to, as things are
+        # Seconds left; and of silence what any byte resets it to, as things are.
+        self.left = self._silence = self._silence_limit = _OFF
         self._alive = False  # this response has sent a sign of life
-        self._since: float | None = None  # the library waits
-        self._working_since: float | None = None  # it works on what arrived
+        # Since when the library waits, and since when it works on what arrived.
+        self._since: float | None = None
+        self._working_since: float | None = None
         self.waited = 0.0
-        self._total = now + _seconds(timeouts.total)
-        self.at = self._total
+        self.start(now)
+
+    def start(self, now: float) -> None:
+        """The call starts at `now`: total runs from then on."""
+        total = self.timeouts.total
+        self.at = self._total = _OFF if total is None else now + total
 
     def connecting(self) -> None:
         """A new attempt begins."""
-        self._run(ClockName.CONNECT, _seconds(self.timeouts.connect))
+        self._run(_CONNECT, _seconds(self.timeouts.connect))
 
     def requesting(self) -> None:
         """The request is about to be sent; or, called again, it has been sent."""
@@ -141,7 +145,7 @@ class Timers:
             self._run(_IDLE, self._idle)
             self._silence_limit = self._silence_in_force()  # from the first byte on
         else:
-            self._run(ClockName.FIRST_TOKEN, _seconds(self.timeouts.first_token))
+            self._run(_FIRST_TOKEN, _seconds(self.timeouts.first_token))
 
     def content(self) -> None:
         """Content has arrived."""
@@ -197,6 +201,35 @@ class Timers:
         self._since = now
         first = self.left if self.left < self._silence else self._silence
         at = now + first
+        self.at = at = at if at < self._total else self._total
+        return at
+
+    def begin_connect(self, now: float) -> float:
+        """`connecting`, and a wait for it begins at `now`; returns `at`."""
+        seconds = self.timeouts.connect
+        return self._begin(_CONNECT, _OFF if seconds is None else seconds, now)
+
+    def begin_request(self, now: float) -> float:
+        """The wait that runs, if any, is over, without a byte; `requesting`, and a wait for that
+        begins; returns `at`."""
+        if self.resumed:
+            self.end_wait(now, received=False)
+            self.requesting()
+            return self.begin_wait(now)
+        self._alive = False
+        seconds = self.timeouts.first_token
+        return self._begin(_FIRST_TOKEN, _OFF if seconds is None else seconds, now)
+
+    def _begin(self, phase_clock: ClockName, seconds: float, now: float) -> float:
+        since = self._since
+        if since is not None:
+            self.waited += now - since
+        self.phase_clock = phase_clock
+        self.left = seconds
+        self._since = now
+        self._working_since = None
+        self._silence = self._silence_limit = _OFF
+        at = now + seconds
         self.at = at = at if at < self._total else self._total
         return at
 

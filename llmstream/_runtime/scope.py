@@ -119,7 +119,7 @@ class CancelScope:
         self.clock = clock
         self.stop_reason: StopReason | None = None
         self.phase = Phase.CONNECT
-        self.phases: list[tuple[str, float]] = []
+        self.phases: list[tuple[Phase, float]] = []
         self.listener: Callable[[str, float], None] | None = None
         self.bytes = 0
         self.eof = False
@@ -136,24 +136,29 @@ class CancelScope:
 
     def begin(self) -> None:
         """A new attempt begins: the connect clock starts. Raises Stopped."""
-        self.rearm()
-        self.enter(Phase.CONNECT)
+        if self.stop_reason is not None:
+            self.rearm()
+        now = self.enter(Phase.CONNECT)
         self.bytes = 0
         self.eof = self.reused = False
         self.last_byte = None
-        self.timers.connecting()
-        self.begin_wait()
+        self._wait_until(self.timers.begin_connect(now), now)
 
-    def enter(self, phase: Phase, at: float | None = None) -> None:
-        """A phase begins, now or with the byte that arrived at the moment `at`."""
+    def enter(self, phase: Phase, at: float | None = None) -> float:
+        """A phase begins, now or with the byte that arrived at the moment `at`. Returns the moment
+        from which its wait counts: the listener's time is not the service's."""
         self.phase = phase
-        now = self.clock.monotonic() if at is None else at
-        if self.phases and now < self.phases[-1][1]:  # its bytes arrived with those of the last one
-            now = self.phases[-1][1]
-        if len(self.phases) < _MAX_PHASES:
-            self.phases.append((phase.value, now))
+        phases = self.phases
+        if at is None:
+            at = self.clock.monotonic()
+        elif phases and at < phases[-1][1]:  # its bytes arrived with those of the last one
+            at = phases[-1][1]
+        if len(phases) < _MAX_PHASES:
+            phases.append((phase, at))
         if self.listener is not None:
-            self.listener(phase.value, now)
+            self.listener(phase.value, at)
+            return self.clock.monotonic()
+        return at
 
     def sending(self) -> None:
         """The connection stands and the request is about to be sent: the first-token clock starts.
@@ -165,12 +170,11 @@ class CancelScope:
         self._request_phase(Phase.HEADERS)
 
     def _request_phase(self, phase: Phase) -> None:
-        self.enter(phase)
+        now = self.enter(phase)
         self.bytes = 0
         self.last_byte = None
-        self.timers.end_wait(self.clock.monotonic(), received=False)  # the connect's, or a proxy's
-        self.timers.requesting()
-        self.begin_wait()
+        # This ends the wait for the connect, or for a proxy.
+        self._wait_until(self.timers.begin_request(now), now)
 
     def begin_wait(self) -> None:
         """The reader is about to wait for the network. Raises Stopped."""
@@ -179,6 +183,16 @@ class CancelScope:
         now = self.clock.monotonic()
         at = self.timers.begin_wait(now)
         if at <= now:  # it has run out while the library worked on what had arrived
+            self.tick(now)
+            self.check()
+        if at < self.scheduled:
+            self._scheduler.schedule(self, at)
+
+    def _wait_until(self, at: float, now: float) -> None:
+        """The wait that began at `now` ends at `at`, at the latest. Raises Stopped."""
+        if self.stop_reason is not None:
+            raise Stopped
+        if at <= now:
             self.tick(now)
             self.check()
         if at < self.scheduled:

@@ -14,6 +14,7 @@ from typing import Any
 
 from .._core.checks import shown
 from ..errors import ConfigurationError
+from .observer import Levelled
 from .records import AttemptRecord, CallRecord, RetryRecord
 
 __all__ = ["LogObserver"]
@@ -26,9 +27,14 @@ _LEVELS = {
     "on_retry": logging.WARNING,
     "on_end": logging.WARNING,
 }
+# What a logger wants by its level: at WARNING nothing of a success.
+_SILENT = frozenset[str]()
+_FAILURES = frozenset({"on_retry", "_on_failure"})
+_ENDS = frozenset({"on_retry", "on_end"})
+_PHASES = frozenset(_LEVELS)
 
 
-class LogObserver:
+class LogObserver(Levelled):
     """Writes calls to a standard logger.
 
     Args:
@@ -52,6 +58,12 @@ class LogObserver:
     def wants(self, hook: str) -> bool:
         """Whether the logger's level lets a line of this hook pass, when the call begins."""
         return hook not in _LEVELS or self._logger.isEnabledFor(_LEVELS[hook])
+
+    def wanted(self) -> frozenset[str]:
+        enabled = self._logger.isEnabledFor
+        if not enabled(logging.INFO):
+            return _FAILURES if enabled(logging.WARNING) else _SILENT
+        return _PHASES if enabled(logging.DEBUG) else _ENDS
 
     def on_phase(self, call: CallRecord, phase: str, at_ms: float) -> None:
         attempt = self._attempts.get(call.id, 0) + 1
@@ -116,6 +128,8 @@ class LogObserver:
             request_id=end.request_id,
             response_id=end.response_id,
         )
+
+    _on_failure = on_end
 
     def _log(self, level: int, what: str, **fields: Any) -> None:
         logger = self._logger

@@ -14,7 +14,16 @@ from .._runtime.threads import Local, Lock
 from ..result import Result
 from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord
 
-__all__ = ["Dispatcher", "Hooks", "Listener", "Observer", "Propagator", "undisturbed"]
+__all__ = [
+    "NO_HEADERS",
+    "Dispatcher",
+    "Hooks",
+    "Levelled",
+    "Listener",
+    "Observer",
+    "Propagator",
+    "undisturbed",
+]
 
 T = TypeVar("T")
 
@@ -98,10 +107,42 @@ _HOOKS = (
     "on_content",
     "on_end",
 )
+# The library's own: as on_end, but only of a call that ends with an error. A log that takes no line
+# of a success has it, so that of a success no record is made.
+_ON_FAILURE = "_on_failure"
 _PROPAGATE = "request_headers"
+NO_HEADERS: dict[str, str] = {}
 Listener = Callable[..., Any]
-Hooks = Mapping[str, tuple[Listener, ...]]  # the listeners of each hook
-_Row = tuple["Listener | None", Listener]  # the observer's `wants`, and one of its methods
+# The observer's `wants`, or how many before it answer all questions at once; one of its methods.
+_Row = tuple["Listener | int | None", Listener]
+
+
+class Levelled:
+    """An observer of the library's own, which tells at once what it wants: three questions a call
+    are cheaper than one for each hook. Asked instead of `wants`, but not of a subclass, which may
+    override that."""
+
+    def wanted(self) -> frozenset[str]:
+        """The hooks that are to be called during the call that begins now."""
+        raise NotImplementedError
+
+
+class Hooks(dict[str, tuple[Listener, ...]]):
+    """The listeners of each hook. Immutable.
+
+    `anyone`: whether there is a listener. `successes`: whether there is one of more than retries
+    and failures, so that the records of every call are needed.
+    """
+
+    __slots__ = ("anyone", "failure", "successes")
+
+    def __init__(self, found: Mapping[str, tuple[Listener, ...]]) -> None:
+        super().__init__({name: found[name] for name in _HOOKS})
+        self.failure = found.get(_ON_FAILURE, ())
+        self.successes = any(who for name, who in self.items() if name != "on_retry")
+        self.anyone = self.successes or bool(self["on_retry"]) or bool(self.failure)
+
+
 _MAX_ANSWERS = 64  # combinations of them that are remembered
 _COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect takes longer than all of this module
 
@@ -115,39 +156,51 @@ class Dispatcher:
         self._observers = tuple(observers)
         for observer in self._observers:
             _check(observer)
-        self._rows = {name: tuple(self._rows_of(name)) for name in _HOOKS}
-        self._all: Hooks = {name: _listeners(rows) for name, rows in self._rows.items()}
+        self._rows = {name: tuple(self._rows_of(name)) for name in (*_HOOKS, _ON_FAILURE)}
         # Who is asked at each call whether it wants what; the listeners by the answers.
+        self._levels = [one.wanted for one in self._observers if _is_levelled(one)]
         self._questions = [
-            (wants, name)
-            for name, rows in self._rows.items()
-            for wants, _ in rows
-            if wants is not None
+            (row[0], name) for name, rows in self._rows.items() for row in rows if callable(row[0])
         ]
-        self._by_answers: dict[tuple[bool, ...], Hooks] = {}
+        self._by_answers: dict[tuple[Any, ...], Hooks] = {}
         self._propagators = _listeners(self._rows_of(_PROPAGATE))
 
     def _rows_of(self, name: str) -> Iterator[_Row]:
+        levels = 0
         for observer in self._observers:
+            levelled = _is_levelled(observer)
             listener = _own(observer, name)
-            if listener is not None:
-                yield _own(observer, "wants"), listener
+            if listener is not None and (levelled or name != _ON_FAILURE):
+                yield levels if levelled else _own(observer, "wants"), listener
+            levels += levelled
 
     def hooks(self) -> Hooks:
         """The listeners of a call that begins now."""
-        if not self._questions:
-            return self._all
-        answers = tuple([self._is_wanted(wants, name) for wants, name in self._questions])
-        found = self._by_answers.get(answers)
-        if found is None:
-            if len(self._by_answers) >= _MAX_ANSWERS:
-                self._by_answers.clear()
-            left = iter(answers)
-            found = self._by_answers[answers] = {
-                name: _listeners([row for row in rows if row[0] is None or next(left)])
-                for name, rows in self._rows.items()
-            }
-        return found
+        answers: tuple[Any, ...]
+        try:
+            answers = tuple([wanted() for wanted in self._levels])
+        except Exception as exc:  # of a logger of the application's own
+            self._complain(self._levels[0], exc)
+            answers = (frozenset(),) * len(self._levels)
+        if self._questions:
+            answers += tuple([self._is_wanted(wants, name) for wants, name in self._questions])
+        return self._by_answers.get(answers) or self._find(answers)
+
+    def _find(self, answers: tuple[Any, ...]) -> Hooks:
+        if len(self._by_answers) >= _MAX_ANSWERS:
+            self._by_answers.clear()
+        left = iter(answers[len(self._levels) :])
+        found: dict[str, tuple[Listener, ...]] = {}
+        for name, rows in self._rows.items():
+            who = []
+            for wants, listener in rows:
+                if wants is None or (
+                    name in answers[wants] if isinstance(wants, int) else next(left)
+                ):
+                    who.append(listener)
+            found[name] = tuple(who)
+        hooks = self._by_answers[answers] = Hooks(found)
+        return hooks
 
     def _is_wanted(self, wants: Listener, hook: str) -> bool:
         try:
@@ -158,7 +211,7 @@ class Dispatcher:
 
     def listens(self, hooks: Hooks) -> bool:
         """Whether anything of a call with these hooks is reported to anyone."""
-        return bool(self._propagators) or any(hooks.values())
+        return hooks.anyone or bool(self._propagators)
 
     def notify(self, listeners: Iterable[Listener], *what: Any) -> None:
         """Call each listener. One that raises is logged once, and the others are called all the
@@ -194,12 +247,15 @@ class Dispatcher:
         if interrupt is not None:
             raise interrupt
 
-    def headers(self, call: CallRecord) -> dict[str, str]:
-        """The headers that the propagators add to the next request of this call."""
+    def headers(self, call: Callable[[], CallRecord]) -> dict[str, str]:
+        """The headers that the propagators add to the next request of a call; `call` returns the
+        record of its start."""
+        if not self._propagators:
+            return NO_HEADERS
         merged: dict[str, str] = {}
         for propagate in self._propagators:
             try:
-                merged.update(_sendable(propagate(call)))
+                merged.update(_sendable(propagate(call())))
             except Exception as exc:
                 self._complain(propagate, exc)
         return merged
@@ -282,6 +338,10 @@ def _own(observer: Any, name: str) -> Listener | None:
         return None
     listener: Listener = method
     return listener
+
+
+def _is_levelled(observer: Any) -> bool:
+    return Levelled in type(observer).__bases__
 
 
 def _is_async(method: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from .._core.phase import Phase
 from .._core.request import Request
 from .._runtime.deferred import defer
 from .._runtime.fork import process_number
@@ -17,64 +18,87 @@ from .._runtime.ids import call_numbers
 from .._runtime.threads import Lock
 from ..errors import LLMStreamError
 from ..result import Attempt, Result, Usage, total_usage
-from .observer import Dispatcher, Hooks, Listener
+from .observer import NO_HEADERS, Dispatcher, Hooks, Listener
 from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord, error_code, outcome
 
 __all__ = ["Reporter", "start_reporter"]
 
 
+_Made = tuple[Attempt, tuple[tuple[Phase, float], ...]]  # an attempt and its phases
+
+
 class Reporter:
     """Makes the records of one call, and passes them to the observers. Used by the thread that
     reads the call. `phase` and `tokens` are None where no observer has that hook, so that the
-    reader can skip the work."""
+    reader can skip the work; and a record is made when there is someone to be given it. `known`
+    are the fields of the call's record, as it begins."""
 
     __slots__ = (
         "_attempts",
         "_begun",
+        "_call",
         "_dispatcher",
         "_elsewhere",
         "_ended",
         "_headers",
         "_hooks",
+        "_known",
+        "_made",
         "_pid",
         "_request",
         "_retries",
         "_untold",
-        "call",
         "phase",
         "tokens",
     )
 
     def __init__(
-        self, dispatcher: Dispatcher, hooks: Hooks, call: CallRecord, request: Request, begun: float
+        self,
+        dispatcher: Dispatcher,
+        hooks: Hooks,
+        request: Request,
+        begun: float,
+        known: dict[str, Any],
     ) -> None:
         self._dispatcher = dispatcher
         self._hooks = hooks
         self._request: Request | None = request  # None: the call has ended
         self._begun = begun
+        self._known = known
         self._pid = process_number()
-        self._attempts: list[AttemptRecord] = []
+        self._made: list[_Made] = []  # the attempts that were reported
+        self._attempts: list[AttemptRecord] = []  # their records, as far as these are made
         self._retries: list[RetryRecord] = []
-        self.call = call
-        self.phase: Callable[[str, float], None] | None = self._phase if hooks["on_phase"] else None
-        self.tokens: Callable[[float, float | None, int], None] | None = (
-            self._tokens if hooks["on_tokens"] else None
-        )
-        self._headers: dict[str, str] = {}
+        self._call: CallRecord | None = None
         self._ended = False
-        self._untold: deque[_Told] = deque()  # what must be told and has not been
-        self._elsewhere = _Elsewhere()
+        self._headers: dict[str, str] = NO_HEADERS
+        self._untold: deque[_Told] | None = None  # what must be told and has not been
+        self._elsewhere: _Elsewhere | None = None
+        self.phase: Callable[[str, float], None] | None = None
+        self.tokens: Callable[[float, float | None, int], None] | None = None
+        if hooks.successes:
+            self.phase = self._phase if hooks["on_phase"] else None
+            self.tokens = self._tokens if hooks["on_tokens"] else None
+
+    @property
+    def call(self) -> CallRecord:
+        """The record of the call's start: always the same one."""
+        call = self._call
+        if call is None:
+            call = self._call = CallRecord(**self._known)
+        return call
 
     def start(self) -> None:
         """Report that the call begins. Not in the constructor: the call must have its reporter
         before an observer can look at the call."""
-        self._must_tell("on_start", self.call)
-        self.tell_rest()
+        if self._hooks["on_start"]:
+            self._must_tell(self._hooks["on_start"], self.call)
+            self.tell_rest()
 
     @property
     def attempts(self) -> int:
         """How many attempts were reported."""
-        return len(self._attempts)
+        return len(self._made)
 
     @property
     def _mine(self) -> bool:
@@ -86,17 +110,25 @@ class Reporter:
         if listeners and self._mine:
             self._dispatcher.notify(listeners, *what)
 
-    def _must_tell(self, hook: str, *what: Any) -> None:
-        self._untold.extend([_Told(listener, what) for listener in self._hooks[hook]])
+    def _must_tell(self, listeners: tuple[Listener, ...], *what: Any) -> None:
+        if not listeners:
+            return
+        if self._untold is None:
+            self._untold, self._elsewhere = deque(), _Elsewhere()
+        self._untold.extend([_Told(listener, what) for listener in listeners])
 
     def tell_rest(self) -> None:
         """Tell the observers what they must be told, and have not been. One that an interrupt has
         cut short is told again: nobody knows how far it came. Where a second interrupt comes, it is
         told this, and all that follows, in another thread. Raises the interrupt, after all calls.
         """
+        if not self._untold:
+            return
+        elsewhere = self._elsewhere
+        assert elsewhere is not None
         interrupt: BaseException | None = None
         for told in tuple(self._untold) if self._mine else ():
-            while told.times < _TIMES and not self._elsewhere.takes(told):
+            while told.times < _TIMES and not elsewhere.takes(told):
                 try:
                     told.times += 1
                     self._dispatcher.notify((told.listener,), *told.what)
@@ -104,10 +136,10 @@ class Reporter:
                 except BaseException as exc:
                     interrupt = exc
             else:
-                self._elsewhere.add(told)
+                elsewhere.add(told)
             self._untold.remove(told)
-        if self._elsewhere.left:
-            defer(partial(self._elsewhere.tell, self._dispatcher))
+        if elsewhere.left:
+            defer(partial(elsewhere.tell, self._dispatcher))
         if interrupt is not None:
             raise interrupt
 
@@ -118,22 +150,37 @@ class Reporter:
         """The propagators' headers for the next request. After the call's end they are those of the
         last request: to the propagators the call is over."""
         if not self._ended:
-            self._headers = self._dispatcher.headers(self.call)
+            self._headers = self._dispatcher.headers(lambda: self.call)
         return self._headers
 
     def _phase(self, phase: str, at: float) -> None:
         self._notify("on_phase", self.call, phase, self._ms(at))
 
     def first_token(self, at: float) -> None:
-        self._notify("on_first_token", self.call, self._ms(at))
+        if self._hooks["on_first_token"]:
+            self._notify("on_first_token", self.call, self._ms(at))
 
     def _tokens(self, at: float, gap: float | None, chunks: int) -> None:
         gap_ms = None if gap is None else gap * 1000.0
         self._notify("on_tokens", self.call, self._ms(at), gap_ms, chunks)
 
-    def attempt(self, attempt: Attempt, phases: Iterable[tuple[str, float]]) -> None:
-        call, error = self.call, attempt.error
-        record = AttemptRecord(
+    def attempt(self, attempt: Attempt, phases: Iterable[tuple[Phase, float]]) -> None:
+        """An attempt has ended."""
+        self._made.append((attempt, tuple(phases)))
+        if self._hooks.successes:
+            self._record_attempts()
+            self.tell_rest()
+
+    def _record_attempts(self) -> None:
+        """Make the records of the attempts that have none."""
+        for attempt, phases in self._made[len(self._attempts) :]:
+            record = self._record(attempt, phases)
+            self._must_tell(self._hooks["on_attempt"], self.call, record)
+            self._attempts.append(record)
+
+    def _record(self, attempt: Attempt, phases: Iterable[tuple[Phase, float]]) -> AttemptRecord:
+        call, error, begun = self.call, attempt.error, self._begun
+        return AttemptRecord(
             trace_id=call.trace_id,
             api=call.api,
             model=call.model,
@@ -155,14 +202,12 @@ class Reporter:
             chunks=attempt.chunks,
             bytes=attempt.bytes,
             resent=attempt.resent,
-            phases=tuple((name, self._ms(at)) for name, at in phases),
+            phases=tuple([(phase._value_, (at - begun) * 1000.0) for phase, at in phases]),
         )
-        self._must_tell("on_attempt", call, record)
-        self._attempts.append(record)
-        self.tell_rest()
 
     def retry(self, delay: float) -> None:
         """After the attempt that was reported last another one follows, in `delay` seconds."""
+        self._record_attempts()
         last = self._attempts[-1]
         record = RetryRecord(
             attempt=last.number,
@@ -172,47 +217,74 @@ class Reporter:
             status=last.status,
             phase=last.phase,
         )
-        self._must_tell("on_retry", self.call, record)
+        self._must_tell(self._hooks["on_retry"], self.call, record)
         self._retries.append(record)
         self.tell_rest()
 
-    def end(self, error: LLMStreamError | None, result: Callable[[], Result], **known: Any) -> None:
-        """The call has ended. `result` is called only where an observer has on_content; `known` are
-        further fields of the call's record."""
+    def end(
+        self,
+        error: LLMStreamError | None,
+        result: Callable[[], Result],
+        known: Callable[[], dict[str, Any]],
+    ) -> None:
+        """The call has ended. `result` is called only where an observer has on_content; `known`
+        returns further fields of the call's record."""
         if not self._mine:
             return
         if not self._ended:
-            self._close(error, result, known)
+            if self._hooks.successes or (self._hooks.failure and outcome(error) == "error"):
+                self._close(error, result, known())
+            else:
+                self._ended = True
+                self._request = None
         self.tell_rest()
 
     def _close(
         self, error: LLMStreamError | None, result: Callable[[], Result], known: dict[str, Any]
     ) -> None:
-        attempts = tuple(self._attempts)
-        gaps = [a.longest_gap_ms for a in attempts if a.longest_gap_ms is not None]
+        self._record_attempts()
+        hooks, request = self._hooks, self._request
         end = msgspec.structs.replace(
             self.call,
             outcome=outcome(error),
             error_type=None if error is None else type(error).__name__,
             error_code=error_code(error),
             reason=getattr(error, "reason", None),
-            longest_gap_ms=max(gaps, default=None),
-            usage=total_usage(a.usage for a in attempts),
-            chunks=sum(a.chunks for a in attempts),
-            bytes=sum(a.bytes for a in attempts),
-            attempts=attempts,
             retries=tuple(self._retries),
+            **_sums(tuple(self._attempts)),
             **known,
         )
-        request = self._request
         try:
-            if request is not None and self._hooks["on_content"]:
+            if request is not None and hooks["on_content"]:
                 content = RequestContent(request.prompt, request.instructions, request.tools)
-                self._must_tell("on_content", self.call, content, result())
+                self._must_tell(hooks["on_content"], self.call, content, result())
         finally:
-            self._must_tell("on_end", self.call, end)
+            self._must_tell(hooks["on_end"], self.call, end)
+            if end.outcome == "error":
+                self._must_tell(hooks.failure, self.call, end)
             self._ended = True
             self._request = None  # a kept stream does not keep its prompt
+
+
+def _sums(attempts: tuple[AttemptRecord, ...]) -> dict[str, Any]:
+    """What a call's record has of its attempts."""
+    if len(attempts) == 1:
+        (only,) = attempts
+        return {
+            "longest_gap_ms": only.longest_gap_ms,
+            "usage": only.usage,
+            "chunks": only.chunks,
+            "bytes": only.bytes,
+            "attempts": attempts,
+        }
+    gaps = [a.longest_gap_ms for a in attempts if a.longest_gap_ms is not None]
+    return {
+        "longest_gap_ms": max(gaps, default=None),
+        "usage": total_usage(a.usage for a in attempts),
+        "chunks": sum(a.chunks for a in attempts),
+        "bytes": sum(a.bytes for a in attempts),
+        "attempts": attempts,
+    }
 
 
 _TIMES = 2  # that the call's own thread tells one listener of one thing, at most
@@ -271,13 +343,10 @@ def start_reporter(
     hooks = dispatcher.hooks()
     if not dispatcher.listens(hooks):
         return None
-    call = CallRecord(
-        id=next(call_numbers),
-        trace_id=trace_id,
-        model=request.model,
-        max_output_tokens=request.max_output_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        **known,
-    )
-    return Reporter(dispatcher, hooks, call, request, begun)
+    known["id"] = next(call_numbers)
+    known["trace_id"] = trace_id
+    known["model"] = request.model
+    known["max_output_tokens"] = request.max_output_tokens
+    known["temperature"] = request.temperature
+    known["top_p"] = request.top_p
+    return Reporter(dispatcher, hooks, request, begun, known)
