@@ -413,6 +413,7 @@ HEAVY = [
     "asyncio",
     "flask",
     "django",
+    "redis",
     "llmstream.testing",
     "llmstream.local",
     "llmstream.bench",

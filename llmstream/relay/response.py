@@ -56,4 +56,7 @@ def response_of(
             f"{shown(stream)}: pass a stream, such as client.stream(...) returns, what relay.sse "
             "or relay.follow returns, or None for 204"
         )
-    return Response(200, head, stream)
+    # A body knows its own headers, and that of `follow` whether there is anything to send.
+    head = {**getattr(stream, "headers", head), **access}
+    status = getattr(stream, "status", 200)
+    return Response(status, head, _NOTHING if status == 204 else stream)
