@@ -37,10 +37,11 @@ __all__ = [
 
 class Begin(Struct, frozen=True, gc=False):
     """The call begins. `trace_id` is the id of the call, `model` the model that is asked for (the
-    service may report a more exact name: `End.model`)."""
+    service may report a more exact name: `End.model`), `created` the Unix time in seconds."""
 
     trace_id: str
     model: str | None = None
+    created: float = 0.0
 
 
 class Text(Struct, frozen=True, gc=False):

@@ -8,6 +8,7 @@ from io import StringIO
 from typing import Any
 
 from .._core.tool_calls import RunningCall, is_same_json
+from .._runtime.clock import SYSTEM_CLOCK
 from ..errors import ConfigurationError, LLMStreamError
 from ..events.base import AnyEvent, Retried
 from ..readers.reading import Reading
@@ -81,7 +82,7 @@ class Parts(Reading["Part"]):
         super().__init__("the parts of an answer have one reader")
         self._stream = stream
         self._events = stream.events(retries=True)
-        self._ready: Iterator[Part] = iter((Begin(stream.trace_id, stream.model),))
+        self._ready: Iterator[Part] = iter((_begin(stream),))
         self._calls = _Calls()
         self._length = 0  # of the text since the last restart
         self._over = False
@@ -152,6 +153,10 @@ class Parts(Reading["Part"]):
                 text_length=self._length,
             ),
         ]
+
+
+def _begin(stream: Stream) -> Begin:
+    return Begin(stream.trace_id, stream.model, SYSTEM_CLOCK.time())
 
 
 class _Call:

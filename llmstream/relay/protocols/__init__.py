@@ -23,10 +23,10 @@ PROTOCOLS: dict[str, Row] = {
         ".ag_ui", "AGUIEncoder", versions=("1.0",), options=("thread_id", "run_id", "body")
     ),
     "chat-completions": Row(
-        ".chat_completions", "ChatCompletionsEncoder", options=("include_usage",)
+        ".chat_completions", "ChatCompletionsEncoder", options=("include_usage", "body")
     ),
     "text": Row(".text", "TextEncoder"),
-    "html": Row(".html", "HTMLEncoder"),
+    "html": Row(".html", "HTMLEncoder", versions=(2, 4)),
 }
 
 
