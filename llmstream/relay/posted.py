@@ -6,6 +6,7 @@ what the browser has sent.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -41,7 +42,7 @@ def read_object(body: Any, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     if not is_whole(max_bytes, 1, 1 << 40):
         raise ConfigurationError(f"max_bytes={shown(max_bytes)}: pass a whole number of bytes")
     if isinstance(body, Mapping):
-        return dict(body)
+        return {name: body[name] for name in body}  # of a form, too, whose fields may be lists
     if not isinstance(body, (bytes, bytearray, memoryview, str)):
         raise ConfigurationError(
             f"body={shown(body)}: pass the request's body, as bytes, text or the decoded object "
@@ -50,7 +51,7 @@ def read_object(body: Any, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     if len(body) > max_bytes:
         raise BadRequest(f"the body is larger than {max_bytes:,} bytes", status=413)
     try:
-        found = msgspec.json.decode(body)
+        found = _decoded(body)
     except (ValueError, RecursionError):  # also of text that is not UTF-8
         found = None
     if not isinstance(found, dict):
@@ -58,8 +59,23 @@ def read_object(body: Any, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     return found
 
 
-def converted(value: Any, kind: type[T]) -> T:
-    """`value`, decoded JSON, as a struct. Raises BadRequest with the place that does not fit."""
+def _decoded(body: bytes | bytearray | memoryview | str) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except UnicodeDecodeError:
+        raise
+    except ValueError:  # half a character, which a page may well cut out of a text
+        text = body if isinstance(body, str) else bytes(body).decode()
+        return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)  # NaN and its like are not JSON
+
+
+def converted(value: Any, kind: type[T], place: str = "") -> T:
+    """`value`, decoded JSON that stands at `place` of a body, as a struct. Raises BadRequest with
+    the place that does not fit."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect
 from .profiles import Profile, endpoint
 from .stray import has_text, refuse_text, text_fields, without_text
 from .tools import chosen_tool, function_tool
+from .turns import Audio, Image, calls_of, is_plain, media_of, split_data_url
 from .usage import metrics_usage, reported_cost
 
 __all__ = ["MESSAGES", "MessagesDialect"]
@@ -568,18 +569,80 @@ def _split_system(request: Request) -> tuple[Any, list[Any]]:
     if isinstance(prompt, str):
         return instructions, [{"role": "user", "content": prompt}]
     system: list[Any] = [instructions] if instructions else []
-    messages = []
+    messages: list[Any] = []
+    results: Any = None
     for turn in prompt:
         if turn.get("role") in ("system", "developer"):
             system.append(turn.get("content"))
+        elif turn.get("role") != "tool":
+            messages.append(turn if is_plain(turn) else _turn(turn))
+        elif messages and messages[-1] is results:  # of calls that were made together
+            results["content"].append(_result(turn))
         else:
-            messages.append(turn)
+            results = {"role": "user", "content": [_result(turn)]}
+            messages.append(results)
     if all(isinstance(part, str) for part in system):
         return "\n\n".join(system) or None, messages
     blocks: list[Any] = []
     for part in system:
         blocks += [{"type": "text", "text": part}] if isinstance(part, str) else part
     return blocks, messages
+
+
+def _turn(turn: Mapping[str, Any]) -> Any:
+    """A turn with parts, or with calls of tools, in the form of Chat Completions or in our own."""
+    content = turn.get("content")
+    if isinstance(content, (list, tuple)):
+        content = [_own_part(part) for part in content]
+    if "tool_calls" not in turn:
+        return {**turn, "content": content} if isinstance(content, list) else turn
+    texts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    uses = [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": _tool_input(call.arguments)}
+        for call in calls_of(turn)
+    ]
+    return {"role": turn.get("role"), "content": [*(texts if content else ()), *uses]}
+
+
+def _result(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """The output of a tool, in the form of Chat Completions."""
+    content = turn.get("content")
+    if isinstance(content, (list, tuple)):
+        content = [_own_part(part) for part in content]
+    return {"type": "tool_result", "tool_use_id": turn.get("tool_call_id"), "content": content}
+
+
+def _tool_input(arguments: str) -> Any:
+    try:
+        value = decode_arguments(arguments)
+    except (ValueError, RecursionError):
+        value = arguments
+    return value if isinstance(value, dict) else {"input": value}
+
+
+def _own_part(part: Any) -> Any:
+    media = media_of(part)
+    if media is None:
+        return part
+    if isinstance(media, Audio):
+        raise ConfigurationError("prompt: the Messages API takes no audio: leave it out")
+    data = split_data_url(media.url)
+    if data is None:
+        source: Any = {"type": "url", "url": media.url}
+    else:
+        source = {"type": "base64", "media_type": data[0], "data": data[1]}
+    if isinstance(media, Image):
+        return {"type": "image", "source": source}
+    if data is not None and data[0] == "text/plain":
+        source = {"type": "text", "media_type": data[0], "data": _text_of(data[1])}
+    return {"type": "document", "source": source, **({"title": media.name} if media.name else {})}
+
+
+def _text_of(data: str) -> str:
+    try:
+        return msgspec.convert(data, bytes).decode("utf-8", "replace")  # from base64
+    except msgspec.ValidationError:
+        raise ConfigurationError("prompt: a file's data: URL is not base64") from None
 
 
 # A model that decides itself how much it thinks shows no text of it unless it is asked to.

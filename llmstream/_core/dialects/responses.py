@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -49,6 +49,7 @@ from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 from .stray import has_text, refuse_text, without_text
 from .tools import chosen_tool, function_tool
+from .turns import Audio, Image, calls_of, is_plain, media_of, split_data_url
 from .usage import openai_usage
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
@@ -909,12 +910,55 @@ class ResponsesDialect(TypedDialect):
 
 def _input(prompt: str | list[Any], typed: bool) -> Any:
     """The field `input`. In the reference a turn needs no type; if `typed`, each turn gets one."""
-    if isinstance(prompt, str) or not typed:
+    if isinstance(prompt, str):
         return prompt
+    items = [item for turn in prompt for item in ((turn,) if is_plain(turn) else _items(turn))]
+    if not typed:
+        return items
     return [
-        {"type": "message", **turn} if "role" in turn and "type" not in turn else turn
-        for turn in prompt
+        {"type": "message", **item} if "role" in item and "type" not in item else item
+        for item in items
     ]
+
+
+def _items(turn: Mapping[str, Any]) -> Iterator[Any]:
+    """A turn with parts, or with calls of tools, in the form of Chat Completions or in our own."""
+    role, content = turn.get("role"), turn.get("content")
+    if isinstance(content, (list, tuple)):
+        text = "output_text" if role == "assistant" else "input_text"
+        content = [_part(part, text) for part in content]
+    if role == "tool":
+        yield {
+            "type": "function_call_output",
+            "call_id": turn.get("tool_call_id"),
+            "output": content,
+        }
+        return
+    if content or "tool_calls" not in turn:
+        rest = {name: value for name, value in turn.items() if name != "tool_calls"}
+        yield {**rest, "content": content} if "content" in turn else rest
+    for call in calls_of(turn):
+        yield {
+            "type": "function_call",
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": call.arguments,
+        }
+
+
+def _part(part: Any, text: str) -> Any:
+    media = media_of(part)
+    if media is None:
+        known = isinstance(part, Mapping) and part.get("type") == "text"
+        return {**part, "type": text} if known else part
+    if isinstance(media, Image):
+        detail = {"detail": media.detail} if media.detail else {}
+        return {"type": "input_image", "image_url": media.url, **detail}
+    if isinstance(media, Audio):
+        return part  # the same in this API
+    if split_data_url(media.url) is None:
+        return {"type": "input_file", "file_url": media.url}
+    return {"type": "input_file", "filename": media.name or "file", "file_data": media.url}
 
 
 def _tool(tool: Any) -> Any:
