@@ -80,9 +80,8 @@ def converted(value: Any, kind: type[T], place: str = "") -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:
         # msgspec names types and the place, `Expected `str`, got `int` - at `$.id``: no values.
-        place = str(exc).rpartition(" - at `$")[2].rstrip("`").lstrip(".")
-        raise BadRequest(
-            f"the body is not as its protocol has it, at {place or 'its top'}"
-        ) from None
+        inside = str(exc).rpartition(" - at `$")[2].rstrip("`")
+        where = (place + inside).lstrip(".") or "its top"
+        raise BadRequest(f"the body is not as its protocol has it, at {where}") from None
     except RecursionError:
         raise BadRequest("the body is a structure that is too deep") from None
