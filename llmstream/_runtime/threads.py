@@ -16,6 +16,7 @@ functions, and at the end of loops. Hence the rules for whatever several threads
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +37,13 @@ thread_number = threading.get_ident  # of the current thread
 def spawn(work: Callable[[], object], name: str, *, daemon: bool = True) -> Thread:
     """Do `work` in a thread named `llmstream-{name}`. An interpreter that exits does not wait for a
     daemon. Raises ConfigurationError if no further thread can be started."""
+    if queue.SimpleQueue is not SimpleQueue:  # threads that are greenlets would wait in real queues
+        raise ConfigurationError(
+            "gevent has replaced the queues and threads of the standard library after llmstream "
+            "was imported, and every wait would block all of its greenlets: call "
+            "gevent.monkey.patch_all() before anything else is imported (with gunicorn --preload: "
+            "at the top of its configuration file)"
+        )
     thread = Thread(target=work, name=f"llmstream-{name}", daemon=daemon)
     answers: SimpleQueue[BaseException | None] = SimpleQueue()
     # `Thread.start` waits for the new thread at a Condition. An interrupt there would leave the new
