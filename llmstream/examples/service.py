@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any
 from .. import relay
 from .._settings.environment import find_in_environment
 from ..client import Client
-from ..errors import ConfigurationError
 
-__all__ = ["HEADERS", "PAGE", "answer_id", "client_from_env", "log_from_env"]
+__all__ = ["HEADERS", "PAGE", "answer_id", "client_from_env", "log_from_env", "read_arguments"]
 
 PAGE = Path(__file__).with_name("page")
 
@@ -44,9 +44,33 @@ def answer_id(asked: Any) -> str:
     """The id that the page gave to an answer: in the body of a request, or in its address.
 
     Whoever knows it can read the answer: so it is long and random, and an application with accounts
-    puts the account in front of it. Raises ConfigurationError for what is no such id.
+    puts the account in front of it. Raises BadRequest for what is no such id.
     """
     id = asked.get("id") if isinstance(asked, dict) else asked
     if isinstance(id, str) and re.fullmatch(r"[A-Za-z0-9_-]{16,64}", id):
         return id
-    raise ConfigurationError("the id of an answer is 16 to 64 letters, digits, - and _")
+    raise relay.BadRequest("the id of an answer is 16 to 64 letters, digits, - and _")
+
+
+def read_arguments(program: str) -> argparse.Namespace:
+    """The arguments of a server: where it listens, and what it asks. The latter are put into the
+    environment, where `client_from_env` finds them."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}")
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
+    add("--port", type=int, default=8000, help="0: any free one (8000)")
+    add(
+        "--protocol", default="events", choices=["events", "ui-message"], help="what the page reads"
+    )
+    add("--page", type=Path, default=PAGE, metavar="FOLDER", help="the files of another page")
+    for option, variable, what in (
+        ("--api", "LLMSTREAM_API", "the API that the service speaks"),
+        ("--base-url", "LLMSTREAM_BASE_URL", "the service's address"),
+        ("--model", "LLMSTREAM_MODEL", "the model's name"),
+    ):
+        add(option, dest=variable, metavar=option[2:].upper(), help=what)
+    options = parser.parse_args()
+    for name, value in vars(options).items():
+        if name.startswith("LLMSTREAM_") and value is not None:
+            os.environ[name] = value
+    return options

@@ -3,7 +3,17 @@
 import os
 import secrets
 
-__all__ = ["ALLOWED_HOSTS", "MIDDLEWARE", "ROOT_URLCONF", "SECRET_KEY", "USE_TZ"]
+from ..service import PAGE
+
+__all__ = [
+    "ALLOWED_HOSTS",
+    "CHAT_PAGE",
+    "CHAT_PROTOCOL",
+    "MIDDLEWARE",
+    "ROOT_URLCONF",
+    "SECRET_KEY",
+    "USE_TZ",
+]
 
 # For CSRF tokens: a new key at each start. Processes that share the work need the same one.
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY") or secrets.token_urlsafe(50)
@@ -16,3 +26,6 @@ MIDDLEWARE = [
     "llmstream.examples.django_chat.views.protect",
 ]
 USE_TZ = True
+
+CHAT_PROTOCOL = os.environ.get("CHAT_PROTOCOL", "events")  # "ui-message": of a page with `useChat`
+CHAT_PAGE = os.environ.get("CHAT_PAGE", str(PAGE))  # the folder with the page's files

@@ -11,5 +11,5 @@ urlpatterns = [
     path("answers", views.begin),
     path("answers/<str:id>", views.go_on),
     path("answers/<str:id>/stop", views.stop),
-    path("<str:name>", views.show_file),
+    path("<path:name>", views.show_file),
 ]

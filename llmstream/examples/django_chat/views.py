@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from functools import cache, wraps
 from mimetypes import guess_type
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -16,12 +17,9 @@ from django.views.decorators.http import require_GET, require_POST
 
 from ... import relay
 from ...client import Client
-from ...errors import ConfigurationError
-from ..service import HEADERS, PAGE, answer_id, client_from_env, log_from_env
+from ..service import HEADERS, answer_id, client_from_env, log_from_env
 
 __all__ = ["begin", "go_on", "protect", "show_file", "show_page", "stop"]
-
-PROTOCOL = os.environ.get("CHAT_PROTOCOL", "events")  # "ui-message" for a page with `useChat`
 
 
 # One of each for a process, made when it is needed first: after a server has forked its workers.
@@ -36,14 +34,17 @@ def log() -> Any:
 
 
 def refusing(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """What is wrong with a request is said to the page, with status 400."""
+    """Errors whose words may be shown to anybody. Others are this server's own: status 500, and
+    its log."""
 
     @wraps(view)
     def checked(request: HttpRequest, **given: str) -> HttpResponseBase:
         try:
             return view(request, **given)
-        except (ConfigurationError, json.JSONDecodeError) as error:
-            return JsonResponse({"error": str(error)}, status=400)
+        except relay.BadRequest as error:
+            return JsonResponse({"error": str(error)}, status=error.status)
+        except relay.LogError as error:
+            return JsonResponse({"error": error.shown}, status=503)
 
     return checked
 
@@ -51,12 +52,11 @@ def refusing(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
 @require_POST
 @refusing
 def begin(request: HttpRequest) -> HttpResponseBase:
-    body = json.loads(request.body)
-    id = answer_id(body)
-    prompt = relay.prompt_of(body, PROTOCOL)
+    prompt = relay.prompt_of(request.body, settings.CHAT_PROTOCOL)
+    id = answer_id(json.loads(request.body))
     # The answer is written to the log by a thread of its own. If it runs already, because the page
     # sends this again after a lost connection, nothing is begun.
-    relay.publish(log(), id, client().stream(prompt), protocol=PROTOCOL)
+    relay.publish(log(), id, client().stream(prompt), protocol=settings.CHAT_PROTOCOL)
     return _events_of(request, id)
 
 
@@ -75,7 +75,7 @@ def stop(request: HttpRequest, id: str) -> HttpResponseBase:
 
 def _events_of(request: HttpRequest, id: str) -> HttpResponseBase:
     events = relay.follow(log(), id, request.headers.get("Last-Event-ID"))
-    return relay.django_response(events, protocol=PROTOCOL)
+    return relay.django_response(events, protocol=settings.CHAT_PROTOCOL)
 
 
 # ---- the page: a project of your own has django.contrib.staticfiles ------------------------------
@@ -88,9 +88,10 @@ def show_page(request: HttpRequest) -> HttpResponseBase:
 
 @require_GET
 def show_file(request: HttpRequest, name: str) -> HttpResponseBase:
-    if name not in os.listdir(PAGE):
+    files = {str(p.relative_to(settings.CHAT_PAGE)): p for p in Path(settings.CHAT_PAGE).rglob("*")}
+    if name not in files or not files[name].is_file():
         raise Http404
-    return HttpResponse((PAGE / name).read_bytes(), content_type=guess_type(name)[0])
+    return HttpResponse(files[name].read_bytes(), content_type=guess_type(name)[0])
 
 
 def protect(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Any:

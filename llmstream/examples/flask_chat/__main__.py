@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-
-from ..service import PAGE
+from ..service import read_arguments
 from .app import create_app
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m llmstream.examples.flask_chat")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
-    parser.add_argument("--protocol", default="events", choices=["events", "ui-message"])
-    parser.add_argument("--page", default=PAGE, help="the folder of another page")
-    options = parser.parse_args()
+    options = read_arguments("llmstream.examples.flask_chat")
     app = create_app(protocol=options.protocol, page=options.page)
-    # Flask's own server is for development; for more see the package's docstring.
-    app.run(options.host, options.port, threaded=True)
+    # Pages of other sites may know a name that leads to this machine; none of them gets an answer.
+    app.config["TRUSTED_HOSTS"] = ["localhost", "127.0.0.1", "[::1]", options.host]
+    app.run(options.host, options.port, threaded=True)  # Flask's own server, for development
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from flask import Flask, Response, request
 
 from ... import relay
 from ...client import Client
-from ...errors import ConfigurationError
 from ..service import HEADERS, PAGE, answer_id, client_from_env, log_from_env
 
 __all__ = ["create_app"]
@@ -39,10 +38,9 @@ def create_app(
 
     @app.post("/answers")
     def begin() -> Response:
-        # JSON only: another site's page cannot send that without being asked first (CORS).
-        body = request.get_json()
-        id = answer_id(body)
-        prompt = relay.prompt_of(body, protocol)
+        prompt = relay.prompt_of(request.get_data(), protocol)
+        # JSON by its header, too: pages of other sites cannot send that (CORS).
+        id = answer_id(request.get_json())
         # The answer is written to the log by a thread of its own. If it runs already, because the
         # page sends this again after a lost connection, nothing is begun.
         relay.publish(log, id, client.stream(prompt), protocol=protocol)
@@ -62,9 +60,14 @@ def create_app(
         response: Response = relay.flask_response(events, protocol=protocol)
         return response
 
-    @app.errorhandler(ConfigurationError)
-    def refuse(error: ConfigurationError) -> tuple[dict[str, str], int]:
-        return {"error": str(error)}, 400
+    # Words that may be shown to anybody. Other errors are this server's own: 500, and its log.
+    @app.errorhandler(relay.BadRequest)
+    def refuse(error: relay.BadRequest) -> tuple[dict[str, str], int]:
+        return {"error": str(error)}, error.status
+
+    @app.errorhandler(relay.LogError)
+    def unavailable(error: relay.LogError) -> tuple[dict[str, str], int]:
+        return {"error": error.shown}, 503
 
     @app.after_request
     def protect(response: Response) -> Response:

@@ -87,6 +87,7 @@ async function run(turn, view) {
 
 async function follow(turn, view, signal) {
   let last = ""; // the id of the last event that was read
+  let problem = "The connection to the server is lost.";
   let begun = false; // without an id all events are sent, after a reload too
   for (let failures = 0; failures < WAITS.length; failures++) {
     if (failures) view.note("Connection lost. Trying again …");
@@ -100,8 +101,9 @@ async function follow(turn, view, signal) {
     try {
       const response = await connect(turn, last, connection.signal);
       if (response.status === 204) return fail(turn, "The server no longer has this answer.");
-      if (response.status >= 500) continue; // a proxy whose server starts just now
-      if (!response.ok) return fail(turn, await reason(response));
+      if (!response.ok) problem = await reason(response);
+      if ([502, 503, 504].includes(response.status)) continue; // the server starts just now
+      if (!response.ok) return fail(turn, problem);
       turn.accepted = true;
       save();
       for await (const event of eventsOf(response.body, alive)) {
@@ -124,7 +126,7 @@ async function follow(turn, view, signal) {
       if (!ended) connection.abort();
     }
   }
-  fail(turn, "The connection to the server is lost.", "Reconnect");
+  fail(turn, problem, "Reconnect");
 }
 
 function connect(turn, last, signal) {
@@ -170,7 +172,8 @@ function fail(turn, message, again = "Try again") {
 
 async function reason(response) {
   const body = await response.json().catch(() => ({}));
-  return typeof body.error === "string" ? body.error : `The server refuses this (${response.status}).`;
+  if (typeof body.error === "string") return body.error;
+  return response.status < 500 ? "The server refuses this." : "The server has failed.";
 }
 
 function pause(ms, signal) {
@@ -195,7 +198,8 @@ async function halt() {
   for (const wait of [0, 500, 2000]) {
     await new Promise((resolve) => setTimeout(resolve, wait));
     const response = await post(`answers/${turn.id}/stop`, {}, { keepalive: true }).catch(() => null);
-    if (response && response.status < 500) return;
+    // Once is enough, unless the request that begins the answer may still be on its way.
+    if (response?.ok && turn.accepted) return;
   }
 }
 

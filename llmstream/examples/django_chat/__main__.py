@@ -1,0 +1,29 @@
+"""`python -m llmstream.examples.django_chat`: on http://127.0.0.1:8000, for trying it out."""
+
+from __future__ import annotations
+
+import os
+
+from ..service import read_arguments
+
+
+def main() -> None:
+    options = read_arguments("llmstream.examples.django_chat")
+    os.environ["CHAT_PROTOCOL"] = options.protocol
+    os.environ["CHAT_PAGE"] = str(options.page)
+    os.environ.setdefault("DJANGO_ALLOWED_HOSTS", f"localhost 127.0.0.1 [::1] {options.host}")
+    from django.core.servers.basehttp import run
+
+    from .wsgi import application
+
+    def tell(port: object) -> None:
+        print(f"http://{options.host}:{port} (Django's own server, for development)", flush=True)
+
+    try:
+        run(options.host, options.port, application, threading=True, on_bind=tell)
+    except KeyboardInterrupt:
+        print()
+
+
+if __name__ == "__main__":
+    main()
