@@ -10,6 +10,7 @@ from typing import Any
 from ..._core.checks import has_method, shown
 from ..._runtime.clock import SYSTEM_CLOCK
 from ..._runtime.fork import process_number
+from ..._transport.race import shut_down
 from ...errors import ConfigurationError
 from .base import FULL, LogError
 
@@ -147,7 +148,7 @@ class Blocked:
 
     def __init__(self, client: Any) -> None:
         self._shared = client
-        self._own: Any = None
+        self._own: list[Any] = []  # one client at most, with the connection; `pop` is atomic
         self._process = process_number()
         timeout = None
         pool = getattr(client, "connection_pool", None)
@@ -155,7 +156,7 @@ class Blocked:
             timeout = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
         # A reply that comes later than the socket's timeout would be an error.
         self._most = min(_MOST_BLOCKED, timeout / 2) if timeout else _MOST_BLOCKED
-        self._closed = False
+        self._closed = self._is_reading = False
 
     def is_closed(self) -> bool:
         return self._closed
@@ -163,10 +164,11 @@ class Blocked:
     def read(self, key: str, after: str, seconds: float) -> list[tuple[str, Fields]]:
         """The entries after an id, each its id and its values; waits at most `seconds`, and may
         return early. Raises LogError and Away."""
-        if self.is_closed():
-            return []
-        block = milliseconds(min(seconds, self._most)) if seconds > 0 else None
+        self._is_reading = True
         try:
+            if self.is_closed():
+                return []
+            block = milliseconds(min(seconds, self._most)) if seconds > 0 else None
             with translated():
                 return _entries(self._client().xread({key: after}, count=_COUNT, block=block))
         except Away:
@@ -174,37 +176,49 @@ class Blocked:
                 return []
             self._drop()
             raise
-        except Exception:
-            if self.is_closed():  # in the middle of whatever
-                return []
-            raise
+        finally:
+            self._is_reading = False
+            if self._closed:
+                self._drop()
 
     def _client(self) -> Any:
         if self._process != process_number():
-            self._own, self._process = None, process_number()  # the connection is the parent's
-        if self._own is None:
+            self._own.clear()  # the connection is the parent's
+            self._process = process_number()
+        if not self._own:
             pool = getattr(self._shared, "connection_pool", None)
             if pool is None:  # a cluster finds the server of each key
                 return self._shared
             import redis
 
-            self._own = redis.Redis(connection_pool=pool, single_connection_client=True)
-        return self._own
+            self._own.append(redis.Redis(connection_pool=pool, single_connection_client=True))
+        return self._own[0]
 
     def _drop(self) -> None:
-        own, self._own = self._own, None
-        if own is not None:
-            with contextlib.suppress(Exception):
-                own.close()
+        if self._process != process_number():
+            self._own.clear()
+        with contextlib.suppress(Exception):
+            own = self._own.pop()
+            # A pool never shrinks: it would keep as many connections as there were ever readers.
+            own.connection.disconnect()
+            own.close()
 
     def close(self) -> None:
+        """End the wait. Any thread; idempotent."""
         self._closed = True
-        own = self._own
-        connection = getattr(own, "connection", None)
-        if connection is not None and self._process == process_number():
-            with contextlib.suppress(Exception):  # wakes the thread that waits
-                connection.disconnect()
-        self._drop()
+        if not self._is_reading:
+            self._drop()
+            return
+        # Only its socket is shut down: redis-py's `disconnect` closes the descriptor, which
+        # another thread may get for a new file while this one waits for it.
+        for own in self._own:
+            sock = getattr(getattr(own, "connection", None), "_sock", None)
+            if sock is not None and self._process == process_number():
+                shut_down(sock)
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._own)
 
 
 def _entries(reply: Any) -> list[tuple[str, Fields]]:

@@ -34,6 +34,7 @@ __all__ = ["MemoryLog"]
 _MIB = 2**20
 _OBJECT = 64  # bytes that a frame takes besides its own
 _ANSWER = 2048  # bytes that an answer takes besides its frames
+_COUNT = 256  # frames that are taken in one go
 _LOOK = 64 * 1024  # an answer looks at the bound of all answers each time it has grown by this
 
 
@@ -125,7 +126,7 @@ class MemoryLog:
         if excess <= 0:
             return
         for answer in sorted(answers, key=lambda one: one.expires):
-            if excess > 0 and answer.end is not None and not answer.readers:
+            if excess > 0 and answer.end is not None and not answer.seats:
                 excess -= answer.size
                 self.forget(answer)
         if excess > 0:
@@ -164,7 +165,7 @@ class _Answer:
         self.end: End | None = None  # is set after the last frames are there
         self.size = _ANSWER
         self.unchecked = 0
-        self.readers: set[_Reader] = set()
+        self.seats: set[_Seat] = set()  # of its readers
         self.left = SYSTEM_CLOCK.monotonic()  # when the last reader left
         self.expires = NEVER
         self.scheduled = NEVER
@@ -195,20 +196,20 @@ class _Answer:
             return
         self._process = process_number()
         self.scheduled = NEVER  # by the parent's watchdog
-        self.readers, self._stop = set(), None
+        self.seats, self._stop = set(), None
         if self.end is None:
             frames, breaks = failed(
                 self.about, Failure(type="LogError", message=STOPPED, retryable=True)
             )
             self.close(frames, breaks)
 
-    def enter(self, reader: _Reader) -> None:
-        self.readers.add(reader)
+    def enter(self, seat: _Seat) -> None:
+        self.seats.add(seat)
 
-    def leave(self, reader: _Reader) -> None:
-        if reader in self.readers:
+    def leave(self, seat: _Seat) -> None:
+        if seat in self.seats:
             self.left = SYSTEM_CLOCK.monotonic()
-            self.readers.discard(reader)
+            self.seats.discard(seat)
             self.keep_watch()
 
     def keep_watch(self) -> None:
@@ -228,7 +229,7 @@ class _Answer:
                 return NEVER
             return self.expires
         patience = self.about.unattended
-        if patience is None or self.readers:
+        if patience is None or self.seats:
             return NEVER  # who leaves wakes the watchdog
         if acts and now >= self.left + patience:
             self.stop(
@@ -242,8 +243,8 @@ class _Answer:
 
     def append(self, frames: list[bytes]) -> None:
         self.frames += frames
-        for reader in self.readers.copy():
-            reader.ring()
+        for seat in self.seats.copy():
+            seat.ring()
 
     def close(self, frames: list[bytes], breaks: bool) -> None:
         self.size += sum(map(len, frames))
@@ -251,8 +252,8 @@ class _Answer:
         self.expires = SYSTEM_CLOCK.monotonic() + self._ttl
         self.end = End(breaks)
         self._stop = None  # it keeps the stream alive
-        for reader in self.readers.copy():
-            reader.ring()
+        for seat in self.seats.copy():
+            seat.ring()
         self.keep_watch()
 
 
@@ -282,8 +283,24 @@ class _Writer:
                 )
 
 
+class _Seat:
+    """A reader, as its answer knows it: it does not keep a reader that is dropped."""
+
+    __slots__ = ("bell", "is_waiting")
+
+    def __init__(self) -> None:
+        self.bell: SimpleQueue[None] = SimpleQueue()
+        self.is_waiting = False
+
+    def ring(self) -> None:
+        if self.is_waiting:
+            self.is_waiting = False  # one ring is enough, however many frames come
+            self.bell.put(None)
+
+
 class _Reader:
-    """See `base.LogReader`."""
+    """See `base.LogReader`. A waiting reader says so first, and looks once more; the producer
+    appends first, and rings after it."""
 
     def __init__(self, answer: _Answer, after: Cursor | None) -> None:
         self.about = answer.about
@@ -294,27 +311,22 @@ class _Reader:
         # A number that was not reached yet was never sent: it is invented.
         if after is not None and after.generation == answer.generation:
             self._at = after.number if after.number <= len(answer.frames) else 0
-        self._bell: SimpleQueue[None] = SimpleQueue()
-        self._waiting = False
-        answer.enter(self)
+        self._seat = _Seat()
+        answer.enter(self._seat)
 
     def take(self, seconds: float) -> list[Entry]:
         answer = self._answer
         if answer is None:
             return []
         answer.look_for_producer()
-        if not self._is_more(answer) and seconds > 0:
-            self._waiting = True
-            try:
-                if not self._is_more(answer) and self._answer is not None:
-                    SYSTEM_CLOCK.wait(self._bell, seconds)
-            finally:
-                self._waiting = False
+        if seconds > 0 and not self._is_more(answer):
+            self._wait(answer, seconds)
         end = answer.end  # before the look at the frames: none is appended after it is set
-        frames = answer.frames[self._at :]
+        frames = answer.frames[self._at : self._at + _COUNT]
         first = self._at + 1
         self._at += len(frames)
-        self.end = end
+        if self._at == len(answer.frames):
+            self.end = end
         return [
             Entry(f"{self._generation}-{number}", frame)
             for number, frame in enumerate(frames, first)
@@ -323,16 +335,20 @@ class _Reader:
     def _is_more(self, answer: _Answer) -> bool:
         return answer.end is not None or len(answer.frames) > self._at
 
-    def ring(self) -> None:
-        if self._waiting:
-            self._waiting = False
-            self._bell.put(None)
+    def _wait(self, answer: _Answer, seconds: float) -> None:
+        seat = self._seat
+        seat.is_waiting = True
+        try:
+            if not self._is_more(answer) and self._answer is not None:
+                SYSTEM_CLOCK.wait(seat.bell, seconds)
+        finally:
+            seat.is_waiting = False
 
     def close(self) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
-            answer.leave(self)
-            self._bell.put(None)
+            answer.leave(self._seat)
+            self._seat.bell.put(None)
 
     def __del__(self) -> None:
         # At interpreter exit parts of this may be gone already.

@@ -12,6 +12,7 @@ import msgspec
 
 from ..._core.checks import shown
 from ..._runtime.clock import SYSTEM_CLOCK
+from ..._runtime.deferred import defer
 from ..._runtime.fork import renew_in_child
 from ..._runtime.ids import random_id
 from ..._runtime.scope import NEVER
@@ -61,6 +62,7 @@ class _Setup:
         # While an answer is made its log lives as long as it would after its end: who comes late
         # has to find out that the producer is dead.
         self.log_ms = milliseconds(max(ttl, 2 * lease))
+        self.ttl_ms = milliseconds(ttl)
         self.lease_ms = milliseconds(lease)
         self._prefix = prefix
 
@@ -168,7 +170,8 @@ class RedisLog:
         is your own. Idempotent; the log may be used again."""
         self._keeper.stop_all()
         if self._client_is_own:
-            self._line.client.close()
+            # Not those in use: their threads give them back.
+            self._line.client.connection_pool.disconnect(inuse_connections=False)
 
 
 def _checked_prefix(prefix: Any) -> None:
@@ -250,7 +253,7 @@ class _Writer:
             self._generation,
             self._token,
             self._number + 1,
-            self._setup.log_ms,
+            self._setup.ttl_ms if ending else self._setup.log_ms,
             self._setup.lease_ms,
             ending,
             *frames,
@@ -354,7 +357,7 @@ class _Reader:
             scripts.LOOK,
             self._keys[:3],
             self._at.generation,
-            self._setup.log_ms,
+            self._setup.ttl_ms,
             _read_ms(self.about),
             _BREAKS if breaks else _WHOLE,
             *frames,
@@ -392,7 +395,8 @@ class _Reader:
     def __del__(self) -> None:
         # At interpreter exit parts of this may be gone already.
         with contextlib.suppress(Exception):
-            self.close()
+            if self._blocked.is_open:  # the pool has a lock, which a finalizer must not wait for
+                defer(self._blocked.close)
 
 
 class _Keeper:
@@ -407,12 +411,15 @@ class _Keeper:
         self._is_alive = False
         self._heard = "0-0"  # the last command
         self._bell: SimpleQueue[None] = SimpleQueue()
+        self._blocked = Blocked(setup.line.client)  # where the thread listens
 
     def add(self, writer: _Writer) -> None:
         self._writers[writer] = None
 
     def discard(self, writer: _Writer) -> None:
         self._writers.pop(writer, None)
+        if not self._writers:
+            self._blocked.close()  # the thread need not wait for its time to end
 
     def begin(self) -> None:
         """There is a thread. Raises ConfigurationError if the system starts none."""
@@ -425,7 +432,7 @@ class _Keeper:
         for writer in list(self._writers):
             writer.stop(_STOPPED, "the log of the answer was closed")
         until = SYSTEM_CLOCK.monotonic() + _CLOSE_SECONDS
-        while self._writers and SYSTEM_CLOCK.monotonic() < until:
+        while (self._writers or self._is_alive) and SYSTEM_CLOCK.monotonic() < until:
             SYSTEM_CLOCK.wait(SimpleQueue(), _SHORTEST)
 
     def _run(self) -> None:
@@ -437,20 +444,16 @@ class _Keeper:
                     return
 
     def _keep(self) -> None:
-        blocked = Blocked(self._setup.line.client)
         due = SYSTEM_CLOCK.monotonic() + self._interval()
-        try:
-            while self._writers:
-                now = SYSTEM_CLOCK.monotonic()
-                try:
-                    if now >= due:
-                        self._renew()
-                        due = now + self._interval()
-                    self._obey(blocked, min(due - now, self._interval()))
-                except (Away, LogError):
-                    SYSTEM_CLOCK.wait(self._bell, _PAUSE)
-        finally:
-            blocked.close()
+        while self._writers:
+            now = SYSTEM_CLOCK.monotonic()
+            try:
+                if now >= due:
+                    self._renew()
+                    due = now + self._interval()
+                self._obey(min(due - now, self._interval()))
+            except (Away, LogError):
+                SYSTEM_CLOCK.wait(self._bell, _PAUSE)
 
     def _interval(self) -> float:
         """Seconds between two renewals."""
@@ -461,9 +464,13 @@ class _Keeper:
         for writer in list(self._writers):
             writer.renew()
 
-    def _obey(self, blocked: Blocked, seconds: float) -> None:
+    def _obey(self, seconds: float) -> None:
+        if self._blocked.is_closed():
+            self._blocked = Blocked(self._setup.line.client)
+            if not self._writers:  # closed in vain
+                return
         commands = self._setup.commands_of(self.worker)
-        for number, fields in blocked.read(commands, self._heard, seconds):
+        for number, fields in self._blocked.read(commands, self._heard, seconds):
             self._heard = number
             id, reason = text_of(fields.get("id", "")), text_of(fields.get("reason", ""))
             for writer in list(self._writers):
