@@ -14,6 +14,7 @@ client = Client(
     api_key="test-key",
     model="a-model",
     timeouts=Timeouts(None, None, None, None, None),
+    max_connections=20,  # idle ones that are kept
 )
 
 
