@@ -2,8 +2,8 @@
 
 `reading` makes them from a stream; the encoders of `protocols` make bytes of them. Their order:
 
-    Begin  (Text | Thinking | Refusal | CallBegin CallArguments* | Retry | Restart)*
-    (CallEnd* End | Failure)
+    Begin  (Text | Thinking | Refusal | CallBegin | CallArguments | Retry | Restart)*
+    ((CallBegin? CallArguments? CallEnd)* End | Failure)
 
 There is one Begin, and it is first. There is one End or one Failure, and it is last. The parts of
 several calls may alternate. All are immutable; they compare and pickle.
