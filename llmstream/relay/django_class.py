@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from typing import Any
 
 from django.http import HttpResponse, StreamingHttpResponse
-
-from .body import Body
 
 __all__ = ["RelayResponse", "empty"]
 
@@ -25,15 +23,16 @@ class RelayResponse(StreamingHttpResponse):
         self._body = body
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        current: object = getattr(self, "_iterator", self._body)
-        if current is not self._body:  # a middleware has put another one in its place
-            replaced: AsyncIterator[bytes] = super().__aiter__()
-            return replaced
-        if isinstance(self._body, Body):
-            return aiter(self._body)
         from .loop import from_thread
 
-        return from_thread(self._body)
+        current: object = getattr(self, "_iterator", self._body)
+        if self.is_async:  # a middleware has put another one in its place
+            replaced: AsyncIterator[bytes] = super().__aiter__()
+            return replaced
+        if current is self._body and isinstance(self._body, AsyncIterable):
+            return aiter(self._body)
+        pieces: Any = self.streaming_content
+        return from_thread(iter(pieces), self._body)
 
 
 def empty(status: int, headers: dict[str, str]) -> HttpResponse:

@@ -39,12 +39,14 @@ class Alarm:
             timer.cancel()
 
 
-async def from_thread(body: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces of a body that blocks. A thread of its own reads it, a few pieces ahead; not one
-    of the loop's executor, which has few, and a body may take minutes."""
-    pump: Pump[bytes] = Pump(
-        body, _Closed(body), _AHEAD, "relay-loop", weigh=_weight, replays=False
-    )
+async def from_thread(
+    pieces: Iterator[bytes], body: Iterator[bytes] | None = None
+) -> AsyncIterator[bytes]:
+    """The pieces of a body that blocks, or of what is made of `body`, which is closed then. A
+    thread of its own reads them, a few ahead; not one of the loop's executor, which has few, and a
+    body may take minutes."""
+    owner = _Closed(pieces if body is None else body)
+    pump: Pump[bytes] = Pump(pieces, owner, _AHEAD, "relay-loop", weigh=_weight, replays=False)
     cursor, lease = Cursor(pump, BLOCK), Lease(pump)
     alarm = Alarm()
     try:

@@ -42,7 +42,7 @@ class Batches(Reading["list[Part]"]):
         parts: what is read, in a thread that starts with the first read.
         stream: where they come from: it is cancelled.
         interval: seconds between two batches.
-        heartbeat: seconds.
+        heartbeat: seconds; infinity for none.
         buffer: the characters that may wait to be taken; each part counts 32 more.
     """
 
@@ -129,7 +129,8 @@ class Batches(Reading["list[Part]"]):
     def note_write(self, now: float | None = None, *, is_echo: bool = False) -> None:
         """Bytes are written now: the next heartbeat counts from here."""
         now = SYSTEM_CLOCK.monotonic() if now is None else now
-        self._echoes = not is_echo and now - self._written > _ECHO
+        alone = now - self._written > _ECHO and self._heartbeat < math.inf
+        self._echoes = alone and not is_echo
         self._written = now
         self._beat_at = now + (min(_ECHO, self._heartbeat) if self._echoes else self._heartbeat)
 

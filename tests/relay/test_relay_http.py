@@ -263,6 +263,27 @@ def test_django_under_asgi_with_middleware_that_changes_the_body() -> None:
 
 
 @pytest.mark.usefixtures("configured")
+def test_django_under_asgi_with_middleware_that_knows_no_asgi(
+    server: LLMServer, client_for: Callable[..., Client]
+) -> None:
+    """Its body streams all the same, and ends with the browser that leaves."""
+    server.script(Reply([*OPENING, *DELTAS[:2], Silence()]))
+    response = relay.django_response(client_for(server).stream("Hi"))
+    before = response.streaming_content
+    response.streaming_content = (piece.upper() for piece in before)
+
+    async def leave() -> None:
+        async with aclosing(aiter(response)) as pieces:
+            async for piece in pieces:
+                if b"ONE" in piece:
+                    return
+
+    asyncio.run(asyncio.wait_for(leave(), PATIENCE))
+    server.wait_closed(0)
+    response.close()
+
+
+@pytest.mark.usefixtures("configured")
 def test_django_closes_what_is_not_read(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
