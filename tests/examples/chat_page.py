@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 from support import PATIENCE
+from upstream import Upstream
 
-__all__ = ["ChatPage"]
+__all__ = ["ChatPage", "served"]
 
 # Keeps, for each piece of text that an answer grows by, the moment at which it was in the page.
 _WATCH = """
@@ -92,3 +95,10 @@ class ChatPage:
     def seen(self) -> list[tuple[float, str]]:
         """The pieces by which the text grew, each with its moment (milliseconds since 1970)."""
         return [(at, piece) for at, piece in self.tab.evaluate("window.seen")]
+
+
+def served(upstream: Upstream, **more: str) -> dict[str, str]:
+    """The environment of a server of the page, which asks this service."""
+    here = Path(__file__).resolve().parent
+    path = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
+    return {**upstream.environment(), "PYTHONPATH": path, **more}
