@@ -148,6 +148,8 @@ class RedisLog:
         found = self._line.run(scripts.OPEN, keys[:1])
         if found is None:
             return None
+        if not found:
+            raise _lost(0)
         about = msgspec.json.decode(found[0], type=About)
         generation, last = int(found[1]), int(found[2])
         # A number that was not reached yet was never sent: it is invented.

@@ -78,12 +78,14 @@ return 1
 """
 )
 
-# log -> false, or {about, generation, the number of the last entry}
+# log -> false: there is none; {}: its start is missing; else {about, generation, the number of the
+# last entry}
 OPEN = (
     _LAST
     + """
 local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-if not first or first[2][1] ~= 'about' then return false end
+if not first then return false end
+if first[2][1] ~= 'about' then return {} end
 local generation, number = last_of(KEYS[1])
 return {first[2][2], generation, number}
 """
