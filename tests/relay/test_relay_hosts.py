@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import hosts
@@ -53,6 +56,7 @@ SETTINGS = {
     "django-gevent": Setting(hosts.gunicorn, "served.djangos:wsgi", ("--worker-class", "gevent")),
     "django-uvicorn": Setting(hosts.uvicorn, "served.djangos:asgi"),
 }
+OTHERS = {"starlette": Setting(hosts.uvicorn, "served.starlettes:app")}
 
 
 class Service:
@@ -141,7 +145,7 @@ def running(
             setting, _, proxy = name.partition(" behind ")
             if proxy:
                 return hosts.nginx(folder, host(setting))
-            row = SETTINGS[setting]
+            row = {**SETTINGS, **OTHERS}[setting]
             return row.make(folder, row.app, *row.options, SERVICE=service.base_url)
 
         yield host
@@ -272,6 +276,7 @@ def test_the_browser_behind_a_reconnect_gets_204(
         ("django-gthread", "/body"),
         ("django-uvicorn", "/body"),
         ("django-uvicorn", "/async"),
+        ("starlette", "/chat"),
     ],
 )
 def test_other_ways_to_the_same(
@@ -290,6 +295,57 @@ def test_other_ways_to_the_same(
     begun = time.monotonic()
     browser.close()
     assert service.server.wait_closed(asked, PATIENCE) - begun < SOON + 0.5 * LAG
+
+
+def test_the_example_of_the_readme(service: Service, tmp_path: Path) -> None:
+    """Its application of Flask, in its server, read by its page in Node."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs the program node")
+    (tmp_path / "chat.py").write_text(block_of_readme("python", "# chat.py"))
+    (tmp_path / "page.mjs").write_text(PAGE % block_of_readme("js", "async function ask"))
+    (command,) = re.findall(r"^gunicorn (.*)$", hosts.README.read_text("utf-8"), re.M)
+    *options, app = command.split()
+    key = {"OPENAI_API_KEY": "test-key", "OPENAI_BASE_URL": service.base_url}
+    wanted = {
+        "odd": [ODD, True, None],
+        "cut": ["one two", False, "The answer was cut off before its end. Please try again."],
+        "refused": ["", False, "This request cannot be answered."],
+        "": ["", False, "the body ends without a question: its last message has to be the user's"],
+    }
+    with hosts.gunicorn(tmp_path, app, *options, **key) as host:
+        for prompt, told in wanted.items():
+            done = subprocess.run(
+                [node, "page.mjs", host.url, prompt],
+                cwd=tmp_path,
+                capture_output=True,
+                timeout=2 * PATIENCE,
+                check=True,
+            )
+            assert json.loads(done.stdout) == told
+
+
+PAGE = """
+%s
+const [, , server, prompt] = process.argv;
+const real = fetch;
+globalThis.fetch = (path, options) => real(server + path, options);
+const told = ["", false, null];
+await ask(prompt, {
+  show: (text) => { told[0] += text; },
+  done: (usage) => { told[1] = usage.output_tokens > 0; },
+  fail: (message) => { told[2] = message; },
+});
+console.log(JSON.stringify(told));
+"""
+
+
+def block_of_readme(language: str, begins: str) -> str:
+    """The block of the relay's README that begins so."""
+    text = hosts.README.read_text("utf-8")
+    found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+    block: str = next(one for one in found if one.startswith(begins))
+    return block
 
 
 def test_a_server_that_cannot_stream(running: Callable[[str], Host]) -> None:
