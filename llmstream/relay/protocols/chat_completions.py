@@ -53,7 +53,7 @@ class ChatCompletionsEncoder(TableEncoder):
         body: Any = None,
     ) -> None:
         super().__init__(version)
-        if include_usage not in (None, True, False):
+        if not isinstance(include_usage, (bool, type(None))):
             raise ConfigurationError(f"include_usage={shown(include_usage)}: pass True or False")
         self._usage = _asks_for_usage(body) if include_usage is None else include_usage
         self._head: dict[str, Any] = {"id": "chatcmpl", "object": "chat.completion.chunk"}
