@@ -1,0 +1,178 @@
+"""Reload and go on between two real servers that share a real Redis: gunicorn with Flask."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from hosts import Browser, Event, Host, gunicorn
+from log_tools import RedisServer, elapsed
+from support import PATIENCE, eventually
+
+from llmstream.relay.log.base import STOPPED
+from llmstream.testing import Answer, LLMServer, Pause, Reply, Silence
+
+pytestmark = pytest.mark.hosts
+
+WORDS = ["one", " two", ' "three"\n', " 🙂", " \u2028", " </script>"]
+TEXT = "".join(WORDS)
+LEASE = 2.0
+BLOCKS = Answer(WORDS).blocks()
+Serve = Callable[[Path], AbstractContextManager[Host]]
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[LLMServer]:
+    with LLMServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def serve(service: LLMServer, redis_server: RedisServer) -> Serve:
+    """`serve(folder)` is a server that shares the log with its like."""
+    settings = {"SERVICE": service.base_url, "REDIS_URL": redis_server.url, "LEASE": str(LEASE)}
+    options = ["served.logs:app", "--worker-class", "gthread", "--threads", "20"]
+    return lambda folder: gunicorn(folder, *options, **settings)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> Iterator[tuple[Host, Host]]:
+    folder = tmp_path_factory.mktemp("two")
+    with serve(folder / "one") as one, serve(folder / "two") as two:
+        yield one, two
+
+
+@pytest.fixture(autouse=True)
+def empty(redis_server: RedisServer) -> Iterator[None]:
+    yield
+    with redis_server.client() as client:
+        client.flushall()
+
+
+def follow(host: Host, id: str, last: str | None = None) -> Browser:
+    header = f"Last-Event-ID: {last}\r\n" if last is not None else ""
+    return Browser(host.port, f"/follow/{id}", headers=header)
+
+
+def text_in(events: list[Event]) -> str:
+    return "".join(json.loads(e.data)["text"] for e in events if e.name == "token")
+
+
+def names(events: list[Event]) -> list[str]:
+    return [event.name for event in events]
+
+
+def slow() -> Reply:
+    return Reply([step for block in BLOCKS for step in (block, Pause(0.03))])
+
+
+def test_the_connection_is_cut_at_each_event_and_goes_to_the_other_server(
+    two: tuple[Host, Host], service: LLMServer
+) -> None:
+    before = len(service.requests)
+    service.script(slow())
+    assert two[0].json("/publish/whole", prompt="why")["first"]
+    with follow(two[1], "whole") as browser:
+        everything = list(browser.events())
+    assert text_in(everything) == TEXT
+    for cut in range(1, len(everything)):
+        service.script(slow())
+        id = f"cut-{cut}"
+        assert two[0].json(f"/publish/{id}", prompt="why")["first"]
+        assert not two[1].json(f"/publish/{id}", prompt="why")["first"]
+        seen: list[Event] = []
+        with follow(two[0], id) as browser:
+            for event in browser.events():
+                seen.append(event)
+                if len(seen) == cut:
+                    break
+        with follow(two[1], id, seen[-1].id) as browser:
+            seen += browser.events()
+            assert browser.is_whole
+        assert text_in(seen) == TEXT
+        assert len({event.id for event in seen}) == len(seen)
+        assert names(seen).count("done") == 1
+        with follow(two[0], id, seen[-1].id) as browser:
+            assert browser.status == 204
+    assert len(service.requests) - before == len(everything)
+
+
+def test_stop_works_at_the_other_server(two: tuple[Host, Host], service: LLMServer) -> None:
+    service.script(Reply([*BLOCKS[:6], Silence()]))
+    two[0].json("/publish/a", prompt="why")
+    with follow(two[0], "a") as browser:
+        events = browser.events()
+        seen = [next(events)]
+        began = time.monotonic()
+        assert two[1].json("/stop/a")["stopped"]
+        eventually(lambda: service.requests[-1].closed_at, "the call is cancelled")
+        assert elapsed(began) < 1
+        seen += events
+    assert names(seen)[-1] == "error"
+    assert "done" not in names(seen)
+    assert not two[1].json("/stop/a")["stopped"]
+
+
+def test_the_worker_is_killed(two: tuple[Host, Host], service: LLMServer) -> None:
+    service.script(Reply([*BLOCKS[:6], Silence()]))
+    pid = two[0].json("/publish/a", prompt="why")["pid"]
+    with follow(two[1], "a") as browser:
+        events = browser.events()
+        seen = [next(events)]
+        os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        seen += events
+        assert elapsed(began) < LEASE + 2
+    assert json.loads(seen[-1].data)["message"] == STOPPED
+
+
+def test_the_server_is_ended(
+    two: tuple[Host, Host], serve: Serve, service: LLMServer, tmp_path: Path
+) -> None:
+    """As for a new version of the application: the readers elsewhere are told at once."""
+    service.script(Reply([*BLOCKS[:6], Silence()]))
+    with serve(tmp_path) as old:
+        old.json("/publish/a", prompt="why")
+        with follow(two[1], "a") as browser:
+            events = browser.events()
+            seen = [next(events)]
+            old.process.terminate()
+            began = time.monotonic()
+            seen += events
+            told = elapsed(began)
+        assert old.process.wait(PATIENCE) == 0
+    assert json.loads(seen[-1].data)["message"] == STOPPED
+    assert told < LEASE - 0.5
+
+
+def test_nothing_is_left(two: tuple[Host, Host], service: LLMServer) -> None:
+    before = [host.json("/state") for host in two]
+    service.script(*[Reply(Answer(WORDS)) for _ in range(10)])
+    for number in range(10):
+        two[number % 2].json(f"/publish/{number}", prompt="why")
+        with follow(two[(number + 1) % 2], str(number)) as browser:
+            assert text_in(list(browser.events())) == TEXT
+    ours = [[name for name in state["threads"] if "llmstream" in name] for state in before]
+    eventually(
+        lambda: (
+            [
+                [name for name in host.json("/state")["threads"] if "llmstream" in name]
+                for host in two
+            ]
+            in (ours, [["llmstream-watchdog"]] * 2)
+        ),
+        "the threads have ended",
+    )
