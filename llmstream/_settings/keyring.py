@@ -8,6 +8,7 @@ most.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -106,14 +107,16 @@ def _write_names(all_names: set[str]) -> None:
 
 def _with_timeout(act: Callable[[Any], T]) -> T:
     """Call `act` with the keyring, in a daemon thread that is abandoned if it does not return."""
+    try:
+        library = _library()
+    except Exception as exc:
+        raise _explained(exc) from None
     outcome: list[T] = []
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            import keyring
-
-            outcome.append(act(keyring))
+            outcome.append(act(library))
         except BaseException as exc:  # the caller gets an error of the library's own, see below
             failure.append(exc)
 
@@ -121,6 +124,18 @@ def _with_timeout(act: Callable[[Any], T]) -> T:
     if outcome:
         return outcome[0]
     raise _explained(failure[0] if failure else None) from None
+
+
+def _library() -> Any:
+    """The keyring library, with what its backend for Linux imports: `cryptography`, written in
+    Rust. If a program ends while a daemon thread imports that, the process aborts ("FATAL:
+    exception not rethrown": up to 3.13 CPython unwinds the thread's stack, and Rust's frames do not
+    let it). So the caller's thread imports it."""
+    import keyring
+
+    with contextlib.suppress(Exception):  # a backend that cannot be imported is none
+        import keyring.backends.SecretService
+    return keyring
 
 
 def _explained(exc: BaseException | None) -> ConfigurationError:

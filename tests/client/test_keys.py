@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import pickle
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -83,6 +84,25 @@ def test_set_list_remove(
     assert cli.main(["keys", "list"]) == 0
     assert capsys.readouterr().out == ""
     assert MARKED not in ring.entries.values()
+
+
+def test_what_a_keyring_imports_is_imported_in_the_callers_thread(
+    ring: MemoryKeyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not in the daemon thread that asks it: the end of a program would abort in the import of
+    `cryptography`, which the backend for Linux needs."""
+    importers: list[threading.Thread] = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> None:
+            if name == "keyring.backends.SecretService":
+                importers.append(threading.current_thread())
+
+    monkeypatch.delitem(sys.modules, "keyring.backends.SecretService", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    assert keys.names() == []
+    assert importers == [threading.current_thread()]
 
 
 class Forgetful(MemoryKeyring):
