@@ -417,6 +417,9 @@ HEAVY = [
     "llmstream.testing",
     "llmstream.local",
     "llmstream.bench",
+    "llmstream.relay",
+    "llmstream.examples",
+    "redis",
     "llmstream.check",
     "llmstream.batchfile",
 ]

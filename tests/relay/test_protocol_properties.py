@@ -1,5 +1,5 @@
-"""Any answer, in any pieces, through every protocol: a strict parser of server-sent events reads the
-same text, thinking and calls from the frames; and a failure is never read as a success."""
+"""Any answer, in any pieces, through every protocol: a strict parser of its events reads the very
+text, thinking and calls from the frames; and a failure is never read as a success."""
 
 from __future__ import annotations
 
