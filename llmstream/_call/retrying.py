@@ -155,13 +155,8 @@ class Retrying:
             if delay is None:
                 continue
             if self.tells:
-                yield [self._retried(error, delay)]
+                yield [_retried(self._ctx, error, delay)]
             self._pause(delay, Phase.BACKOFF)
-
-    def _retried(self, error: LLMStreamError, delay: float) -> AnyEvent:
-        self._ctx.scope.hand_over()
-        number = len(self._ctx.meter.attempts[0]) + 1
-        return marker_event(Retried, number, reason=type(error).__name__, delay=delay)
 
     def _dress(self, request: HTTPRequest) -> HTTPRequest:
         ctx = self._ctx
@@ -336,3 +331,9 @@ class Retrying:
 
 def _seconds_held(budget: Budget, model: str, now: float) -> float:
     return budget.throttled(now, model)[0]
+
+
+def _retried(ctx: CallContext, error: LLMStreamError, delay: float) -> AnyEvent:
+    ctx.scope.hand_over()
+    number = len(ctx.meter.attempts[0]) + 1
+    return marker_event(Retried, number, reason=type(error).__name__, delay=delay)
