@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -578,6 +579,26 @@ def test_a_password_and_tls(own: Make, log_of: Make, tmp_path: Path) -> None:
     shown += [str(caught.value), repr(caught.value), str(caught.value.__cause__)]
     for word in (password, quoted, "wr0ng"):
         assert not [text for text in shown if word in text]
+
+
+def test_a_user_who_may_do_only_what_the_readme_says(
+    redis_server: RedisServer, log_of: Make
+) -> None:
+    readme = PACKAGE / "llmstream" / "relay" / "README.md"
+    (rules,) = re.findall(r"a user needs `([^`]*)` and `~llmstream:\*`", readme.read_text("utf-8"))
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "u", "on", ">pw", "~llmstream:*", *rules.split())
+        try:
+            log, stream = log_of(f"{redis_server.url}?username=u&password=pw"), Scripted("one")
+            publish(log, stream, unattended=0.2)
+            browser = Browser(relay.follow(log, "a"))
+            browser.reads("one")
+            assert relay.stop(log, "a")
+            assert not is_whole(browser.ended())
+            assert text_in(whole(log)) == "one"
+            log.close()
+        finally:
+            client.execute_command("ACL", "DELUSER", "u")
 
 
 # ---- forks -------------------------------------------------------------------------------------
