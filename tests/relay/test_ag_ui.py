@@ -156,6 +156,11 @@ def test_a_stop() -> None:
     assert "RUN_ERROR" not in [event["type"] for event in events]
 
 
+def test_an_end_of_a_run_that_another_has_begun() -> None:
+    """Of a log whose producer is gone: whatever is open there, an error may follow."""
+    assert types(Failure(type="Cancelled", message="It was stopped.")) == ["RUN_ERROR"]
+
+
 def test_a_restart() -> None:
     """All that was shown is taken back; with a history the page has just that again."""
     parts = [BEGIN, Thinking("Hm"), Text("Half"), Retry(2, "ServerError", 0.4), Restart(2), End()]

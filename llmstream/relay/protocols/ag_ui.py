@@ -266,7 +266,8 @@ class AGUIEncoder(TableEncoder):
 
     def _failure(self, part: Failure) -> list[bytes]:
         self._is_over = True
-        if part.type == "Cancelled":
+        # A run that this encoder has not begun it cannot finish: what is open there, it cannot know.
+        if part.type == "Cancelled" and self._name:
             return [
                 *self._close(),
                 *self._withdraw_calls(),
