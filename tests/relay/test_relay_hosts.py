@@ -33,6 +33,8 @@ IDLE = 20  # connections to the service that an application keeps, see `served.c
 LAG = 1.0  # seconds: far above the measured lags, on a machine with other work
 
 ODD = 'a\nb\r\nc "d" \\ \u2028\u2029 \x00 \u0085 </script> <b> data: x \U0001f642 \ufeff end'
+# A megabyte, forty times: more than the buffers of all sockets on the way.
+LONG = b'data: {"type":"response.output_text.delta","delta":"%b"}\n\n' % (b"long " * 200_000)
 WORDS = [f"w{number}" for number in range(12)]
 
 
@@ -79,6 +81,8 @@ class Service:
         begun = Answer("one two three").blocks()[:6]
         if kind == "cut":
             return Reply([*begun, Reset()])
+        if kind == "long":
+            return Reply([*begun, *[LONG] * 40])
         if kind == "hold":
             return Reply([*begun, Silence()])
         if kind == "together":
@@ -354,6 +358,32 @@ def test_a_server_that_cannot_stream(running: Callable[[str], Host]) -> None:
 
 
 # ---- many at once ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["flask-gthread", "flask-gevent", "django-uvicorn"])
+def test_a_browser_that_reads_nothing_slows_the_service(
+    name: str, running: Callable[[str], Host], service: Service
+) -> None:
+    """And takes no memory of the server for what it does not read."""
+    host, prompt = running(name), f"long {name}"
+    before = host.json("/state")["rss"]
+    with ask(host, prompt) as browser:
+        assert browser.status == 200
+        asked = service.request(prompt)
+        sizes = [before]
+
+        def is_still() -> bool:
+            sizes.append(host.json("/state")["rss"])
+            return len({*sizes[-50:]}) == 1
+
+        eventually(is_still, "nothing more is read")
+        assert asked.finished_at is None
+        grown = (sizes[-1] - before) / 1024
+        begun = time.monotonic()
+    closed = service.server.wait_closed(asked, PATIENCE)
+    print(f"{name}: {grown:.0f} MiB more, closed after {closed - begun:.2f} s")
+    assert grown < 30
+    assert closed - begun < SOON + 0.5 * LAG
 
 
 @pytest.mark.parametrize("name", ["flask-gthread", "flask-gevent", "django-uvicorn"])
