@@ -69,22 +69,10 @@ STAND_INS: dict[str, Any] = {
 NEEDS = {"cost": "genai_prices", "keys": "keyring", "local": "xllamacpp", "otel": "opentelemetry"}
 
 # The programs that an example may call.
-PROGRAMS = (
-    *(
-        "cp",
-        "git",
-        "gunicorn",
-        "llmstream",
-        "mkdir",
-        "mypy",
-        "npm",
-        "pip",
-        "pytest",
-        "python",
-        "ruff",
-    ),
-    "uvicorn",
-)
+PROGRAMS = {
+    *("cp", "git", "gunicorn", "llmstream", "mkdir", "mypy", "npm"),
+    *("pip", "pytest", "python", "ruff", "uvicorn"),
+}
 
 
 # ---- READMEs and their blocks --------------------------------------------------------------------
