@@ -33,7 +33,7 @@ WIRE = CORPUS.parent / "wire"
 TRANSCRIPTS = Path(__file__).resolve().parent / "transcripts"
 ABSENT = f"the shared corpus is not at {CORPUS} (LLMSTREAM_CORPUS can say where it is)"
 
-# A recording above this size is replayed byte by byte only when slow tests run; below are two
+# A recording above this size is sent byte by byte over HTTP only when slow tests run; below are two
 # thirds of the corpus's files and a tenth of its bytes.
 SMALL = 10_000
 LARGE = 40_000
@@ -91,7 +91,11 @@ def own(api: str = "responses") -> list[Recording]:
 
 
 def params(
-    recordings: Iterable[Recording], *, slow_above: float = float("inf"), at_least: int = 0
+    recordings: Iterable[Recording],
+    *,
+    slow_above: float = float("inf"),
+    at_least: int = 0,
+    below: float = float("inf"),
 ) -> list[Any]:
     """Parameters for a test of each recording; those above a size are marked slow."""
     found = [
@@ -101,7 +105,7 @@ def params(
             marks=pytest.mark.slow if recording.size > slow_above else (),
         )
         for recording in recordings
-        if recording.size >= at_least
+        if at_least <= recording.size < below
     ]
     return found or [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=ABSENT))]
 

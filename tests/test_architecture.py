@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream._core.dialects import APIS
 
@@ -57,7 +58,7 @@ NO_BUILTINS = {"open", "input", "print", "exec", "eval", "compile", "__import__"
 # The floors: each adds one kind of effect. A module imports only from its own floor and below, in
 # type-only imports and inside functions too. The longest name that fits counts.
 FLOORS = [
-    ("values", "_lazy", "_markdown", "_version", "errors", "events", "result"),
+    ("values", "_lazy", "_version", "errors", "events", "result"),
     ("pure core", "_core"),
     ("time and threads", "_runtime"),
     ("network", "_transport"),
@@ -195,7 +196,7 @@ ENCODERS = [
 ]
 
 
-@pytest.mark.parametrize("path", [*reachable_from_core(), *ENCODERS], ids=relative)
+@every("path", [*reachable_from_core(), *ENCODERS], ids=relative)
 def test_the_core_imports_no_effects(path: Path) -> None:
     """No clock, thread, socket, random, logger, metrics or HTTP: only what is listed as pure."""
     for name, _ in imports(path):
@@ -209,7 +210,7 @@ def test_the_core_imports_no_effects(path: Path) -> None:
             assert name in PURE_SUBMODULES[top], f"{relative(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", [*reachable_from_core(), *ENCODERS], ids=relative)
+@every("path", [*reachable_from_core(), *ENCODERS], ids=relative)
 def test_the_core_calls_no_effects(path: Path) -> None:
     """No call that reads a clock, a file or the environment, by whatever way it is reached."""
     for node in ast.walk(parsed(path)):
@@ -219,7 +220,7 @@ def test_the_core_calls_no_effects(path: Path) -> None:
             assert node.func.id not in NO_BUILTINS, f"{relative(path)}:{node.lineno}"
 
 
-@pytest.mark.parametrize("path", reachable_from_core(), ids=relative)
+@every("path", reachable_from_core(), ids=relative)
 def test_the_core_keeps_no_global_state(path: Path) -> None:
     """No `global`: what a stream has said is in its own Session."""
     tree = parsed(path)
@@ -259,7 +260,7 @@ def floor(name: str) -> int:
     return max(fitting)[1]
 
 
-@pytest.mark.parametrize("path", sources(), ids=relative)
+@every("path", sources(), ids=relative)
 def test_arrows_go_down(path: Path) -> None:
     """No module imports from a floor above its own."""
     own = floor(module_name(path))

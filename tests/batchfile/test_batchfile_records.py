@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream import ConfigurationError, RateLimitError, StreamInterrupted
 from llmstream.batchfile import Row, encode_outcome, read_head
@@ -124,7 +125,7 @@ def test_lines_of_another_program_are_read(line: bytes, fails: bool) -> None:
     assert read_head(line) == Head("a", fails)
 
 
-@pytest.mark.parametrize(
+@every(
     "line",
     [
         b"",

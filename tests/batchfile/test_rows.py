@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream import ConfigurationError, RetryPolicy, Timeouts
 from llmstream.batchfile import Row, parse_row
@@ -18,7 +19,7 @@ def row(line: Any, api: str = "chat", number: int = 3) -> Row:
     return parse_row(data, number, api)
 
 
-@pytest.mark.parametrize(
+@every(
     ("line", "prompt"),
     [
         ({"prompt": "Hi"}, {"prompt": "Hi"}),
@@ -99,7 +100,7 @@ def test_anthropics_batch_requests_are_read() -> None:
     }
 
 
-@pytest.mark.parametrize(
+@every(
     ("line", "words"),
     [
         (b"{", "line 3: not a JSON object"),

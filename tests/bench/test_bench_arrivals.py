@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+from every import every
 
 from llmstream import ConfigurationError
 from llmstream.bench import Load
@@ -130,7 +131,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 # ---- loads -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("given", "part"),
     [
         ({"concurrency": ()}, "concurrency"),

@@ -8,6 +8,7 @@ from array import array
 from typing import Any
 
 import pytest
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -177,7 +178,7 @@ def test_goodput_has_every_request_in_its_denominator() -> None:
     assert level.goodput.requests_per_second == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(
+@every(
     ("limits", "good"),
     [
         ({"ttft": 1000.0}, True),

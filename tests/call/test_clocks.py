@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from every import every
 from support import (
     BLOCKS,
     DELTAS,
@@ -416,8 +417,8 @@ LIFE = {
 }
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["at the start", "in mid-answer"])
-@pytest.mark.parametrize("life", LIFE.values(), ids=LIFE.keys())
+@every("first", [True, False], ids=["at the start", "in mid-answer"])
+@every("life", LIFE.values(), ids=LIFE.keys())
 def test_silence_auto_holds_for_a_service_that_pings(life: bytes, first: bool) -> None:
     """After any sign of life, 90 s without a byte end the stream."""
     start = [life, *TWO_TOKENS] if first else [*TWO_TOKENS, Pause(50), life]

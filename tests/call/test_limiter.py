@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from every import every
 from support import nothing_left  # noqa: F401 (a fixture)
 
 from llmstream import Client, RetryPolicy, Timeouts
@@ -65,7 +66,7 @@ def free(now: float) -> float:
 # --- arguments ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "fast", "600", b"", []])
+@every("value", [0, -1, float("nan"), float("inf"), True, "fast", "600", b"", []])
 def test_a_rate_limit_is_checked(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="requests a minute"):
         checked_rate_limit(value)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,8 +115,8 @@ def too_old(request: Recorded) -> Reply:
 # ---- drop after every event --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("broken", BROKEN, ids=["cut", "clean", "reset"])
+@every("api", APIS)
+@every("broken", BROKEN, ids=["cut", "clean", "reset"])
 def test_restart_after_every_event(api: str, broken: Any) -> None:
     """The answer begins anew, and who was told to clear has the uninterrupted text."""
     blocks = WHOLE.blocks(api)
@@ -443,7 +444,7 @@ CANNOT = {
 }
 
 
-@pytest.mark.parametrize("name", CANNOT)
+@every("name", CANNOT)
 def test_where_a_policy_cannot_work(name: str) -> None:
     """A ConfigurationError that says why, before anything is sent."""
     api, policy, options, why = CANNOT[name]
@@ -472,8 +473,8 @@ def test_a_format_of_text_can_be_continued(api: str) -> None:
     assert client.stream("Why?", extra_body=plain).result().text == TEXT
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize(
+@every("api", APIS)
+@every(
     "answer",
     [
         Answer(thinking="Let me think about this", text=""),

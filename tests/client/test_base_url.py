@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from every import every
 
 import llmstream
 from llmstream import Client, ConfigurationError
@@ -60,22 +61,23 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("address", WRONG)
-@pytest.mark.parametrize(("way", "variable"), CASES)
+@every("address", WRONG)
+@every(("way", "variable"), CASES)
 def test_the_variable_is_named(
     monkeypatch: pytest.MonkeyPatch, way: str, variable: str, address: str
 ) -> None:
     """And not the argument, which nobody has passed."""
-    for name, value in {**VARIABLES[variable], variable: address}.items():
-        monkeypatch.setenv(name, value)
     api = "messages" if variable.startswith("ANTHROPIC") else "responses"
-    with pytest.raises(ConfigurationError) as raised:
-        WAYS[way](api)
+    with monkeypatch.context() as patch:
+        for name, value in {**VARIABLES[variable], variable: address}.items():
+            patch.setenv(name, value)
+        with pytest.raises(ConfigurationError) as raised:
+            WAYS[way](api)
     assert str(raised.value).startswith(f"{variable}: ")
     assert "base_url" not in str(raised.value)
 
 
-@pytest.mark.parametrize("address", WRONG)
+@every("address", WRONG)
 def test_the_argument_is_named(address: str) -> None:
     """Where it was passed."""
     with pytest.raises(ConfigurationError, match=r"^base_url: "):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import responses
+from every import every
 from support import AT_ONCE, ONCE, PROMPT, bounded, eventually, failure
 
 import llmstream
@@ -453,7 +454,7 @@ WRONG_CLIENTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("settings", WRONG_CLIENTS.values(), ids=WRONG_CLIENTS.keys())
+@every("settings", WRONG_CLIENTS.values(), ids=WRONG_CLIENTS.keys())
 def test_settings_that_cannot_work(settings: dict[str, Any]) -> None:
     """A Client that cannot work is not made: ConfigurationError, with a word on what to give."""
     with pytest.raises(ConfigurationError) as caught:
@@ -545,15 +546,15 @@ def test_a_label_that_is_too_long(server: LLMServer, client_for: Callable[..., C
     assert isinstance(bounded(client.stream(PROMPT)).error, LLMStreamError)
 
 
-@pytest.mark.parametrize("name", ["connect", "first_token", "idle", "silence", "total"])
-@pytest.mark.parametrize("value", [0, -1, "5", True, float("nan")])
+@every("name", ["connect", "first_token", "idle", "silence", "total"])
+@every("value", [0, -1, "5", True, float("nan")])
 def test_timeouts_that_make_no_sense(name: str, value: Any) -> None:
     """A clock is a number of seconds above 0, or None."""
     with pytest.raises(ConfigurationError, match=name):
         Timeouts(**{name: value})
 
 
-@pytest.mark.parametrize(
+@every(
     "settings",
     [
         {"max_attempts": 0},

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from every import every
 from support import RawServer, failure, read_request
 from test_environment import every_logger  # noqa: F401 (a fixture)
 from test_secrets import Everything
@@ -189,7 +190,7 @@ def test_the_command(
     assert len(lines) == (1 if code == 0 else 2)
 
 
-@pytest.mark.parametrize("char", ALONE)
+@every("char", ALONE)
 def test_what_is_printable(char: str) -> None:
     """White space becomes a space, everything else an escape; the words stay, emojis too."""
     shown = printable(f"one{char}two")

@@ -3,23 +3,56 @@ it, whatever it does with the stream, and it never hangs."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
 
 import pytest
 from support import output_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-# The service sends eight words, one each time that the parent has the one before. `use` is what the
-# child does; it reports how that ended through a pipe.
+# The service sends eight words, one each time that the parent has the one before. A use is what the
+# child does; it reports how that ended through a pipe. Each use has its own client and child.
 PROGRAM = """
-    import gc, os, sys, threading, time
+    import gc, json, os, sys, threading, time, weakref
     from llmstream import Client
     from llmstream.testing import Answer, LLMServer, Pause, Reply
 
-    api, tls, use = sys.argv[1:]
+    api, tls, *uses = sys.argv[1:]
     words = "".join(f"w{n} " for n in range(8))
-    read, write = os.pipe()
+
+    def in_child(use, client, held):
+        view, stream = held.pop(), held.pop()
+        end = "nothing"
+        try:
+            if use in ("iterate", "blocked"):
+                for _ in view:
+                    end = "a token"
+            elif use == "result":
+                stream.result()
+            elif use == "cancel":
+                stream.cancel("by the child")
+                next(view)
+            elif use == "close":
+                stream.close()
+                view.close()
+                next(view)
+            elif use == "leave":
+                with stream:
+                    pass
+                client.close()
+            elif use == "drop":
+                known = weakref.ref(stream)
+                del stream, view
+                gc.collect()
+                assert known() is None
+            elif use == "one of its own":
+                assert client.stream("Hi").result().text == words
+                end = "a stream"
+        except BaseException as exc:
+            end = f"{type(exc).__name__}: {exc}"
+        return end
 
     with LLMServer(tls=tls == "tls") as server:
         blocks = Answer(words).blocks(api)
@@ -27,53 +60,32 @@ PROGRAM = """
         server.default = lambda _: Reply(paced)
         verify = server.ca_file if tls == "tls" else True
         base = server.base_url_for(api)
-        client = Client(api, base_url=base, api_key="k", model="m", verify=verify)
-        stream = client.stream("Hi")
-        view = stream if use == "result" else iter(stream)
-        got = [] if use == "result" else [next(view)]
-        if use == "result":
-            stream.__enter__()
-        if use == "blocked":  # a thread of the parent is in the middle of a read
-            reader = threading.Thread(target=lambda: got.extend(view))
-            reader.start()
-            time.sleep(0.03)
-        if os.fork() == 0:
-            end = "nothing"
-            try:
-                if use in ("iterate", "blocked"):
-                    for _ in view:
-                        end = "a token"
-                elif use == "result":
-                    stream.result()
-                elif use == "cancel":
-                    stream.cancel("by the child")
-                    next(view)
-                elif use == "close":
-                    stream.close()
-                    view.close()
-                    next(view)
-                elif use == "leave":
-                    with stream:
-                        pass
-                    client.close()
-                elif use == "drop":
-                    del stream, view
-                    gc.collect()
-                elif use == "one of its own":
-                    assert client.stream("Hi").result().text == words
-                    end = "a stream"
-            except BaseException as exc:
-                end = f"{type(exc).__name__}: {exc}"
-            os.write(write, end.encode())
-            os._exit(0)
-        os.wait()
-        if use == "blocked":
-            reader.join()
-        else:
-            got += [] if use == "result" else list(view)
-        print(os.read(read, 4096).decode())
-        print("".join(got) == words if use != "result" else stream.result().text == words)
-        client.close()
+        for use in uses:
+            read, write = os.pipe()
+            client = Client(api, base_url=base, api_key="k", model="m", verify=verify)
+            stream = client.stream("Hi")
+            view = stream if use == "result" else iter(stream)
+            got = [] if use == "result" else [next(view)]
+            if use == "result":
+                stream.__enter__()
+            if use == "blocked":  # a thread of the parent is in the middle of a read
+                reader = threading.Thread(target=lambda: got.extend(view))
+                reader.start()
+                time.sleep(0.03)
+            if os.fork() == 0:
+                held = [stream, view]
+                del stream, view  # what the child drops is not held here
+                os.write(write, in_child(use, client, held).encode())
+                os._exit(0)
+            os.wait()
+            if use == "blocked":
+                reader.join()
+            else:
+                got += [] if use == "result" else list(view)
+            told = os.read(read, 4096).decode()
+            text = "".join(got) if use != "result" else stream.result().text
+            print(json.dumps([use, told, text == words]))
+            client.close()
 """
 
 ENDS = {
@@ -88,21 +100,25 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("use", ENDS)
 @pytest.mark.parametrize("tls", ["http", "tls"])
-def test_a_child_leaves_the_stream_to_its_parent(use: str, tls: str) -> None:
+def test_a_child_leaves_the_stream_to_its_parent(tls: str) -> None:
     """The parent's answer is whole, and the child is told why it has none."""
-    told, whole = output_of(PROGRAM, "chat", tls, use).splitlines()
-    assert told.partition(":")[0] == ENDS[use]
-    assert "fork" in told or ENDS[use] != "ConfigurationError"
-    assert whole == "True"
+    check("chat", tls, ENDS)
 
 
 @pytest.mark.parametrize("api", ["responses", "messages"])
 def test_so_it_is_with_every_api(api: str) -> None:
-    told, whole = output_of(PROGRAM, api, "http", "iterate").splitlines()
-    assert told.startswith("ConfigurationError")
-    assert whole == "True"
+    check(api, "http", ["iterate"])
+
+
+def check(api: str, tls: str, uses: Iterable[str]) -> None:
+    known = list(uses)
+    reported = [json.loads(line) for line in output_of(PROGRAM, api, tls, *known).splitlines()]
+    assert [use for use, _, _ in reported] == known
+    for use, told, whole in reported:
+        assert told.partition(":")[0] == ENDS[use], (use, told)
+        assert "fork" in told or ENDS[use] != "ConfigurationError", (use, told)
+        assert whole, use
 
 
 UNTOUCHED = """

@@ -9,6 +9,7 @@ import random
 from typing import Any
 
 import pytest
+from every import every
 from odd_values import ODD, PARAMETERS, SKIPPED
 
 from llmstream import Client, ConfigurationError, LLMStreamError, RetryPolicy, Timeouts
@@ -40,7 +41,7 @@ def test_a_part_of_the_table(caplog: pytest.LogCaptureFixture) -> None:
             pass
 
 
-@pytest.mark.parametrize(
+@every(
     ("value", "path"),
     [
         ({"a": [1, {"b": math.nan}]}, r"extra_body\['a'\]\[1\]\['b'\] .*nan"),
@@ -80,7 +81,7 @@ def test_what_json_has_is_sent() -> None:
     assert b'"deep":[[[' in transport.requests[0].body
 
 
-@pytest.mark.parametrize(
+@every(
     "make",
     [
         lambda: Client("sk-marked-0123456789", **CLIENT),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream import AuthenticationError, Client, LLMStreamError, PermissionDeniedError
 from llmstream.cli import main
@@ -33,8 +34,8 @@ def refused(status: int = 401, api: str = "chat", **settings: Any) -> LLMStreamE
     return caught.value
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize(
+@every("api", APIS)
+@every(
     "host",
     [
         "name.openai.azure.com",
@@ -112,8 +113,8 @@ def test_a_403_of_a_key_is_about_permission() -> None:
         assert "header" not in str(refused(reply=gateway, api_key=KEY, profile="aws-gateway"))
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize(
+@every("api", APIS)
+@every(
     "host",
     [
         "bedrock-runtime.us-east-1.amazonaws.com",

@@ -9,6 +9,7 @@ import typing
 from typing import Any
 
 import pytest
+from every import every
 
 import llmstream.client
 from llmstream import Client, ConfigurationError, RetryPolicy, Timeouts
@@ -80,7 +81,7 @@ def test_a_client_like_another() -> None:
     assert Client.from_settings(one.settings, model="other").settings.model == "other"
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@every("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_leaves_the_key_behind(protocol: int) -> None:
     """Neither the key nor a header that authenticates is in the pickle of settings or client."""
     client = Client("chat", **GIVEN)
@@ -156,7 +157,7 @@ def test_a_pickle_leaves_behind_what_is_secret_in_the_address(
     assert whole.base_url == ADDRESS
 
 
-@pytest.mark.parametrize(
+@every(
     "header",
     [
         *("authorization", "X-Gateway-Authorization", "x-auth-token", "ocp-apim-subscription-key"),

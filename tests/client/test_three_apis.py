@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from corpus import Recording, params, random_pieces, recorded, replay, told
+from every import every
 from support import AT_ONCE, ONCE, eventually, failure, open_sockets, other_threads
 
 from llmstream import (
@@ -763,16 +764,18 @@ CUT_ANSWERS = {
 }
 
 
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CUT_ANSWERS)
-def test_cut_at_every_byte_in_memory(api: str, name: str) -> None:
+def test_cut_at_every_byte_in_memory(api: str, name: str, step: int) -> None:
     """A body that ends at any byte before the end of the ending's block is truncated, and has a
-    prefix of the answer; behind it, the whole."""
+    prefix of the answer; behind it, the whole. (The default suite cuts at each byte around the
+    ending and at every seventh; the recordings are cut at each below.)"""
     blocks = CUT_ANSWERS[name].blocks(api)
     data = b"".join(blocks)
     ending = len(b"".join(blocks[: len(blocks) - BEHIND[api]]))
     whole = Session(ROWS[api].load())
     whole.receive(data)
-    for offset in range(len(data) + 1):
+    for offset in sorted({*range(0, len(data), step), *range(ending - 30, len(data) + 1)}):
         session = Session(ROWS[api].load())
         session.receive(data[:offset])
         session.receive_eof()
@@ -785,12 +788,12 @@ def test_cut_at_every_byte_in_memory(api: str, name: str) -> None:
             assert session.state.text == whole.state.text
 
 
-SMALL = 6_000  # bytes: about half of the recordings
+SMALL, LARGE = 2_500, 6_000  # bytes: above these are two thirds of the recordings, and a third
 # Responses has a file of its own for this, test_corpus.
 RECORDINGS = [recording for api in ("messages", "chat") for recording in recorded(api)]
 
 
-@pytest.mark.parametrize("recording", params(RECORDINGS))
+@every("recording", params(RECORDINGS))
 def test_a_recording_is_reported_exactly(recording: Recording) -> None:
     """What real services sent, in one piece and in random pieces."""
     whole, session = replay((recording.data,), recording.api)
@@ -801,11 +804,21 @@ def test_a_recording_is_reported_exactly(recording: Recording) -> None:
     assert [event.chunks for event in events] == [event.chunks for event in whole]
 
 
-@pytest.mark.parametrize("recording", params([r for r in RECORDINGS if r.size < SMALL]))
+@every("recording", params(RECORDINGS, below=SMALL))
 def test_a_recording_cut_at_every_byte(recording: Recording) -> None:
     """Until the block that completes it is complete, its end is a truncation; text, thinking and
     calls are a beginning of the whole's. Behind that block nothing takes the success back but the
     service's own error."""
+    check_every_cut(recording)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recording", params(RECORDINGS, at_least=SMALL, below=LARGE))
+def test_a_larger_recording_cut_at_every_byte(recording: Recording) -> None:
+    check_every_cut(recording)
+
+
+def check_every_cut(recording: Recording) -> None:
     api = recording.api
     _, full = replay((recording.data,), api)
     known = told(full, api)
@@ -1195,7 +1208,7 @@ ODD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(
+@every(
     "option",
     [
         *("instructions", "temperature", "top_p", "stop", "tools", "tool_choice"),
@@ -1216,7 +1229,7 @@ def test_odd_options_are_refused_or_sent(api: str, option: str) -> None:
     assert foreign == {}
 
 
-@pytest.mark.parametrize("role", ["system", "user", None, 5])
+@every("role", ["system", "user", None, 5])
 def test_odd_turns_are_refused_or_sent(api: str, role: Any) -> None:
     """The same for the content of a turn."""
     client = Client(api, base_url="http://test", model="m", transport=FakeTransport())
@@ -1256,10 +1269,12 @@ def replaced(value: Any, path: tuple[Any, ...], by: Any) -> Any:
     return copied
 
 
-def distorted(answer: Answer, api: str) -> Iterator[bytes]:
-    """The answer's stream with every shape at every place of an event, once per kind of event."""
+def distorted(answer: Answer, api: str, share: int) -> Iterator[bytes]:
+    """The answer's stream with shapes at every place of an event, once per kind of event: with each
+    shape, or at each place with one in `share`, others than at the place before."""
     blocks = answer.blocks(api)
     seen = set()
+    number = 0
     for at, block in enumerate(blocks):
         head, _, data = block.partition(b"data: ")
         if data.startswith(b"[DONE]") or b".in_progress" in head:  # as response.created
@@ -1271,18 +1286,20 @@ def distorted(answer: Answer, api: str) -> Iterator[bytes]:
             continue
         seen.add(kind)
         for path in paths:
-            for shape in SHAPES:
+            number += 1
+            for shape in SHAPES[number % share :: share]:
                 changed = json.dumps(replaced(event, path, shape)).encode()
                 middle = b"".join([head, b"data: ", changed, b"\n\n"])
                 yield b"".join([*blocks[:at], middle, *blocks[at + 1 :]])
 
 
+@pytest.mark.parametrize("share", [5, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("which", ["whole", "failing"])
-def test_no_shape_of_an_event_brings_a_foreign_exception(api: str, which: str) -> None:
+def test_no_shape_of_an_event_brings_a_foreign_exception(api: str, which: str, share: int) -> None:
     """Anything at any place of any event: an outcome, a readable state, and a turn."""
     answer = RICH if which == "whole" else Answer("a", error={"code": "x", "message": "m"})
     dialect = ROWS[api].load()
-    for data in distorted(answer, api):
+    for data in distorted(answer, api, share):
         session = Session(dialect)
         events = session.receive(data)
         session.receive_eof()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from llmstream._core.asked import bare_url, place_asked
 from llmstream._core.classify import error_from_status
@@ -11,7 +12,7 @@ URL = "http://me:secret@host.test:8000/v1/responses?key=secret#secret"
 BARE = "http://host.test:8000/v1/responses"
 
 
-@pytest.mark.parametrize(
+@every(
     ("url", "bare"),
     [
         (URL, BARE),
@@ -40,8 +41,8 @@ def test_a_page_that_is_not_there(status: int) -> None:
     assert "secret" not in str(error)
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
-@pytest.mark.parametrize(
+@every("status", [300, 301, 302, 303, 307, 308])
+@every(
     ("location", "shown"),
     [
         ("https://you:secret@new.test/v2?token=secret#secret", "https://new.test/v2:"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from corpus import is_json
+from every import every
 from support import AT_ONCE, ONCE, failure
 
 from llmstream import (
@@ -136,7 +137,7 @@ def server() -> Iterator[LLMServer]:
 # ---- what ends an answer -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("parts", "finish"),
     [
         ([said("Hi"), FINISH], "stop"),
@@ -157,7 +158,7 @@ def test_what_completes_an_answer(parts: list[bytes], finish: str | None) -> Non
     assert (result.text, result.finish) == ("Hi", finish)
 
 
-@pytest.mark.parametrize(
+@every(
     "parts",
     [
         [],
@@ -187,7 +188,7 @@ def test_what_does_not(parts: list[bytes]) -> None:
     assert "Hi".startswith(result.text)
 
 
-@pytest.mark.parametrize(
+@every(
     "strange",
     [
         [],
@@ -314,7 +315,7 @@ def test_nothing_behind_done_is_read() -> None:
 BUSY = {"message": "busy", "type": "overloaded_error", "code": None}
 
 
-@pytest.mark.parametrize(
+@every(
     "broken",
     [
         data({"error": BUSY}),
@@ -331,7 +332,7 @@ BUSY = {"message": "busy", "type": "overloaded_error", "code": None}
     ],
     ids=lambda part: part.decode().strip()[:60],
 )
-@pytest.mark.parametrize("place", ["first", "behind content", "behind the finish"])
+@every("place", ["first", "behind content", "behind the finish"])
 def test_an_error_in_each_of_its_forms(broken: bytes, place: str) -> None:
     """Under choices, beside them, as an event, as a field, flat: never a success, not even where
     [DONE] follows, or where a finish came before it."""
@@ -343,7 +344,7 @@ def test_an_error_in_each_of_its_forms(broken: bytes, place: str) -> None:
     assert result.text == ("" if place == "first" else "Hi")
 
 
-@pytest.mark.parametrize(
+@every(
     "broken",
     [
         data({"error": "boom"}),
@@ -405,7 +406,7 @@ def test_content_beside_an_error_is_delivered() -> None:
 # ---- chunks of all shapes ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     "odd",
     [
         chunk(choices=[]),
@@ -447,7 +448,7 @@ def test_a_chunk_that_says_nothing_changes_nothing(odd: bytes) -> None:
     assert isinstance(session.error, StreamTruncated)
 
 
-@pytest.mark.parametrize(
+@every(
     "broken",
     [
         b"data: {half\n\n",
@@ -523,7 +524,7 @@ FULL = used(
 )
 
 
-@pytest.mark.parametrize(
+@every(
     ("parts", "usage"),
     [
         ([said("a"), FINISH, chunk(choices=[], usage=FULL), DONE], Usage(7, 9, 16, 3, 5)),
@@ -559,7 +560,7 @@ def test_usage(parts: list[bytes], usage: Usage) -> None:
 A, B = ("a", "f", '{"x":1}'), ("b", "g", "{}")
 
 
-@pytest.mark.parametrize(
+@every(
     ("parts", "expected"),
     [
         pytest.param(
@@ -784,7 +785,7 @@ def test_a_custom_tools_call() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@every(
     ("parts", "arguments"),
     [
         ([called(piece('{"x":', name="f", index=0, id="a"))], '{"x":'),
@@ -863,7 +864,7 @@ def test_the_chunks_of_calls() -> None:
 DETAILS = [{"type": "reasoning.text", "text": "Hm.", "index": 0}]
 
 
-@pytest.mark.parametrize(
+@every(
     "delta",
     [
         {"reasoning_content": "Hm."},
@@ -881,7 +882,7 @@ DETAILS = [{"type": "reasoning.text", "text": "Hm.", "index": 0}]
     ],
     ids=str,
 )
-@pytest.mark.parametrize("profile", [None, "openrouter", "ollama"])
+@every("profile", [None, "openrouter", "ollama"])
 def test_reasoning_under_each_of_its_names(delta: dict[str, Any], profile: str | None) -> None:
     """Once, though two names may carry it."""
     content = delta.pop("content", None)
@@ -1129,7 +1130,7 @@ THOUGHT = said(reasoning_content="hm", finish="stop")
 EMPTY = said(content="", finish="stop")
 
 
-@pytest.mark.parametrize(
+@every(
     "parts",
     [
         [EMPTY, HELLO, WORLD, FINISH],
@@ -1148,7 +1149,7 @@ def test_an_early_finish_is_not_the_end(parts: list[bytes]) -> None:
     assert (result.text, result.finish) == ("Hello world", "stop")
 
 
-@pytest.mark.parametrize(
+@every(
     "parts",
     [
         [EMPTY, HELLO],
@@ -1214,7 +1215,7 @@ BROKEN_OFF = (
 )
 
 
-@pytest.mark.parametrize("word", BROKEN_OFF)
+@every("word", BROKEN_OFF)
 def test_an_answer_that_was_broken_off_is_an_error(word: str) -> None:
     """In any spelling, with the text so far and without a finish."""
     for parts in ([HELLO, said(finish=word), DONE], [said("Hello", finish=word)]):
@@ -1246,7 +1247,7 @@ def odd(**choice: Any) -> bytes:
     return chunk(choices=[{"index": 0, **choice}])
 
 
-@pytest.mark.parametrize(
+@every(
     "strange",
     [
         odd(delta={"content": [{"type": "text", "text": "two "}]}),
@@ -1261,7 +1262,7 @@ def test_text_in_an_odd_place_is_placed(strange: bytes) -> None:
     assert whole(said("one "), strange, said("three"), FINISH, DONE).text == "one two three"
 
 
-@pytest.mark.parametrize(
+@every(
     "strange",
     [
         odd(delta={"text": "two "}),
@@ -1294,8 +1295,8 @@ def test_messages_in_place_of_deltas() -> None:
         assert type(session.error) is ProtocolError
 
 
-@pytest.mark.parametrize("delta", [None, {}])
-@pytest.mark.parametrize(
+@every("delta", [None, {}])
+@every(
     ("text", "found"),
     [
         ("one two", "one two"),
@@ -1308,7 +1309,7 @@ def test_messages_in_place_of_deltas() -> None:
         ("X", None),
     ],
 )
-@pytest.mark.parametrize("late", [False, True])
+@every("late", [False, True])
 def test_a_whole_message_at_the_end(
     delta: Any, text: str | None, found: str | None, late: bool
 ) -> None:
@@ -1358,7 +1359,7 @@ def test_arguments_without_a_function(pieces: list[Any]) -> None:
     assert [(call.name, call.arguments) for call in result.tool_calls] == [("f", '{"x":1}')]
 
 
-@pytest.mark.parametrize(
+@every(
     "lost",
     [
         {"index": 0},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from corpus import PROPERTY, block, say
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +74,7 @@ STATUSES: dict[int, type[ServiceError]] = {
 RETRIED = {408, 409, 425, 429, *range(500, 600)}
 
 
-@pytest.mark.parametrize("status", sorted(STATUSES))
+@every("status", sorted(STATUSES))
 def test_every_status(status: int) -> None:
     """Each status from 300 to 599 has its class, whatever words come with it, and is retried
     exactly where asking again may help."""
@@ -85,11 +86,9 @@ def test_every_status(status: int) -> None:
         assert str(status) in error.message
 
 
-@pytest.mark.parametrize("status", [400, 403, 429, 500, 529])
-@pytest.mark.parametrize(
-    "word", ["insufficient_quota", "credit_balance_exhausted", "INSUFFICIENT_QUOTA"]
-)
-@pytest.mark.parametrize("where", ["code", "type"])
+@every("status", [400, 403, 429, 500, 529])
+@every("word", ["insufficient_quota", "credit_balance_exhausted", "INSUFFICIENT_QUOTA"])
+@every("where", ["code", "type"])
 def test_quota_wins_over_the_status(status: int, word: str, where: str) -> None:
     """Used-up money is never retried, whatever status it comes with, by code or by type, in any
     case, and even where the server says to retry."""
@@ -100,7 +99,7 @@ def test_quota_wins_over_the_status(status: int, word: str, where: str) -> None:
     assert type(error_from_payload(payload)) is QuotaExceededError
 
 
-@pytest.mark.parametrize(
+@every(
     ("said", "status", "retryable"),
     [
         ("true", 400, True),
@@ -330,7 +329,7 @@ def test_there_are_enough_shapes() -> None:
     assert len(SHAPES) >= 25
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@every("name", SHAPES)
 def test_shapes_inside_a_stream(name: str) -> None:
     """Each shape gives its class and the service's own words."""
     payload, cls, code, type_, message, param = SHAPES[name]
@@ -342,8 +341,8 @@ def test_shapes_inside_a_stream(name: str) -> None:
     assert error.retry_after is None
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
+@every("name", SHAPES)
+@every("status", [400, 401, 429, 500, 529])
 def test_shapes_with_a_status(name: str, status: int) -> None:
     """With a status the status decides, quota aside; the words are the same."""
     payload, _, code, type_, message, param = SHAPES[name]
@@ -369,7 +368,7 @@ SAME: dict[int, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("status", SAME)
+@every("status", SAME)
 def test_the_same_failure_is_the_same_class(status: int) -> None:
     """By status, flat and nested, as the first event and after tokens, as a failed response, as
     an object without a type, in a field of its own, and as the JSON of a 200: one class."""
@@ -414,7 +413,7 @@ ODD_ERRORS = {
 }
 
 
-@pytest.mark.parametrize("name", ODD_ERRORS)
+@every("name", ODD_ERRORS)
 def test_odd_errors_are_errors_of_the_service(name: str) -> None:
     """An event that says error is one, whatever it holds: not a truncation, which is retried."""
     error = in_stream(ODD_ERRORS[name])
@@ -446,7 +445,7 @@ NO_ANSWERS: dict[str, tuple[Any, type[LLMStreamError]]] = {
 }
 
 
-@pytest.mark.parametrize("name", NO_ANSWERS)
+@every("name", NO_ANSWERS)
 def test_json_that_is_no_whole_answer_is_no_success(name: str) -> None:
     """A 200 with JSON is a success only where it holds a completed answer."""
     payload, cls = NO_ANSWERS[name]
@@ -458,7 +457,7 @@ def test_json_that_is_no_whole_answer_is_no_success(name: str) -> None:
 # --- identities ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("headers", "body", "found"),
     [
         ({"x-request-id": "a", "request-id": "b"}, {}, "a"),
@@ -515,7 +514,7 @@ MONSTERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", MONSTERS)
+@every("name", MONSTERS)
 def test_monsters_are_bounded(name: str) -> None:
     """Whatever a service says, by status, the answer is an error of bounded words."""
     payload = MONSTERS[name]
@@ -526,7 +525,7 @@ def test_monsters_are_bounded(name: str) -> None:
     pickle.loads(pickle.dumps(error))
 
 
-@pytest.mark.parametrize("name", MONSTERS)
+@every("name", MONSTERS)
 def test_monsters_inside_a_stream_are_bounded(name: str) -> None:
     """The same inside a stream, and as the JSON of a 200: an error, never an exception."""
     payload = MONSTERS[name]
@@ -624,7 +623,7 @@ WAITS: dict[str, tuple[Any, float | None, float | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WAITS)
+@every("name", WAITS)
 def test_the_wait_that_a_body_asks_for(name: str) -> None:
     payload, by_http, inside = WAITS[name]
     assert by_status(429, payload).retry_after == by_http
@@ -715,8 +714,8 @@ WRAPPED: dict[str, tuple[Any, str, str | None, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPED)
-@pytest.mark.parametrize("how", ["json", "an event", "an event without a name"])
+@every("name", WRAPPED)
+@every("how", ["json", "an event", "an event without a name"])
 def test_an_error_is_found_where_it_is_wrapped(name: str, how: str) -> None:
     """Also where the body of the error is an event stream; and what a validator shows of the
     request stays out."""
@@ -770,8 +769,8 @@ UPSTREAM: list[tuple[str, type[ServiceError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "cls"), UPSTREAM, ids=[words[:40] for words, _ in UPSTREAM])
-@pytest.mark.parametrize("status", [400, 500, 502])
+@every(("words", "cls"), UPSTREAM, ids=[words[:40] for words, _ in UPSTREAM])
+@every("status", [400, 500, 502])
 def test_what_an_upstream_said_decides(words: str, cls: type[ServiceError], status: int) -> None:
     """In the known forms, wherever the gateway puts the text; the status stays the gateway's."""
     for payload in (
@@ -787,7 +786,7 @@ def test_what_an_upstream_said_decides(words: str, cls: type[ServiceError], stat
     assert type(error_from_payload({"error": {"message": words}})) is cls
 
 
-@pytest.mark.parametrize(
+@every(
     "words",
     [
         "We have served 429 requests and 400 errors",
@@ -827,7 +826,7 @@ PROVIDERS: list[tuple[Any, type[ServiceError], type[ServiceError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("raw", "at_502", "at_400", "words"), PROVIDERS)
+@every(("raw", "at_502", "at_400", "words"), PROVIDERS)
 def test_a_provider_behind_a_router(
     raw: Any, at_502: type[ServiceError], at_400: type[ServiceError], words: str
 ) -> None:
@@ -947,7 +946,7 @@ FURTHER: dict[str, tuple[Any, str | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", FURTHER)
+@every("name", FURTHER)
 def test_further_forms_of_validation_errors(name: str) -> None:
     payload, param, words = FURTHER[name]
     error = by_status(400, payload)
@@ -971,7 +970,7 @@ QUOTES: dict[str, type[ServiceError]] = {
 }
 
 
-@pytest.mark.parametrize(("words", "cls"), QUOTES.items(), ids=QUOTES)
+@every(("words", "cls"), QUOTES.items(), ids=QUOTES)
 def test_further_words_with_a_status(words: str, cls: type[ServiceError]) -> None:
     assert type(by_status(500, {"error": {"message": words}})) is cls
     assert type(error_from_payload({"error": {"message": words}})) is cls

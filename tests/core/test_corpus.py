@@ -23,6 +23,7 @@ from corpus import (
     replay,
     told,
 )
+from every import every
 
 from llmstream._core.dialects import APIS
 from llmstream._core.session import Session
@@ -31,6 +32,7 @@ from llmstream.errors import ServiceError, StreamTruncated
 from llmstream.result import LLMStreamError
 
 ALL = [*own(), *recorded()]
+SMALL = 4_000  # bytes: above these a recording is cut at every byte only when slow tests run
 
 
 def test_the_transcripts_are_there() -> None:
@@ -49,16 +51,26 @@ def test_the_corpus_is_whole() -> None:
 # --- whole, byte by byte, in random pieces ------------------------------------------------------
 
 
-@pytest.mark.parametrize("recording", params(ALL))
+@every("recording", params(ALL))
 def test_it_is_reported_exactly(recording: Any) -> None:
     """In one piece a recording gives exactly the text, calls, usage and end that are expected."""
     _, session = replay((recording.data,))
     assert told(session) == recording.expect
 
 
-@pytest.mark.parametrize("recording", params(ALL, slow_above=LARGE))
+@every("recording", params(ALL, below=LARGE))
 def test_cutting_makes_no_difference(recording: Any) -> None:
     """However the bytes are cut, the typed events, their chunks and the outcome are identical."""
+    check_cuttings(recording)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recording", params(ALL, at_least=LARGE))
+def test_cutting_makes_no_difference_to_the_large(recording: Any) -> None:
+    check_cuttings(recording)
+
+
+def check_cuttings(recording: Any) -> None:
     expected_events, expected = replay((recording.data,))
     for name, cut in CUTTINGS.items():
         events, session = replay(cut(recording.data))
@@ -67,7 +79,7 @@ def test_cutting_makes_no_difference(recording: Any) -> None:
         assert told(session) == told(expected), name
 
 
-@pytest.mark.parametrize("recording", params(ALL))
+@every("recording", params(ALL))
 def test_what_is_delivered_is_what_is_kept(recording: Any) -> None:
     """The chunks of a kind, joined, are the state's text of that kind; deltas stay in order."""
     events, session = replay((recording.data,))
@@ -78,7 +90,7 @@ def test_what_is_delivered_is_what_is_kept(recording: Any) -> None:
     assert all(chunk.text for chunk in chunks)
 
 
-@pytest.mark.parametrize("recording", params(ALL))
+@every("recording", params(ALL))
 def test_finished_items_keep_no_deltas(recording: Any) -> None:
     """What a done event delivered whole is not kept a second time as deltas."""
     _, session = replay((recording.data,))
@@ -87,7 +99,7 @@ def test_finished_items_keep_no_deltas(recording: Any) -> None:
             assert not (part.done and part.deltas)
 
 
-@pytest.mark.parametrize("recording", params(ALL))
+@every("recording", params(ALL))
 def test_every_event_keeps_what_came(recording: Any) -> None:
     """Each event's own JSON is the recording's, so no field that is not declared is lost."""
     events, _ = replay((recording.data,))
@@ -147,10 +159,20 @@ class Watch:
         return ended.error
 
 
-@pytest.mark.parametrize("recording", params(ALL, slow_above=LARGE))
+@every("recording", params(ALL, below=SMALL))
 def test_cut_at_every_byte(recording: Any) -> None:
     """A recording cut at any byte is an error until its terminal event is complete; what came
     before is a prefix of the whole, no call is half, and half an event is none."""
+    check_every_cut(recording)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recording", params(ALL, at_least=SMALL))
+def test_cut_at_every_byte_of_the_large(recording: Any) -> None:
+    check_every_cut(recording)
+
+
+def check_every_cut(recording: Any) -> None:
     watch = Watch(recording)
     assert type(watch.end_here()) is StreamTruncated
     for offset, byte in enumerate(bytewise(recording.data), 1):
@@ -168,7 +190,7 @@ def test_cut_at_every_byte(recording: Any) -> None:
         assert recording.data[watch.terminal_at - 1 : watch.terminal_at] in (b"\n", b"\r")
 
 
-@pytest.mark.parametrize("recording", params(recorded(), at_least=LARGE))
+@every("recording", params(recorded(), at_least=SMALL))
 def test_cut_around_every_event_of_the_large(recording: Any) -> None:
     """The same for the large recordings at each block's end, the byte before and the byte after."""
     watch = Watch(recording)
@@ -188,10 +210,16 @@ def test_cut_around_every_event_of_the_large(recording: Any) -> None:
 @pytest.mark.parametrize("recording", params(own()))
 def test_a_prefix_in_one_piece_is_the_same_prefix(recording: Any) -> None:
     """A body that ends early gives the same in one piece as byte by byte."""
-    for offset in range(0, len(recording.data), 97):
-        start = recording.data[:offset]
-        events, session = replay((start,))
-        others, other = replay(bytewise(start))
+    fed = Session(APIS[recording.api].load())
+    others: list[Any] = []
+    step = 97
+    for offset in range(0, len(recording.data), step):
+        events, session = replay((recording.data[:offset],))
+        for byte in bytewise(recording.data[max(0, offset - step) : offset]):
+            others += fed.receive(byte)
+        # As in Watch; half a character that is held back is released into the state.
+        other = copy.copy(fed) if fed._halves is None else copy.deepcopy(fed)
+        other.receive_eof()
         assert events == others
         assert told(session) == told(other)
         assert str(session.error) == str(other.error)
@@ -213,7 +241,7 @@ REWRITES = {
 }
 
 
-@pytest.mark.parametrize("rewrite", REWRITES)
+@every("rewrite", REWRITES)
 def test_form_makes_no_difference(rewrite: str) -> None:
     """Other line ends, a BOM, pings, ids, lost event lines: the same events of every recording."""
     seen = 0

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from corpus import WIRE, block, recorded, replay, say
+from every import every
 
 from llmstream import events as public
 from llmstream._core.dialects import APIS
@@ -98,7 +99,7 @@ def test_events_are_public() -> None:
         assert cls.__doc__
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_every_field_is_optional(kind: str) -> None:
     """Compatible servers leave fields out: each has a default, and none shares a mutable one."""
     cls = CLASSES[kind]
@@ -112,7 +113,7 @@ def test_every_field_is_optional(kind: str) -> None:
 # --- decoding -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_an_empty_event_decodes(kind: str) -> None:
     """A type alone is an event of its class; so is one without a type that the event line names."""
     event = decode({"type": kind})
@@ -123,13 +124,13 @@ def test_an_empty_event_decodes(kind: str) -> None:
     assert type(named) is CLASSES[kind]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_the_json_decides_before_the_event_line(kind: str) -> None:
     """Where both name a type, it is the JSON's."""
     assert type(decode({"type": kind}, name="response.created")) is CLASSES[kind]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_nulls_decode(kind: str) -> None:
     """Null in every field, the sequence number too, is as if it were left out."""
     nulls = dict.fromkeys(declared(CLASSES[kind]))
@@ -181,7 +182,7 @@ WRONG: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_fields_of_wrong_types_never_crash(kind: str) -> None:
     """A field of another type is left out, and stays in `raw`; only answer text that cannot be
     read (delta, item, response) is an error, and then it is a ProtocolError, never a crash."""
@@ -202,7 +203,7 @@ def test_fields_of_wrong_types_never_crash(kind: str) -> None:
             assert event.json() == payload
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "field", "value"),
     [
         ("response.output_text.delta", "delta", 5),
@@ -224,7 +225,7 @@ def test_answer_text_that_cannot_be_read_does_not_vanish(kind: str, field: str, 
     assert "'x'" not in str(session.error)
 
 
-@pytest.mark.parametrize(
+@every(
     "payload",
     [
         {"output_index": "0", "content_index": 0, "delta": "x"},
@@ -268,7 +269,7 @@ UNKNOWN: list[tuple[Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("payload", "name", "kind"), UNKNOWN, ids=repr)
+@every(("payload", "name", "kind"), UNKNOWN, ids=repr)
 def test_unknown_events_keep_everything(payload: Any, name: str, kind: str) -> None:
     """An event of no known type is an UnknownEvent with all of its data: never dropped, never
     another class, never the end of the stream."""
@@ -299,7 +300,7 @@ def test_undeclared_fields_stay() -> None:
     assert json.loads(event.raw) == payload
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_no_service_can_set_our_own_fields(kind: str) -> None:
     """`chunks` and `raw` are ours: fields of these names on the wire do not reach them."""
     payload = {"type": kind, "chunks": ["x"], "raw": "x"}
@@ -322,7 +323,7 @@ def test_not_even_by_their_encoded_names() -> None:
 # --- values -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_events_pickle(kind: str) -> None:
     """An event goes to another process as it is."""
     payload = {"type": kind, "sequence_number": 3, "item_id": "m", "novel": 1}
@@ -338,7 +339,7 @@ def test_unknown_events_pickle() -> None:
     assert pickle.loads(pickle.dumps(event)) == event
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "response.new"])
+@every("kind", [*KINDS, "response.new"])
 def test_repr_is_short(kind: str) -> None:
     """What is shown is the class and its fields that are set, not the raw JSON a second time."""
     event = decode({"type": kind, "sequence_number": 3, "novel": "rawraw"})
@@ -454,7 +455,7 @@ def test_every_type_has_a_row() -> None:
     assert set(ACTIVITY) == set(CLASSES)
 
 
-@pytest.mark.parametrize("kind", ACTIVITY)
+@every("kind", ACTIVITY)
 def test_activity(kind: str) -> None:
     """What each event is to the clocks: content, progress or nothing."""
     fields, level = ACTIVITY[kind]
@@ -462,7 +463,7 @@ def test_activity(kind: str) -> None:
     assert level_of(say(kind, **at, **fields)) == level
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "fields"),
     [
         ("response.output_text.done", {"text": "late"}),
@@ -506,14 +507,14 @@ READ_BY_THE_CALLER = (
 )
 
 
-@pytest.mark.parametrize("kind", READ_BY_THE_CALLER)
+@every("kind", READ_BY_THE_CALLER)
 def test_an_empty_delta_is_no_content(kind: str) -> None:
     """A delta of nothing does not end the first-token clock."""
     for delta in ("", None):
         assert level_of(say(kind, output_index=0, delta=delta)) < CONTENT
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "level"),
     [
         ("response.novel.thing", NOTHING),
@@ -539,7 +540,7 @@ def test_comments_are_nothing() -> None:
 TERMINAL = {"response.completed", "response.incomplete", "response.failed", "error"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_only_terminal_events_end(kind: str) -> None:
     """Two types make an answer complete, two fail it, no other ends anything."""
     session = Session(RESPONSES)

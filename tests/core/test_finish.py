@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream import Client, ServerError, StreamTruncated
 from llmstream._core.dialects import APIS
@@ -39,8 +40,8 @@ def played(api: str, blocks: list[bytes]) -> Session:
     return session
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("word", WORDS)
+@every("api", APIS)
+@every("word", WORDS)
 def test_a_broken_answer_is_an_error_on_every_api(api: str, word: str) -> None:
     """With what arrived before it, and without a finish."""
     session = played(api, with_reason(api, word))
@@ -48,8 +49,8 @@ def test_a_broken_answer_is_an_error_on_every_api(api: str, word: str) -> None:
     assert (session.state.text, session.state.finish) == ("Hi there", None)
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("word", SILENT)
+@every("api", APIS)
+@every("word", SILENT)
 def test_no_word_is_no_finish(api: str, word: str) -> None:
     """It never becomes the answer's finish."""
     session = played(api, with_reason(api, word))
@@ -139,7 +140,7 @@ def test_words() -> None:
     assert [finish_word(word) for word in (*SILENT, None, "stop")] == [None] * 6 + ["stop"]
 
 
-@pytest.mark.parametrize(
+@every(
     ("limit", "profile", "options", "finish"),
     [
         (12, None, {"max_output_tokens": 12}, "length"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from corpus import PROPERTY, bytewise, random_pieces
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,7 +99,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@every("case", CASES)
 def test_every_split_gives_the_same(case: str) -> None:
     """However a stream is cut, in up to three pieces or in bytes, the blocks are the standard's."""
     data = CASES[case]
@@ -224,8 +225,8 @@ def test_what_is_held_is_the_pending_block_alone() -> None:
 # --- the cap ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 3, 64, 1000])
-@pytest.mark.parametrize("unit", [b"x", b"data: x\n", b": ping\n", b"data: x\r\n"])
+@every("size", [1, 3, 64, 1000])
+@every("unit", [b"x", b"data: x\n", b": ping\n", b"data: x\r\n"])
 def test_a_block_without_end_is_refused(unit: bytes, size: int) -> None:
     """A line, or a block of lines, that never ends is refused before it holds more than the cap
     and one piece."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from llmstream._core.graphemes import is_boundary, last_boundary, may_grow, unfinished
 
@@ -34,7 +35,7 @@ CLUSTERS = {
 }
 
 
-@pytest.mark.parametrize("cluster", CLUSTERS.values(), ids=CLUSTERS.keys())
+@every("cluster", CLUSTERS.values(), ids=CLUSTERS.keys())
 def test_a_cluster_stays_together(cluster: str) -> None:
     text = f"x {cluster} y"
     inside = range(3, 2 + len(cluster))
@@ -45,7 +46,7 @@ def test_a_cluster_stays_together(cluster: str) -> None:
     assert last_boundary(cluster) == 0
 
 
-@pytest.mark.parametrize("cluster", CLUSTERS.values(), ids=CLUSTERS.keys())
+@every("cluster", CLUSTERS.values(), ids=CLUSTERS.keys())
 def test_two_of_them_are_two(cluster: str) -> None:
     """But after a virama, where the next consonant would belong to it."""
     assert is_boundary(cluster * 2, len(cluster))
@@ -61,7 +62,7 @@ def test_words_and_ideographs_come_apart() -> None:
     assert all(is_boundary(text, at) for at in range(len(text) + 1))
 
 
-@pytest.mark.parametrize(
+@every(
     "text",
     ["\U0001f468\u200d", "\U0001f1e9", "\U0001f1e9\U0001f1ea\U0001f1eb", "\ud83d", "\r", "\u0600"],
 )
@@ -70,7 +71,7 @@ def test_what_is_surely_unfinished(text: str) -> None:
     assert may_grow(text)
 
 
-@pytest.mark.parametrize("text", ["", "a", "e\u0301", "\U0001f1e9\U0001f1ea", "\u4eca", "\r\n"])
+@every("text", ["", "a", "e\u0301", "\U0001f1e9\U0001f1ea", "\u4eca", "\r\n"])
 def test_what_is_not(text: str) -> None:
     assert not unfinished(text)
     assert not may_grow(text)

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream import Client, LLMStreamError
 from llmstream._core.dialects import APIS
@@ -110,7 +111,7 @@ OTHER_KINDS = {
 }
 
 
-@pytest.mark.parametrize(("api", "kind", "delta"), OTHER_KINDS.values(), ids=OTHER_KINDS.keys())
+@every(("api", "kind", "delta"), OTHER_KINDS.values(), ids=OTHER_KINDS.keys())
 def test_halves_of_all_other_texts_are_joined(api: str, kind: str, delta: Any) -> None:
     """Thinking, refusals and arguments; and a half without another one is one U+FFFD, before other
     text and at the end of the stream."""

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 from support import ONCE
 
 from llmstream import Client, InvalidRequestError, LLMStreamError, Result
@@ -168,7 +169,7 @@ def ids(reply: Reply, **options: Any) -> list[Any]:
     return [item.get("id") for item in result.to_messages()]
 
 
-@pytest.mark.parametrize(
+@every(
     ("items", "kept"),
     [
         ([reasoning(1), called(1, '{"a":'), reasoning(2), called(2)], ["rs_2", "fc_2"]),

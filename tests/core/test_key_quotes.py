@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-import pytest
+from every import every
 
 from llmstream._core.credentials import (
     credentials_in,
@@ -59,8 +59,8 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("cut", [slice(None), slice(3, None), slice(-20, None), slice(8, 30)])
+@every("spelling", SPELLINGS)
+@every("cut", [slice(None), slice(3, None), slice(-20, None), slice(8, 30)])
 def test_every_spelling_of_every_part(spelling: str, cut: slice) -> None:
     """The words around it stay."""
     said = SPELLINGS[spelling](KEY[cut])
@@ -71,7 +71,7 @@ def test_every_spelling_of_every_part(spelling: str, cut: slice) -> None:
     assert len(shown[at:-8].replace("***", "")) < max(12, len(said) // 4), shown
 
 
-@pytest.mark.parametrize("length", range(8, len(KEY)))
+@every("length", range(8, len(KEY)))
 def test_any_part_of_eight_characters(length: int) -> None:
     """Wherever it begins."""
     for at in range(len(KEY) - length + 1):
@@ -81,9 +81,7 @@ def test_any_part_of_eight_characters(length: int) -> None:
         assert "***" in shown
 
 
-@pytest.mark.parametrize(
-    "key", ["no-key-required", "test", "none", "not-needed", "", "the-model-is-not-available"]
-)
+@every("key", ["no-key-required", "test", "none", "not-needed", "", "the-model-is-not-available"])
 def test_a_placeholder_takes_no_word_from_a_reason(key: str) -> None:
     """A local server's key consists of ordinary words."""
     said = "HTTP 422: body.messages.0.name: Field required; the model does not exist, not needed"
@@ -114,7 +112,7 @@ def test_long_keys_cost_little() -> None:
     assert time.process_time() - begun < 1.5
 
 
-@pytest.mark.parametrize(
+@every(
     "name",
     [
         *("Authorization", "Proxy-Authorization", "X-API-Key", "api-key", "x-goog-api-key"),
@@ -135,7 +133,7 @@ def test_names_of_credentials(name: str) -> None:
     assert is_credential(name.lower())
 
 
-@pytest.mark.parametrize(
+@every(
     "name",
     [
         *("content-type", "x-team", "anthropic-version", "openai-beta", "max_tokens", "metadata"),

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 import pytest
+from every import every
 from support import executed_lines
 
 from llmstream._core.dialects import APIS
@@ -295,7 +296,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("value", HEADERS)
+@every("value", HEADERS)
 def test_headers_without_end(value: str) -> None:
     """What says when in thousands of characters says nothing, at once."""
     text = HEADERS[value]
@@ -308,7 +309,7 @@ def test_headers_without_end(value: str) -> None:
     assert time.process_time() - begun < 0.2
 
 
-@pytest.mark.parametrize("value", WORDS)
+@every("value", WORDS)
 def test_words_without_end(value: str) -> None:
     begun = time.process_time()
     parse_retry_after({}, WORDS[value], 0.0)
@@ -334,7 +335,7 @@ def test_elements_of_a_list() -> None:
     assert raw_elements(b'{"b":[NaN,null,"\\ud83d"]}', "b") == [b"NaN", b'"\\ufffd"']
 
 
-@pytest.mark.parametrize("digits", [20, 300, 301, 4300, 4301, 100_000])
+@every("digits", [20, 300, 301, 4300, 4301, 100_000])
 def test_huge_numbers(digits: int) -> None:
     """A whole number that Python refuses to read is a float; all can be written."""
     value = decode_json(b'{"a":%s,"b":NaN}' % (b"1" * digits))["a"]

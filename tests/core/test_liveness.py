@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream._core.dialects import APIS
 from llmstream._core.dialects.base import Activity
@@ -150,9 +151,7 @@ AGAIN: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("api", "event"), [(api, event) for api, events in AGAIN.items() for event in events]
-)
+@every(("api", "event"), [(api, event) for api, events in AGAIN.items() for event in events])
 def test_what_is_told_again_is_no_progress(api: str, event: dict[str, Any]) -> None:
     """Whatever differs beside what it says: numbers, moments, the usage so far."""
     session = Session(APIS[api].load())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from corpus import is_json
+from every import every
 from support import ONCE, failure
 
 from llmstream import (
@@ -132,7 +133,7 @@ def calls(result: Result) -> list[tuple[Any, ...]]:
 # ---- what ends an answer -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     "parts",
     [
         [],
@@ -173,8 +174,8 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize(("reason", "finish"), REASONS.items())
-@pytest.mark.parametrize("where", ["message_delta", "message_start"])
+@every(("reason", "finish"), REASONS.items())
+@every("where", ["message_delta", "message_start"])
 def test_every_stop_reason(reason: str, finish: str, where: str) -> None:
     """In the common vocabulary; a new one as the service wrote it."""
     if where == "message_delta":
@@ -372,7 +373,7 @@ def test_compaction(deltas: list[dict[str, Any]], item: dict[str, Any]) -> None:
     assert (result.text, chunks(*parts)) == ("Hi", [("text", "Hi", 1)])
 
 
-@pytest.mark.parametrize(
+@every(
     "item",
     [
         {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"url": "u"}]},
@@ -411,7 +412,7 @@ def test_what_the_service_ran_itself(item: dict[str, Any]) -> None:
 # ---- tool calls --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("input", "pieces", "arguments"),
     [
         ({}, [], "{}"),
@@ -464,8 +465,8 @@ CALL = [
 ]
 
 
-@pytest.mark.parametrize("length", [1, 2, 3])
-@pytest.mark.parametrize("end", [[], [ending("max_tokens")], [ending("tool_use")]])
+@every("length", [1, 2, 3])
+@every("end", [[], [ending("max_tokens")], [ending("tool_use")]])
 def test_a_call_without_its_stop_is_not_safe(length: int, end: list[bytes]) -> None:
     """Even where what came of its input is JSON, and even where the message ended."""
     _, result = read(begin(), *CALL[:length], *end)
@@ -579,7 +580,7 @@ def usage(**fields: Any) -> dict[str, Any]:
     return {"usage": fields}
 
 
-@pytest.mark.parametrize(
+@every(
     ("first", "last", "expected"),
     [
         (
@@ -655,8 +656,8 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize("place", range(len(WHOLE)))
-@pytest.mark.parametrize("ping", [PING, b": ping\n\n", b"event: ping\ndata: {}\n\n"])
+@every("place", range(len(WHOLE)))
+@every("ping", [PING, b": ping\n\n", b"event: ping\ndata: {}\n\n"])
 def test_a_ping_anywhere(place: int, ping: bytes) -> None:
     """Before, between and inside: the same answer."""
     result = whole(*WHOLE[:place], ping, *WHOLE[place:])
@@ -709,7 +710,7 @@ def test_events_without_event_lines() -> None:
 BUSY = {"type": "overloaded_error", "message": "busy"}
 
 
-@pytest.mark.parametrize(
+@every(
     "broken",
     [
         say("error", error=BUSY),
@@ -724,7 +725,7 @@ BUSY = {"type": "overloaded_error", "message": "busy"}
     ],
     ids=lambda part: part.decode().strip()[:60],
 )
-@pytest.mark.parametrize("place", [0, 1, 3, 6])
+@every("place", [0, 1, 3, 6])
 def test_an_error_in_each_of_its_forms(broken: bytes, place: int) -> None:
     """As the first and only event, or anywhere: the answer has failed, what came is kept."""
     session, result = read(*WHOLE[:place], broken, *WHOLE[place:])
@@ -734,7 +735,7 @@ def test_an_error_in_each_of_its_forms(broken: bytes, place: int) -> None:
     assert result.text == {0: "", 1: "", 3: "H", 6: "Hi"}[place]
 
 
-@pytest.mark.parametrize(
+@every(
     "broken",
     [say("error"), say("error", error=None), say("error", error="boom"), say("error", error=[]),
      b"event: error\ndata: boom\n\n", b"event: error\ndata: null\n\n"],
@@ -794,7 +795,7 @@ def test_unknown_events_and_deltas_are_kept() -> None:
     assert len(events) == 8
 
 
-@pytest.mark.parametrize(
+@every(
     "odd",
     [
         say("content_block_start", index=9),
@@ -837,7 +838,7 @@ def test_an_event_that_says_nothing_changes_nothing(odd: bytes) -> None:
         assert (result.text, result.finish, result.tool_calls) == ("Hi", "stop", ())
 
 
-@pytest.mark.parametrize(
+@every(
     "broken",
     [
         b"data: {half\n\n",
@@ -999,7 +1000,7 @@ def thinking_of(model: str, thinking: Any, limit: int | None = None) -> dict[str
     return body
 
 
-@pytest.mark.parametrize(
+@every(
     "model",
     [
         "claude-haiku-4-5",
@@ -1023,7 +1024,7 @@ def test_older_models_think_within_a_budget(model: str) -> None:
         assert "output_config" not in body
 
 
-@pytest.mark.parametrize(
+@every(
     "model",
     [
         "claude-opus-4-6",
@@ -1051,7 +1052,7 @@ def test_the_default_model_takes_it() -> None:
     assert thinking_of(MESSAGES.default_model, True)["thinking"]["type"] == "enabled"
 
 
-@pytest.mark.parametrize(
+@every(
     ("thinking", "limit", "budget", "most"),
     [
         (True, 20_000, 4096, 20_000),
@@ -1081,7 +1082,7 @@ OPEN = start(0, "text", text="") + delta(0, text="one ")
 CLOSED = delta(0, text="three") + stop(0) + END
 
 
-@pytest.mark.parametrize(
+@every(
     "piece",
     [
         strange(index=0, delta={"text": "two "}),
@@ -1104,7 +1105,7 @@ def test_the_field_that_is_there_decides(piece: bytes) -> None:
     assert whole(OPEN, piece, CLOSED).text == "one two three"
 
 
-@pytest.mark.parametrize(
+@every(
     "piece",
     [
         strange(index=0, delta={"type": "text_delta", "content": "two "}),

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
+from every import every
 
 from llmstream._core.graphemes import is_boundary, may_grow, unfinished
 from llmstream._core.pacing import RULES, Pacer
@@ -177,9 +178,7 @@ RULED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("by", "text", "cut"), [(by, *case) for by, cases in RULED.items() for case in cases]
-)
+@every(("by", "text", "cut"), [(by, *case) for by, cases in RULED.items() for case in cases])
 def test_the_rules(by: str, text: str, cut: int) -> None:
     assert RULES[by](text) == cut
 

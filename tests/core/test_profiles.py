@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from every import every
 from support import ONCE
 
 from llmstream import Client, ConfigurationError, StreamTruncated
@@ -63,7 +64,7 @@ def requested(
 # ---- which profile -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("base_url", "name"),
     [
         ("https://api.openai.com/v1", "openai"),
@@ -125,7 +126,7 @@ def test_every_row_is_under_its_own_name() -> None:
 # ---- where a request goes ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("profile", "base_url", "expected"),
     [
         ("default", "http://h/v1", "http://h/v1/x"),
@@ -160,7 +161,7 @@ def test_endpoints(profile: str, base_url: str, expected: str) -> None:
 AZURE = "https://res.openai.azure.com"
 
 
-@pytest.mark.parametrize(
+@every(
     ("api", "base_url", "path"),
     [
         ("chat", AZURE, "/openai/v1/chat/completions"),
@@ -199,7 +200,7 @@ def test_azure_behind_another_name() -> None:
 # ---- what each row changes ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
+@every("name", sorted(PROFILES))
 def test_the_limit_has_the_name_that_the_service_knows(name: str) -> None:
     """max_tokens, or its newer name where the old one is refused."""
     body = requested(profile=name, max_output_tokens=7).json()
@@ -208,7 +209,7 @@ def test_the_limit_has_the_name_that_the_service_knows(name: str) -> None:
     assert {k: v for k, v in body.items() if k.startswith("max_")} == {field: 7}
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
+@every("name", sorted(PROFILES))
 def test_usage_is_asked_for_where_it_has_to_be(name: str) -> None:
     """Not where it comes unasked and the option is refused."""
     unasked = name in ("mistral", "perplexity")
@@ -261,8 +262,8 @@ THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
 OPTIONS = {"reasoning_effort", "reasoning", "chat_template_kwargs", "thinking"}
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
-@pytest.mark.parametrize(("thinking", "expected"), THINKING, ids=lambda value: str(value)[:20])
+@every("name", sorted(PROFILES))
+@every(("thinking", "expected"), THINKING, ids=lambda value: str(value)[:20])
 def test_thinking(name: str, thinking: Any, expected: dict[str, dict[str, Any]]) -> None:
     """Each service's own option, or a refusal that names the profile and the way out."""
     if name not in expected:
@@ -273,23 +274,23 @@ def test_thinking(name: str, thinking: Any, expected: dict[str, dict[str, Any]])
     assert {k: v for k, v in body.items() if k in OPTIONS} == expected[name]
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
-@pytest.mark.parametrize("thinking", [1.5, ["low"]])
+@every("name", sorted(PROFILES))
+@every("thinking", [1.5, ["low"]])
 def test_what_no_service_takes_is_refused(name: str, thinking: Any) -> None:
     """Whatever the profile: it is no form of the option."""
     with pytest.raises(ConfigurationError, match=r"thinking=.*pass True, an effort"):
         requested(profile=name, thinking=thinking)
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
-@pytest.mark.parametrize("thinking", [None, False])
+@every("name", sorted(PROFILES))
+@every("thinking", [None, False])
 def test_no_thinking_is_no_option(name: str, thinking: Any) -> None:
     """In no profile."""
     assert not OPTIONS & set(requested(profile=name, thinking=thinking).json())
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
-@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@every("name", sorted(PROFILES))
+@every("field", ["reasoning_content", "reasoning"])
 def test_reasoning_is_understood_in_every_profile(name: str, field: str) -> None:
     """The fields that the row names; Groq's only one is `reasoning`."""
     block = _chunk({field: "Hm."})
@@ -299,7 +300,7 @@ def test_reasoning_is_understood_in_every_profile(name: str, field: str) -> None
     assert (result.thinking, result.text) == (expected, "Yes.")
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
+@every("name", sorted(PROFILES))
 def test_the_linger_of_the_row(name: str) -> None:
     """How long usage behind the finish is waited for."""
     client, clock = _client(name, [_chunk({"content": "Hi"}, "stop"), Silence()])
@@ -327,7 +328,7 @@ def _client(profile: str, steps: list[Any]) -> tuple[Client, FakeClock]:
     return client, clock
 
 
-@pytest.mark.parametrize("name", sorted(PROFILES))
+@every("name", sorted(PROFILES))
 def test_turns_say_what_they_are_where_they_have_to(name: str) -> None:
     """llama.cpp's Responses API wants a type on every turn; elsewhere the prompt is untouched."""
     transport = FakeTransport(Answer("Hi"))

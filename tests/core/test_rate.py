@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
+from every import every
 from limited_service import AtATime, Bucket, FixedWindow, Limit, Run, SlidingWindow, simulate
 
 from llmstream._core.rate import AdaptiveRate, FixedRate, Rate, Start, TokenBucket
@@ -27,7 +28,7 @@ def starts_of(rate: Rate, number: int, now: float = 0.0) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("per_minute", [0.5, 1, 3, 59, 60, 61, 600, 12_345.6])
+@every("per_minute", [0.5, 1, 3, 59, 60, 61, 600, 12_345.6])
 def test_a_given_rate_holds(per_minute: float) -> None:
     """In no span of time do more requests start than the rate and the burst of one second allow."""
     starts = starts_of(FixedRate(per_minute, 8, 0.0), 500)
@@ -122,8 +123,8 @@ def check(service: str, answer: str, seed: int, how: str) -> tuple[float, float]
     return run.refused_share(10.0), used / limit
 
 
-@pytest.mark.parametrize("how", ["silent", "late heads"])
-@pytest.mark.parametrize("service", SERVICES)
+@every("how", ["silent", "late heads"])
+@every("service", SERVICES)
 def test_a_limit_is_found(service: str, how: str) -> None:
     """At most 5 % of the requests are refused after the first 10 s, and at least 80 % of the limit
     is used."""

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 from urllib.parse import quote
 
-import pytest
+from every import every
 from support import executed_lines
 
 from llmstream._core.redact import names_in, prompt_texts, redact_quotes, redact_texts
@@ -30,8 +30,8 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("before", ["", "x" * 3, "y" * 5000, "lorem ipsum " * 9000])
+@every("spelling", SPELLINGS)
+@every("before", ["", "x" * 3, "y" * 5000, "lorem ipsum " * 9000])
 def test_every_spelling_is_found(spelling: str, before: str) -> None:
     """Whole, and cut at both ends; in a short prompt, and at any place of a long one."""
     for prompt in (TEXT, f"{before}{TEXT}", f"{before}{TEXT}{before}", f"{before}\n {TEXT} \n"):
@@ -42,7 +42,7 @@ def test_every_spelling_is_found(spelling: str, before: str) -> None:
             assert not any(word in shown for word in ("mith", "ecret", "lan", "rfall", "314159"))
 
 
-@pytest.mark.parametrize("length", range(8, 60))
+@every("length", range(8, 60))
 def test_a_quote_at_any_place(length: int) -> None:
     """A whole short prompt, and 15 characters of a longer one, wherever they stand."""
     prompt = "".join(chr(0x61 + at * at % 23) + chr(0x41 + at % 26) for at in range(50))
@@ -99,8 +99,8 @@ PROMPTS: dict[str, Callable[[int], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
-@pytest.mark.parametrize("said", [SAID, "a" * 500, "no"])
+@every("prompt", PROMPTS)
+@every("said", [SAID, "a" * 500, "no"])
 def test_the_cost_is_linear_in_the_prompt(prompt: str, said: str) -> None:
     """Twice the prompt takes twice the steps."""
     few, many = (

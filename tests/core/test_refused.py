@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream._core.classify import error_from_payload, error_from_status
 from llmstream._core.dialects import APIS
@@ -74,8 +75,8 @@ OPTIONS = {"include_usage": True}
 PADDING = {"include_obfuscation": False}
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("form", refusals("x"))
+@every("api", APIS)
+@every("form", refusals("x"))
 def test_stream_options_are_left_out(api: str, form: str) -> None:
     status, payload = refusals("stream_options")[form]
     fields = {"model": "m", "temperature": 0.5, "stop": ["a"]}
@@ -83,8 +84,8 @@ def test_stream_options_are_left_out(api: str, form: str) -> None:
     assert asked(api, status, payload, **fields) is None  # nothing to leave out
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("form", refusals("x"))
+@every("api", APIS)
+@every("form", refusals("x"))
 def test_a_part_of_the_stream_options_is_left_out(api: str, form: str) -> None:
     """Only what is refused goes, and the options once nothing is in them."""
     status, payload = refusals("include_obfuscation")[form]
@@ -106,8 +107,8 @@ def test_a_part_in_its_place() -> None:
 LIMITS = ["max_tokens", "max_completion_tokens"]
 
 
-@pytest.mark.parametrize(("name", "other"), [LIMITS, LIMITS[::-1]])
-@pytest.mark.parametrize("form", refusals("x"))
+@every(("name", "other"), [LIMITS, LIMITS[::-1]])
+@every("form", refusals("x"))
 def test_the_limit_has_the_name_that_the_server_knows(name: str, other: str, form: str) -> None:
     """On chat, whose limit has two names; not where one of them means something else."""
     status, payload = refusals(name)[form]
@@ -143,9 +144,9 @@ def test_a_wrong_value_is_not_a_refused_name(words: str, code: str | None) -> No
     assert asked("chat", 400, payload, max_tokens=5) is None
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("form", refusals("x"))
-@pytest.mark.parametrize("name", ["temperature", "top_p", "tools", "tool_choice", "stop", "seed"])
+@every("api", APIS)
+@every("form", refusals("x"))
+@every("name", ["temperature", "top_p", "tools", "tool_choice", "stop", "seed"])
 def test_what_the_answer_depends_on_stays(api: str, form: str, name: str) -> None:
     """The caller is told instead."""
     status, payload = refusals(name)[form]
@@ -156,7 +157,7 @@ def test_what_the_answer_depends_on_stays(api: str, form: str, name: str) -> Non
 ENCRYPTED = "reasoning.encrypted_content"
 
 
-@pytest.mark.parametrize("form", refusals("x"))
+@every("form", refusals("x"))
 def test_a_server_that_does_not_encrypt_reasoning(form: str) -> None:
     """What the library asks for beside `store: false` goes, the caller's own `include` stays."""
     for name in ("include", ENCRYPTED):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from corpus import is_json
+from every import every
 
 from llmstream import ProtocolError
 from llmstream._core.dialects.responses import RESPONSES
@@ -116,8 +117,8 @@ def with_piece(place: int, events: list[Event], **fields: Any) -> list[Event]:
 # ---- places ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dones", [True, False])
-@pytest.mark.parametrize(
+@every("dones", [True, False])
+@every(
     "fields",
     [
         {"item_id": ...},
@@ -141,8 +142,8 @@ def test_text_in_an_odd_place_is_placed(dones: bool, fields: Event) -> None:
     is_whole(with_piece(PIECE, events, **fields), None if dones else [])
 
 
-@pytest.mark.parametrize("dones", [True, False])
-@pytest.mark.parametrize(
+@every("dones", [True, False])
+@every(
     "fields",
     [
         {"delta": None},
@@ -163,7 +164,7 @@ def test_text_that_cannot_be_placed_is_no_success(dones: bool, fields: Event) ->
     is_refused(with_piece(PIECE, answer(dones, dones), **fields))
 
 
-@pytest.mark.parametrize(
+@every(
     "fields",
     [
         {"output_index": ...},
@@ -180,7 +181,7 @@ def test_text_that_cannot_be_placed_is_no_success(dones: bool, fields: Event) ->
         {"output_index": 7, "item_id": "another"},
     ],
 )
-@pytest.mark.parametrize("dones", [True, False])
+@every("dones", [True, False])
 def test_arguments_are_never_run_without_a_piece(dones: bool, fields: Event) -> None:
     session, text, calls, _ = read(with_piece(CALL_PIECE if dones else 7, answer(dones), **fields))
     assert calls in ([], [ARGUMENTS])
@@ -208,7 +209,7 @@ def test_a_call_whose_input_did_not_arrive_is_not_safe() -> None:
         assert (safe, broken) == ([], [""])
 
 
-@pytest.mark.parametrize(
+@every(
     "event",
     [
         of("new.delta", delta="not text"),
@@ -244,14 +245,14 @@ NUMBERINGS: dict[str, Callable[[int], int | None]] = {
 }
 
 
-@pytest.mark.parametrize("number", NUMBERINGS.values(), ids=list(NUMBERINGS))
+@every("number", NUMBERINGS.values(), ids=list(NUMBERINGS))
 def test_every_numbering_is_read(number: Callable[[int], int | None]) -> None:
     is_whole(numbered(answer(), number))
 
 
-@pytest.mark.parametrize("dones", [True, False])
-@pytest.mark.parametrize("output", [True, False])
-@pytest.mark.parametrize("first", [0, 1])
+@every("dones", [True, False])
+@every("output", [True, False])
+@every("first", [0, 1])
 def test_a_doubled_number_is_passed_over(dones: bool, output: bool, first: int) -> None:
     """Once, twice, as a block of three, with another content, and every event of the stream."""
     safe = [ARGUMENTS] if dones or output else []
@@ -306,8 +307,8 @@ WHOLES: dict[str, tuple[int, Callable[[Event, str], Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("place", "put"), WHOLES.values(), ids=list(WHOLES))
-@pytest.mark.parametrize("text", ["X", "one ", "two three", "one one two three", "One two three"])
+@every(("place", "put"), WHOLES.values(), ids=list(WHOLES))
+@every("text", ["X", "one ", "two three", "one one two three", "One two three"])
 def test_another_final_text_is_no_success(
     place: int, put: Callable[[Event, str], Any], text: str
 ) -> None:
@@ -370,8 +371,8 @@ def test_other_final_arguments_are_no_success(place: int, put: Callable[[Event, 
         assert [json.loads(json.loads(s) if s[0] == '"' else s) for s in safe] == [{"x": 1}]
 
 
-@pytest.mark.parametrize("place", [13, 14])
-@pytest.mark.parametrize("fields", [{"type": "message"}, {"type": "new"}, {"name": "delete"}])
+@every("place", [13, 14])
+@every("fields", [{"type": "message"}, {"type": "new"}, {"name": "delete"}])
 def test_a_call_that_ends_as_another_one(place: int, fields: Event) -> None:
     events = answer()
     event = events[place]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from corpus import PROPERTY
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,9 +33,7 @@ NOW = 1_790_000_000.0  # Unix seconds; whole, as dates are
 # --- the formula --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("n", "d"), [(0, 0.4), (1, 0.8), (2, 1.6), (3, 3.2), (4, 5.0), (5, 5.0), (10**6, 5.0)]
-)
+@every(("n", "d"), [(0, 0.4), (1, 0.8), (2, 1.6), (3, 3.2), (4, 5.0), (5, 5.0), (10**6, 5.0)])
 def test_delay_doubles_up_to_the_cap(n: int, d: float) -> None:
     """d = min(cap, base * 2**n): 0.4, 0.8, 1.6, 3.2, then 5, however often it failed."""
     policy = RetryPolicy()
@@ -82,7 +81,7 @@ def test_the_jitter_lies_on_top_of_the_floor() -> None:
     assert policy.delay(9, 0.0, 0.1) == 5.0
 
 
-@pytest.mark.parametrize(
+@every(
     "settings",
     [
         {"max_attempts": 0},
@@ -239,9 +238,7 @@ def time_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         time.tzset()
 
 
-@pytest.mark.parametrize(
-    ("headers", "message", "seconds"), ASKED, ids=[f"{h or m}"[:60] for h, m, _ in ASKED]
-)
+@every(("headers", "message", "seconds"), ASKED, ids=[f"{h or m}"[:60] for h, m, _ in ASKED])
 def test_what_the_server_asks_for(
     headers: dict[str, str], message: str, seconds: float | None, time_zone: str
 ) -> None:
@@ -278,7 +275,7 @@ IN_BODY: list[tuple[Any, float | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("part", "seconds"), IN_BODY, ids=[str(part)[:60] for part, _ in IN_BODY])
+@every(("part", "seconds"), IN_BODY, ids=[str(part)[:60] for part, _ in IN_BODY])
 def test_a_wait_in_the_body(part: Any, seconds: float | None) -> None:
     """Google's RetryInfo, and fields that gateways add; after the headers, before the words."""
     found = parse_retry_after({}, "", NOW, [None, part])
@@ -323,9 +320,7 @@ RESETS: list[tuple[str, str, float | None]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "reset", "seconds"), RESETS, ids=[f"{n}-{r}"[:60] for n, r, _ in RESETS]
-)
+@every(("name", "reset", "seconds"), RESETS, ids=[f"{n}-{r}"[:60] for n, r, _ in RESETS])
 def test_the_reset_of_a_used_up_limit(name: str, reset: str, seconds: float | None) -> None:
     """Each vendor's header and format; only where nothing is left of the limit."""
     headers = {name.format("remaining"): "0", name.format("reset"): reset}
@@ -384,7 +379,7 @@ QUOTAS: list[tuple[Any, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("part", "daily"), QUOTAS)
+@every(("part", "daily"), QUOTAS)
 def test_a_quota_of_a_day(part: Any, daily: bool) -> None:
     """By the quota's id, not by words: a minute is waited out, a day is not."""
     assert is_daily_quota(part) is daily
@@ -417,7 +412,7 @@ WHOSE: list[tuple[str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "whole"), WHOSE, ids=[words[:50] for words, _ in WHOSE])
+@every(("words", "whole"), WHOSE, ids=[words[:50] for words, _ in WHOSE])
 def test_whose_limit_it_is(words: str, whole: bool) -> None:
     """The model's, unless the words are about an organization, an account or a key as a whole."""
     assert is_for_whole_key(words, "vendor/gpt-x") is whole
@@ -491,7 +486,7 @@ def test_every_error_is_in_the_table() -> None:
     assert set(KINDS) == leaves
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every("kind", KINDS)
 def test_who_is_asked_again(kind: str) -> None:
     """DESIGN 5: retried are limits, overload, server errors, lost and silent connections."""
     error, wanted = KINDS[kind]
@@ -549,7 +544,7 @@ NEXT: list[tuple[LLMStreamError, int, float, float, dict[str, Any], float | None
 ]
 
 
-@pytest.mark.parametrize(
+@every(
     ("error", "failures", "random", "remaining", "settings", "delay"),
     NEXT,
     ids=[f"{type(row[0]).__name__}-{i}" for i, row in enumerate(NEXT)],

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from corpus import ABSENT, PROPERTY, own, params, random_pieces, recorded
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 from sseclient import SSEClient
@@ -112,14 +113,14 @@ FORMS: dict[bytes, Parsed] = {
 }
 
 
-@pytest.mark.parametrize("block", FORMS, ids=ascii)
+@every("block", FORMS, ids=ascii)
 def test_forms(block: bytes) -> None:
     """Each form of a block is read as the standard says."""
     assert standard(block) == FORMS[block], "the reference itself"
     assert ours(block) == FORMS[block]
 
 
-@pytest.mark.parametrize("block", FORMS, ids=ascii)
+@every("block", FORMS, ids=ascii)
 def test_sseclient_agrees(block: bytes) -> None:
     """sseclient-py reads these blocks alike; it raises at bytes that are no UTF-8."""
     try:
@@ -171,7 +172,7 @@ def test_the_usual_forms_take_the_fast_way(slow_calls: list[bytes]) -> None:
     assert len(slow_calls) == 3
 
 
-@pytest.mark.parametrize("recording", params([*own(), *(r for api in APIS for r in recorded(api))]))
+@every("recording", params([*own(), *(r for api in APIS for r in recorded(api))]))
 def test_recordings_are_read_alike(recording: Any) -> None:
     """Every block of every recording: our reading, sseclient-py's, and the standard's."""
     for block in blocks_of(recording.data):
@@ -288,7 +289,7 @@ def test_alike_or_not_any_lines_are_read_the_same(lines: list[bytes]) -> None:
     assert sse.parse(blocks) == one_by_one(blocks)
 
 
-@pytest.mark.parametrize(
+@every(
     "blocks",
     [
         b"event: a\ndata: 1\n\nevent: b\ndata: 2\n\n",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from corpus import PROPERTY, is_json
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ TYPES = {"function_call": "json", "custom_tool_call": "text"}
 # --- content ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("deltas", "whole", "late", "text"),
     [
         ([], "hello", "hello", "hello"),
@@ -160,7 +161,7 @@ def call(arguments: str, *, closed: bool = True, custom: bool = False) -> ToolCa
     return ToolCallState("id", "f", arguments, custom, closed)
 
 
-@pytest.mark.parametrize(
+@every(
     ("made", "cut", "safe", "arguments"),
     [
         (call('{"a":1}'), False, True, '{"a":1}'),
@@ -191,7 +192,7 @@ def test_which_calls_are_safe(made: ToolCallState, cut: bool, safe: bool, argume
     assert (only.id, only.name, only.arguments, only.custom) == ("id", "f", arguments, made.custom)
 
 
-@pytest.mark.parametrize(
+@every(
     ("kind", "status", "closed", "expected"),
     [
         ("function_call", "completed", True, True),
@@ -232,7 +233,7 @@ def test_a_call_without_a_call_id_has_the_items() -> None:
 # --- usage --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("reports", "expected"),
     [
         ([], Usage()),

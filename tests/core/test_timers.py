@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from corpus import PROPERTY
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -454,10 +455,8 @@ def test_a_new_attempt_starts_all_clocks_but_total() -> None:
     assert c.remaining(59.0) == 41.0
 
 
-@pytest.mark.parametrize("name", ["connect", "first_token", "idle", "silence", "total"])
-@pytest.mark.parametrize(
-    "value", [0, 0.0, -1, math.nan, "5", True, [], "nan", -math.inf, "AUTO", "off", ""]
-)
+@every("name", ["connect", "first_token", "idle", "silence", "total"])
+@every("value", [0, 0.0, -1, math.nan, "5", True, [], "nan", -math.inf, "AUTO", "off", ""])
 def test_limits_are_checked(name: str, value: Any) -> None:
     """What is not a number above 0 is refused with a sentence that names it."""
     with pytest.raises(ConfigurationError, match=name):
@@ -477,8 +476,8 @@ def test_auto_is_a_word_of_silence_alone() -> None:
             Timeouts(**{name: "auto"})
 
 
-@pytest.mark.parametrize("name", ["connect", "first_token", "idle", "silence", "total"])
-@pytest.mark.parametrize("value", [None, 1, 0.001, math.inf, 10**9])
+@every("name", ["connect", "first_token", "idle", "silence", "total"])
+@every("value", [None, 1, 0.001, math.inf, 10**9])
 def test_limits_that_make_sense(name: str, value: Any) -> None:
     """None and inf are no limit, any number above 0 is one."""
     assert getattr(Timeouts(**{name: value}), name) == value

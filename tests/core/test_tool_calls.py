@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 from support import ONCE
 
 from llmstream import Client, LLMStreamError, Result
@@ -98,7 +99,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("pieces", NAMES.values(), ids=NAMES)
+@every("pieces", NAMES.values(), ids=NAMES)
 def test_a_name_is_whole(pieces: list[Any]) -> None:
     """However a gateway sends it, it is neither cut nor doubled."""
     result = chat(*(said(piece) for piece in pieces))
@@ -137,7 +138,7 @@ SHARED = {
 }
 
 
-@pytest.mark.parametrize("pieces", SHARED.values(), ids=SHARED)
+@every("pieces", SHARED.values(), ids=SHARED)
 def test_two_calls_of_one_name_at_one_index(pieces: list[Any]) -> None:
     result = chat(*(said(piece) for piece in pieces))
     assert named(result) == [("f", ONE), ("f", TWO)]
@@ -184,8 +185,8 @@ OTHER_CHOICES = {
 }
 
 
-@pytest.mark.parametrize("end", [b"", DONE], ids=["no end marker", "end marker"])
-@pytest.mark.parametrize("parts", OTHER_CHOICES.values(), ids=OTHER_CHOICES)
+@every("end", [b"", DONE], ids=["no end marker", "end marker"])
+@every("parts", OTHER_CHOICES.values(), ids=OTHER_CHOICES)
 def test_calls_in_another_choice(parts: list[bytes], end: bytes) -> None:
     """One answer was asked for: what a gateway puts into other choices belongs to it."""
     result = answer("chat", *parts, end)
@@ -307,7 +308,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize(("api", "word"), [(a, w) for a, words in WORDS.items() for w in words])
+@every(("api", "word"), [(a, w) for a, words in WORDS.items() for w in words])
 def test_a_whole_call_makes_the_finish(api: str, word: str) -> None:
     """Whatever word the service has for it."""
     assert one_call(api, ONE, word).finish == "tool_calls"
@@ -331,8 +332,8 @@ def test_the_word_content_filter_stays() -> None:
     assert one_call("responses", ONE, "content_filter").finish == "content_filter"
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("nothing", [None, "", " "])
+@every("api", APIS)
+@every("nothing", [None, "", " "])
 def test_no_argument_at_all(api: str, nothing: str | None) -> None:
     result = one_call(api, nothing)
     assert named(result) == [("f", "{}")]

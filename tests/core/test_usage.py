@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream import Usage
 from llmstream._core.dialects import APIS
@@ -52,7 +53,7 @@ PLACES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fields", PLACES.values(), ids=PLACES)
+@every("fields", PLACES.values(), ids=PLACES)
 def test_the_places(fields: dict[str, Any]) -> None:
     assert chat(**fields) == Usage(12, 34, 46)
 
@@ -161,7 +162,7 @@ COSTS = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "cost"), COSTS)
+@every(("fields", "cost"), COSTS)
 def test_a_cost_that_the_service_reports(fields: dict[str, Any], cost: float | None) -> None:
     assert chat(usage={**COUNTS, **fields}).cost == cost
     assert responses(input_tokens=1, output_tokens=1, **fields).cost == cost

@@ -12,6 +12,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from typing import Any
 
 import pytest
+from every import every
 from support import AT_ONCE, TWO_TOKENS, eventually, output_of
 
 from llmstream import (
@@ -322,7 +323,7 @@ def test_a_worker_process_that_dies(method: str, tmp_path: Any) -> None:
 # ---- what travels back -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", errors.__all__)
+@every("name", errors.__all__)
 def test_every_error_pickles_with_what_had_arrived(name: str) -> None:
     """Its class, message, `.partial`, `.attempts` and ids."""
     error: LLMStreamError = getattr(errors, name)("what happened")

@@ -29,6 +29,7 @@ from corpus import (
     told,
     told_of,
 )
+from every import every
 
 from llmstream import (
     Client,
@@ -130,7 +131,7 @@ def pieces(data: bytes, seed: int = 1) -> list[Send]:
 # --- whole --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recording", params(ALL))
+@every("recording", params(ALL))
 def test_over_http_it_is_reported_exactly(recording: Any, bench: Bench) -> None:
     """Chunked, whole and in random pieces, by events() and by result(): exactly what is expected,
     the same typed events as in memory; and a good answer's connection serves the next call."""
@@ -144,7 +145,7 @@ def test_over_http_it_is_reported_exactly(recording: Any, bench: Bench) -> None:
         assert first["connection"] == second["connection"]
 
 
-@pytest.mark.parametrize("recording", params(ALL))
+@every("recording", params(ALL))
 def test_without_chunks_it_is_reported_exactly(recording: Any, bench: Bench) -> None:
     """Ended by the connection's end, and by a Content-Length: the same."""
     parts = pieces(recording.data, seed=2)
@@ -162,14 +163,14 @@ def test_each_byte_in_a_chunk_of_its_own(recording: Any, bench: Bench) -> None:
     assert found["events"] == expected
 
 
-@pytest.mark.parametrize("recording", params(own()))
+@every("recording", params(own()))
 def test_each_byte_in_a_write_of_its_own(recording: Any, bench: Bench) -> None:
     """Without chunks, each byte is written alone."""
     found = bench.ask(Reply(Drip(recording.data), framing="close"), recording.api)
     assert found["told"] == recording.expect
 
 
-@pytest.mark.parametrize("recording", params(own()))
+@every("recording", params(own()))
 def test_over_tls_it_is_reported_exactly(recording: Any, tls_bench: Bench) -> None:
     """The same through TLS, chunked and closed."""
     for framing in ("chunked", "close"):
@@ -262,8 +263,8 @@ def check_cut(bench: Bench, data: bytes, offset: int, way: str, *, tls: bool = F
         assert (partial.finish is None) or session.complete
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", SAMPLED)
+@every("way", WAYS)
+@every("name", SAMPLED)
 def test_a_cut_answer_is_no_success(name: str, way: str, bench: Bench) -> None:
     """Success exactly where the terminal event was whole; else the right error, with all the
     events, the text and the closed calls that came before."""
@@ -272,8 +273,8 @@ def test_a_cut_answer_is_no_success(name: str, way: str, bench: Bench) -> None:
         check_cut(bench, recording.data, offset, way)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", SAMPLED[:2])
+@every("way", WAYS)
+@every("name", SAMPLED[:2])
 def test_a_cut_answer_is_no_success_over_tls(name: str, way: str, tls_bench: Bench) -> None:
     """The same through TLS, told of the end or not."""
     (recording,) = (r for r in own() if r.name == name)
@@ -290,7 +291,7 @@ def test_a_cut_at_every_byte(way: str, bench: Bench) -> None:
         check_cut(bench, recording.data, offset, way)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@every("way", WAYS)
 def test_a_cut_connection_is_not_reused(way: str, bench: Bench) -> None:
     """After a cut the next call has a fresh connection, and succeeds."""
     (recording,) = (r for r in own() if r.name == "text")
@@ -327,7 +328,7 @@ def http_errors() -> list[Any]:
     return found or [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=ABSENT))]
 
 
-@pytest.mark.parametrize("path", http_errors())
+@every("path", http_errors())
 def test_recorded_refusals(path: Path, bench: Bench) -> None:
     """The services' own error answers: the class, the status and the request id, in one request."""
     about = json.loads(path.read_text("utf-8"))
@@ -371,9 +372,9 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("lead", [b"", b" ", b"\n\n", b"   \r\n\t", b"\xef\xbb\xbf", b"\n" * 40])
-@pytest.mark.parametrize("size", [1, 3, 10_000])
-@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+@every("lead", [b"", b" ", b"\n\n", b"   \r\n\t", b"\xef\xbb\xbf", b"\n" * 40])
+@every("size", [1, 3, 10_000])
+@every("content_type", ["application/json", "text/event-stream"])
 def test_a_whole_answer_as_json(lead: bytes, size: int, content_type: str, bench: Bench) -> None:
     """A server that ignores `stream` and answers with JSON, behind the white space with which some
     keep a connection alive, however it is cut and labelled: the whole answer."""

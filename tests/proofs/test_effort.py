@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
+from every import every
 from support import run_traced
 
 from llmstream import Client
@@ -119,7 +120,7 @@ CALL = Effort(1650, 66)  # with one event a read, and what the double of the net
 TOLD = Effort(140, 10)  # one observer more, told of every read
 
 
-@pytest.mark.parametrize(("api", "together"), CORE)
+@every(("api", "together"), CORE)
 def test_the_core_takes_few_steps(api: str, together: int) -> None:
     """An event of text is framed, parsed, decoded and folded in so many instructions."""
     effort, bound = per_event(session_work(api, together)), CORE[api, together]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
+from every import every
 
 import llmstream
 from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts
@@ -363,8 +363,8 @@ def expected(fault: Fault) -> Cell:
     return Cell(fault.error, fault.attempts, "".join(_deltas()[: fault.tokens]))
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.does for fault in FAULTS])
+@every("api", APIS)
+@every("fault", FAULTS, ids=[fault.does for fault in FAULTS])
 def test_a_fault(fault: Fault, api: str) -> None:
     cell = play(fault, api)
     assert cell == expected(fault)
@@ -375,8 +375,8 @@ def test_nobody_listens() -> None:
     assert list(refused()) == [Cell("ConnectionFailed", 3, "")] * 3
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("fault", PROXY_FAULTS, ids=[fault.does for fault in PROXY_FAULTS])
+@every("api", APIS)
+@every("fault", PROXY_FAULTS, ids=[fault.does for fault in PROXY_FAULTS])
 def test_a_fault_of_a_proxy(fault: ProxyFault, api: str) -> None:
     assert play_proxy(fault, api) == expected_of_proxy(fault)
 

@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import pytest
+from every import every
 from faults import APIS, ENDING, FAULTS, TWICE, WORDS, Outcome, Plan, Service, read, refusal
 from support import PATIENCE, eventually, other_threads, phase_of
 
@@ -516,7 +517,7 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
+@every("lie", LIES)
 def test_a_lie_is_found(lie: str) -> None:
     """The oracle refuses what a broken library would say."""
     fault, outcome = LIES[lie]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from doubles import Script, broken
+from every import every
 from support import (
     ANSWER,
     BLOCKS,
@@ -146,7 +147,7 @@ def test_an_entered_stream_is_taken(server: LLMServer, client: Client) -> None:
         assert text_of(fanout(stream).subscribe()) == "one two three four"
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, True, None, "10"])
+@every("limit", [0, -1, 1.5, True, None, "10"])
 def test_a_wrong_limit_is_refused(limit: Any) -> None:
     with pytest.raises(ConfigurationError, match="limit"):
         fanout(Script(WORDS), limit=limit)
@@ -251,8 +252,8 @@ DEATHS: dict[str, Callable[[list[Subscription]], object]] = {
 }
 
 
-@pytest.mark.parametrize("die", DEATHS.values(), ids=DEATHS.keys())
-@pytest.mark.parametrize("read", [0, 1, 3])
+@every("die", DEATHS.values(), ids=DEATHS.keys())
+@every("read", [0, 1, 3])
 def test_a_dead_one_keeps_nobody_waiting(die: Any, read: int) -> None:
     script = Script(WORDS)
     fan = fanout(script, limit=3)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from doubles import Script, broken
+from every import every
 from support import (
     BLOCKS,
     ENDLESS,
@@ -115,8 +116,8 @@ def test_a_refusal(server: LLMServer, client: Client) -> None:
     assert [what for what, _ in recorder.told] == ["progress", "error"]
 
 
-@pytest.mark.parametrize("only", ["on_token", "on_progress", "on_complete", "on_error"])
-@pytest.mark.parametrize("error", [None, broken()], ids=["good", "bad"])
+@every("only", ["on_token", "on_progress", "on_complete", "on_error"])
+@every("error", [None, broken()], ids=["good", "bad"])
 def test_every_method_is_optional(only: str, error: Exception | None) -> None:
     recorder = Recorder()
 

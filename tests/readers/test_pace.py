@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from corpus import ABSENT, own, recorded
 from doubles import Script, broken
+from every import every
 from support import (
     BLOCKS,
     ENDLESS,
@@ -113,7 +114,7 @@ SOURCES: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
+@every("source", SOURCES.values(), ids=SOURCES.keys())
 def test_what_it_takes(source: Callable[[], Any]) -> None:
     assert "".join(pace(source(), 0.001)) == TEXT
 
@@ -131,7 +132,7 @@ def test_nothing_at_all() -> None:
             next(paced)
 
 
-@pytest.mark.parametrize("nothing", [None, "a text", b"bytes", 3, {"a": 1}, Script, open])
+@every("nothing", [None, "a text", b"bytes", 3, {"a": 1}, Script, open])
 def test_what_is_no_stream_is_refused(nothing: Any) -> None:
     with pytest.raises(ConfigurationError, match="pass a stream"):
         pace(nothing)
@@ -143,7 +144,7 @@ def test_items_that_are_no_text_are_refused() -> None:
         next(paced)
 
 
-@pytest.mark.parametrize("interval", [-1, float("nan"), float("inf"), "1", None, True, 1e9])
+@every("interval", [-1, float("nan"), float("inf"), "1", None, True, 1e9])
 def test_a_wrong_interval_is_refused(interval: Any) -> None:
     with pytest.raises(ConfigurationError, match="interval"):
         pace(WORDS, interval)

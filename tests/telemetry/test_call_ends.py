@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from every import every
 from support import (
     BLOCKS,
     ONCE,
@@ -74,7 +75,7 @@ PHASES: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize(
+@every(
     ("way", "phase"),
     # with the double of time, no wait is there to be ended by the deadline in "connect"
     [(way, phase) for way in ENDED for phase in PHASES if (way, phase) != ("deadline", "connect")],

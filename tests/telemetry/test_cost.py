@@ -17,6 +17,7 @@ from typing import Any
 import genai_prices
 import msgspec
 import pytest
+from every import every
 from support import ONCE, PACKAGE, PATIENCE, output_of
 
 from llmstream import Client, LLMStreamError, Result
@@ -283,7 +284,7 @@ def test_a_fast_answer_of_messages_is_not_priced_as_a_slow_one() -> None:
 # ---- unknown is None -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     "base_url",
     [
         "http://127.0.0.1:8080/v1",
@@ -313,7 +314,7 @@ def test_unknown_is_none(api: str, unknown: Answer) -> None:
     assert asked(client_of(unknown, api=api)).cost(AT) is None
 
 
-@pytest.mark.parametrize(
+@every(
     "usage",
     [
         Usage(),
@@ -446,8 +447,8 @@ def test_attempts_with_and_without_a_reported_cost() -> None:
     assert cost_with(priced, "api.openai.com").amount > Decimal("0.00123")
 
 
-@pytest.mark.parametrize("api", ["chat", "messages", "responses"])
-@pytest.mark.parametrize(
+@every("api", ["chat", "messages", "responses"])
+@every(
     ("header", "cost"),
     [("0.0125", 0.0125), ("1.5e-05", 1.5e-05), ("0", None), ("0.0", None)]
     + [(word, None) for word in ("", "None", "nan", "inf", "-1", "1e999", "x")],
@@ -572,14 +573,14 @@ def test_what_is_not_known_is_told_once(caplog: pytest.LogCaptureFixture) -> Non
     assert client.cost == 0
 
 
-@pytest.mark.parametrize("limit", [0, -1, "0", "nan", "much", float("nan"), True, [5], b"5", ""])
+@every("limit", [0, -1, "0", "nan", "much", float("nan"), True, [5], b"5", ""])
 def test_what_is_no_amount_is_refused(limit: Any) -> None:
     """max_cost is an amount of USD greater than 0."""
     with pytest.raises(ConfigurationError, match="max_cost"):
         client_of(max_cost=limit)
 
 
-@pytest.mark.parametrize("limit", [5, 0.5, "2.50", Decimal("0.01"), "1e3", float("inf")])
+@every("limit", [5, 0.5, "2.50", Decimal("0.01"), "1e3", float("inf")])
 def test_an_amount_is_a_number_or_its_text(limit: Any) -> None:
     """Numbers are taken as they are written, without the noise of floats."""
     assert CostLimit(limit).limit == Decimal(str(limit))

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from every import every
 from support import AT_ONCE, BLOCKS, PROMPT, Reading, bounded, clocks
 from told import (
     APIS,
@@ -104,7 +105,7 @@ class Choosy(Told):
         return hook in self.wanted
 
 
-@pytest.mark.parametrize("wanted", [(), *((one,) for one in HOOKS), HOOKS], ids=len)
+@every("wanted", [(), *((one,) for one in HOOKS), HOOKS], ids=len)
 def test_wants_is_asked_once_per_call_for_each_hook(wanted: tuple[str, ...]) -> None:
     """When the call begins, however often the hook is then called; only the wanted hooks are
     called, and the others get what they always get."""
@@ -192,7 +193,7 @@ def test_content_is_reported_as_a_value() -> None:
     assert plain == RequestContent("Why?", None, None)
 
 
-@pytest.mark.parametrize(
+@every(
     "observers",
     [
         None,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from every import every
 from opentelemetry import baggage, propagate, trace
 from opentelemetry import context as otel_context
 from opentelemetry.propagators.textmap import TextMapPropagator
@@ -416,7 +417,7 @@ HOSTS = {
 }
 
 
-@pytest.mark.parametrize(("host", "expected"), HOSTS.items(), ids=HOSTS.keys())
+@every(("host", "expected"), HOSTS.items(), ids=HOSTS.keys())
 def test_providers(host: str, expected: str) -> None:
     """The provider is known by the host, else by the API that is spoken."""
     assert provider_of(host, "chat") == expected

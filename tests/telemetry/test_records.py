@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from every import every
 from support import PROMPT
 from told import THREE, TRACE, make, timed
 
@@ -42,7 +43,7 @@ def test_records_are_values() -> None:
         assert type(record).__name__ in repr(record)
 
 
-@pytest.mark.parametrize(
+@every(
     ("fields", "code"),
     [
         ({"code": "insufficient_quota", "type": "t"}, "insufficient_quota"),

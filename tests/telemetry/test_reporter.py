@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from every import every
 from support import (
     BLOCKS,
     ENDLESS,
@@ -173,8 +174,8 @@ SAYS: dict[str, Answer] = {
 }
 
 
-@pytest.mark.parametrize("says", SAYS)
-@pytest.mark.parametrize("api", APIS)
+@every("says", SAYS)
+@every("api", APIS)
 def test_what_is_reported_adds_up(api: str, says: str) -> None:
     """The chunks of all moments are those of the records; finish, usage, ids and model are the
     result's."""
@@ -345,7 +346,7 @@ ENDINGS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ENDINGS)
+@every("name", ENDINGS)
 def test_the_record_of_every_end(name: str) -> None:
     """Each way to fail: class, code, status, phase and times, the same on the attempt, the call and
     the error that the caller gets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 from support import output_of
 
 from llmstream import telemetry
@@ -24,7 +25,7 @@ def test_importing_is_light() -> None:
     assert output_of(LIGHT).splitlines() == ["[]", "[]"]
 
 
-@pytest.mark.parametrize("name", telemetry.__all__)
+@every("name", telemetry.__all__)
 def test_every_name_is_there(name: str) -> None:
     """Each public name can be imported, is listed by dir(), and is the object of that name."""
     found = getattr(telemetry, name)

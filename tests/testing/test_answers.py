@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 from corpus import WIRE, is_json
+from every import every
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -284,7 +285,7 @@ def test_parallel_calls_of_the_chat_api() -> None:
 # ---- what they share ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@every(
     ("answer", "messages", "chat"),
     [
         (Answer("x"), "end_turn", "stop"),
@@ -441,7 +442,7 @@ def test_each_api_of_the_library_is_registered() -> None:
         assert row.prompt_field == ROWS[api].prompt_fields[0]
 
 
-@pytest.mark.parametrize(
+@every(
     ("target", "api"),
     [
         ("/v1/messages", "messages"),
@@ -532,7 +533,7 @@ def test_http_errors_in_each_apis_shape(
     assert ErrorSpec(529, **fields).document(api) == (body, headers)
 
 
-@pytest.mark.parametrize(
+@every(
     ("status", "kind"),
     [
         (400, "invalid_request_error"),
@@ -554,7 +555,7 @@ def test_the_type_of_a_messages_error_follows_its_status(status: int, kind: str)
     assert body["error"]["type"] == kind
 
 
-@pytest.mark.parametrize(
+@every(
     ("fields", "kind"),
     [
         ({"code": "context_length_exceeded"}, "invalid_request_error"),

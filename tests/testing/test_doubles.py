@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from every import every
 
 from llmstream import (
     Client,
@@ -93,7 +94,7 @@ CLOCKS: dict[str, tuple[Reply, Timeouts, type[LLMStreamError], float, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CLOCKS)
+@every("name", CLOCKS)
 def test_clocks_break_on_the_double_to_the_moment(name: str) -> None:
     """Each clock ends the stream exactly at its time, with the text so far."""
     reply, timeouts, error, seconds, text = CLOCKS[name]

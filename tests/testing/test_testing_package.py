@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from every import every
 from raw_client import ask
 
 import llmstream.testing
@@ -27,9 +28,7 @@ def module_level_imports(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name", ["channel", "connection", "journal", "playback", "script", "server", "tls"]
-)
+@every("name", ["channel", "connection", "journal", "playback", "script", "server", "tls"])
 def test_the_server_needs_only_the_standard_library(name: str) -> None:
     """It is free of the library it tests, and of everything installed."""
     roots = {module.partition(".")[0] for module in module_level_imports(PACKAGE / f"{name}.py")}

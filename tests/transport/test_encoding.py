@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
+from every import every
 
 from llmstream._transport.encoding import BadEncoding, Decoder, decoder_of
 
@@ -39,8 +40,8 @@ def decoded(decoder: Decoder, pieces: list[bytes], limit: int) -> bytes:
     return b"".join(found)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("limit", [1, 100, 65536])
+@every("encoding", ENCODINGS)
+@every("limit", [1, 100, 65536])
 def test_any_cut_gives_the_same(encoding: str, limit: int) -> None:
     """Whole, byte by byte, and in random pieces; the output is bounded."""
     body = ENCODINGS[encoding](TEXT)
@@ -68,7 +69,7 @@ def test_an_encoding_inside_another_is_refused(encoding: str) -> None:
         decoder_of(encoding)
 
 
-@pytest.mark.parametrize("encoding", ["", "identity", "IDENTITY, ", "br", "zstd", "utf-8", ","])
+@every("encoding", ["", "identity", "IDENTITY, ", "br", "zstd", "utf-8", ","])
 def test_what_is_read_as_it_is(encoding: str) -> None:
     assert decoder_of(encoding) is None
 

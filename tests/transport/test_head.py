@@ -9,6 +9,7 @@ import random
 from typing import Any
 
 import pytest
+from every import every
 
 from llmstream._transport.head import read_head, request_head
 from llmstream._transport.http import _Buffer
@@ -122,7 +123,7 @@ def agree(data: bytes, rng: random.Random) -> bool:
     return True
 
 
-@pytest.mark.parametrize("head", HEADS)
+@every("head", HEADS)
 def test_a_head_means_what_it_means_in_http_client(head: bytes) -> None:
     rng = random.Random(1)
     for _ in range(5):
@@ -195,7 +196,7 @@ def test_a_request_is_what_http_client_sends() -> None:
     assert request_head("POST", "/v1/x?a=%20", fields) == b"".join(sent)
 
 
-@pytest.mark.parametrize(
+@every(
     ("target", "fields"),
     [
         ("/x y", {}),

@@ -20,6 +20,7 @@ import trustme
 import urllib3.connection
 from authority import Authority
 from cryptography.hazmat.primitives import serialization
+from every import every
 from socks_server import SocksServer
 from support import (
     BLOCKS,
@@ -388,7 +389,7 @@ def test_variables_of_openssl_that_name_nothing_which_is_there_do_not_count(
     assert client().stream(PROMPT).result().text == TEXT
 
 
-@pytest.mark.parametrize("verify", [None, 0, 1, "", b"ca.pem", object(), ["ca.pem"], 1.0])
+@every("verify", [None, 0, 1, "", b"ca.pem", object(), ["ca.pem"], 1.0])
 def test_verify_of_another_type(verify: Any) -> None:
     """None would mean "do not check" to requests."""
     with pytest.raises(ConfigurationError, match=r"verify=.*SSLContext"):
@@ -674,9 +675,7 @@ def test_certificates_that_cannot_be_used(
     assert tls_server.connections == 0
 
 
-@pytest.mark.parametrize(
-    "cert", ["", (), ("a",), ("a", ""), ("a", "b", "c"), 1, True, b"a", [1, 2]]
-)
+@every("cert", ["", (), ("a",), ("a", ""), ("a", "b", "c"), 1, True, b"a", [1, 2]])
 def test_cert_of_another_type(cert: Any) -> None:
     """Refused where the client is made."""
     with pytest.raises(ConfigurationError, match="cert=: pass the path"):
