@@ -1,7 +1,7 @@
 """What a call returns: the result, its parts and its attempts; and the roots of the error tree.
 
 The values are immutable: any thread may read, compare and pickle them. This file imports nothing
-else of the package.
+else of the package but, for a notebook, `_markdown`.
 """
 
 from __future__ import annotations
@@ -282,6 +282,15 @@ class Result(Struct, frozen=True):
         ]
         shown += [f"items=<{len(self.items)}>"] if self.items else []
         return f"Result({', '.join(shown)})"
+
+    def _repr_markdown_(self) -> str | None:
+        """The answer, for a notebook: its text and calls, and a remark where a limit or a filter
+        has cut it. HTML and images of the model are shown as text and as links. None for an answer
+        without content, which is shown by its repr."""
+        from ._markdown import answer_markdown
+
+        calls = self.tool_calls + self.incomplete_tool_calls
+        return answer_markdown(self.text, self.refusal, calls, self.finish) or None
 
     def cost(self, at: float | None = None) -> Cost | None:
         """The cost of all attempts with a reported usage. An error's `.partial` has it too.

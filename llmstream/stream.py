@@ -149,6 +149,45 @@ class Stream:
             )
         return handle(self, handlers, every_chunks, every_seconds, expected_chars)
 
+    def display(
+        self, interval: float = 0.1, *, thinking: bool = True, progress: bool = True
+    ) -> Result:
+        """Read the stream to its end, show it while it arrives, and return the whole answer.
+
+        In a notebook (a kernel of Jupyter) it is live Markdown, painted every `interval` seconds at
+        most (0: with each piece), and less often where the answer is long. With `thinking` the
+        model's thinking stands above it, folded. With `progress` a line below it counts characters
+        and seconds, and at the end tokens. As the last line of a cell the result is not shown a
+        second time. Elsewhere the text is printed as it comes (see `ConsoleHandler`), without the
+        thinking.
+
+        HTML and images of the model are not rendered, only shown: as text, and as links.
+
+        What ends the stream otherwise is raised, below what had arrived and a line with the class
+        of the error. An interrupt (the kernel's stop button, Ctrl-C) ends the stream at once; what
+        had arrived stays. Nothing is shown any more once this has returned or raised. A stream that
+        has ended is shown as it is.
+
+        Raises what `result` raises, and ConfigurationError for arguments that cannot work and for a
+        stream that is being read already.
+        """
+        from .readers.display import paint
+
+        return paint(self, interval, thinking=thinking, progress=progress)
+
+    def _repr_markdown_(self) -> str:
+        """What has arrived, for a notebook. Starts no call."""
+        from ._markdown import answer_markdown
+
+        return answer_markdown(self.text, self.state.refusal)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """In a notebook a stream that has nothing to show yet is shown by its repr."""
+        from ._markdown import as_code
+
+        shown = repr(self)
+        return {"text/plain": shown, "text/markdown": self._repr_markdown_() or as_code(shown)}
+
     # -- what has arrived so far
 
     @property
