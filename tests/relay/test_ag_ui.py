@@ -117,6 +117,17 @@ def test_calls() -> None:
     assert events[-1]["outcome"] == {"type": "success", "pendingToolCallIds": ["a", "b"]}
 
 
+def test_a_call_under_the_id_of_an_older_one() -> None:
+    """The client would add its arguments to the old call's."""
+    old = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    history = [*HISTORY, {"id": "m", "role": "assistant", "toolCalls": [old, {**old, "id": "a-2"}]}]
+    tools = (ToolCall("a", "f", "{}"),)
+    parts = [BEGIN, CallBegin("a", "f"), CallEnd("a", "f", "{}"), End(tool_calls=tools)]
+    events = sent(*parts, body={"messages": history})
+    assert {event["toolCallId"] for event in events[1:-1]} == {"a-3"}
+    assert events[-1]["outcome"]["pendingToolCallIds"] == ["a-3"]
+
+
 HALF = [CallBegin("c", "cut"), CallArguments("c", "{")]
 
 
@@ -226,7 +237,8 @@ def test_bodies_that_are_wrong(body: Any) -> None:
 
 def test_a_history_is_repeated_without_nulls() -> None:
     """Clients of other languages write them; the one that reads takes none."""
-    posted = {"messages": [{"id": "a", "role": "assistant", "content": None, "name": None}]}
+    message = {"id": "a", "role": "assistant"}
+    posted = {"messages": [{**message, "content": None, "toolCalls": None}]}
     events = sent(BEGIN, Text("x"), Restart(2), End(), body=posted)
     (snapshot,) = [event for event in events if event["type"] == "MESSAGES_SNAPSHOT"]
-    assert snapshot["messages"] == [{"id": "a", "role": "assistant"}]
+    assert snapshot["messages"] == [message]

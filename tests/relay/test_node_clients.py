@@ -407,6 +407,18 @@ def a_call_without_arguments(reader: Reader, verdict: Any) -> None:
     assert are_calls(reader, verdict, (ToolCall("k", "now", "{}"),))
 
 
+@single(
+    *(BEGIN, CallBegin("p", "f"), CallArguments("p", '{"__proto__":{"x":1}}')),
+    *(CallEnd("p", "f", '{"__proto__":{"x":1}}'), *WHOLE_CALL, Text("Hi"), CALLED),
+)
+def an_input_that_changes_prototypes(reader: Reader, verdict: Any) -> None:
+    """The AI SDK takes none, and would end the answer."""
+    assert is_whole(reader, verdict)
+    assert verdict["text"] == "Hi"
+    shown = [call[0] for call in calls_shown(reader, verdict)]
+    assert shown == (["p", "c1"] if reader is AGUI else ["c1"])
+
+
 @single(BEGIN, Retry(2, "RateLimitError", 0.5), Text("Fine"), END)
 def a_retry_is_told_beside_the_answer(reader: Reader, verdict: Any) -> None:
     assert is_whole(reader, verdict)

@@ -191,6 +191,23 @@ def test_a_call_that_is_not_json_is_not_shown_as_whole() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"__proto__":{"x":1}}',
+        '{"a":[{"\\u005f_proto__":1}]}',
+        '"{\\"__proto__\\":1}"',
+        '{"constructor":{"prototype":1}}',
+    ],
+)
+def test_inputs_that_would_end_the_answer_at_the_client(arguments: str) -> None:
+    """It takes no JSON that changes a prototype; so the page has the call as a failed one."""
+    parts = [BEGIN, CallBegin("c", "f"), CallEnd("c", "f", arguments), Text("Hi"), End()]
+    assert types(*parts)[3:6] == ["tool-input-error", "text-start", "text-delta"]
+    fine = CallEnd("c", "f", '{"constructor":"x","prototype":"y","proto":"z"}')
+    assert types(BEGIN, CallBegin("c", "f"), fine)[3] == "tool-input-available"
+
+
 @VERSIONS
 def test_an_end_is_the_end(version: int) -> None:
     """Nothing follows it, whatever comes."""

@@ -12,8 +12,8 @@ How an answer ends, and what the client then is:
     a body that is cut, by nobody's wish  `runAgent` resolves without any of these: a page counts
                                           an answer as whole after onRunFinishedEvent only
 
-Each tool call is a message of its own, under the call's id, so that one which will never be whole
-can be taken back alone: its TOOL_CALL_END, which the run needs, then finds no call to run.
+Each tool call is in a message of its own, so that one which will never be whole can be taken back
+alone: its TOOL_CALL_END, which the run needs, then finds no call to run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import msgspec
 
 from ..._core.checks import shown
 from ...errors import ConfigurationError
-from ...result import ToolCall, Usage
+from ...result import Usage
 from ..parts import (
     Begin,
     CallArguments,
@@ -61,6 +61,24 @@ _COUNTS = {
 }
 
 
+class _Call:
+    """A call on the page: `id` is its id there, `message` that of the message which has it."""
+
+    __slots__ = ("id", "is_bare", "is_whole", "message")
+
+    def __init__(self, id: str, message: str) -> None:
+        self.id = id
+        self.message = message
+        self.is_whole = False
+        self.is_bare = True  # without arguments so far
+
+    def ended(self) -> bytes:
+        return _event("TOOL_CALL_END", toolCallId=self.id)
+
+    def withdrawn(self) -> bytes:
+        return _withdrawn(self.message)
+
+
 class AGUIEncoder(TableEncoder):
     """Writes the events of one run.
 
@@ -93,9 +111,9 @@ class AGUIEncoder(TableEncoder):
         self._messages = 0
         self._open: tuple[str, str] | None = None  # the kind and the id of the open message
         self._shown: list[str] = []  # the messages of this attempt that are not calls
-        self._calls: dict[str, bool] = {}  # of this attempt: the id -> whether it is whole
-        self._bare: set[str] = set()  # the calls without any arguments so far
-        self._withdrawn: list[str] = []  # calls that were taken back
+        self._calls: dict[str, _Call] = {}  # of this attempt, by the ids of the service
+        self._taken = _call_ids(self._history or [])
+        self._withdrawn: dict[str, str] = {}  # calls that were taken back, and their messages
         self._is_over = False
 
     def encode(self, part: Part) -> list[bytes]:
@@ -117,6 +135,10 @@ class AGUIEncoder(TableEncoder):
             )
         ]
 
+    def _next_message(self) -> str:
+        self._messages += 1
+        return f"msg-{self._name}-{self._messages}"
+
     # -- text, thinking and refusals
 
     def _text(self, part: Text) -> list[bytes]:
@@ -134,8 +156,7 @@ class AGUIEncoder(TableEncoder):
         frames = []
         if self._open is None or self._open[0] != kind:
             frames += self._close()
-            self._messages += 1
-            id = f"msg-{self._name}-{self._messages}"
+            id = self._next_message()
             self._open = kind, id
             self._shown.append(id)
             frames += _OPENING[kind](id)
@@ -159,58 +180,65 @@ class AGUIEncoder(TableEncoder):
     # -- tool calls
 
     def _call_begin(self, part: CallBegin) -> list[bytes]:
-        self._calls[part.id] = False
-        self._bare.add(part.id)
-        return [
-            *self._close(),
-            _event("TOOL_CALL_START", toolCallId=part.id, toolCallName=part.name),
-        ]
+        return [*self._close(), *self._call_opening(part.id, part.name)]
+
+    def _call_opening(self, id: str, name: str) -> list[bytes]:
+        known = self._calls.get(id)
+        call = _Call(self._free(id) if known is None else known.id, self._next_message())
+        self._calls[id] = call
+        start = _event(
+            "TOOL_CALL_START",
+            toolCallId=call.id,
+            toolCallName=name,
+            parentMessageId=call.message,
+        )
+        return [start]
+
+    def _free(self, id: str) -> str:
+        """An id that no call of the page has: its client would add the new arguments to the old
+        ones (some services count the calls of each answer from 0)."""
+        number, found = 2, id
+        while found in self._taken:
+            number, found = number + 1, f"{id}-{number}"
+        return found
 
     def _call_arguments(self, part: CallArguments) -> list[bytes]:
-        if self._calls.get(part.id) is not False or not part.text:
+        call = self._calls.get(part.id)
+        if call is None or call.is_whole or not part.text:
             return []
-        self._bare.discard(part.id)
-        return [_event("TOOL_CALL_ARGS", toolCallId=part.id, delta=part.text)]
+        call.is_bare = False
+        return [_event("TOOL_CALL_ARGS", toolCallId=call.id, delta=part.text)]
 
     def _call_end(self, part: CallEnd) -> list[bytes]:
         frames = []
-        if part.rewritten:
-            frames += self._call_anew(part)
-        elif part.id not in self._calls:
-            frames += self._call_begin(CallBegin(part.id, part.name, part.custom))
-        if part.id in self._bare:  # a call without arguments has "{}", and had no pieces
+        known = self._calls.get(part.id)
+        if known is None or part.rewritten:
+            frames += self._close()
+            if known is not None:  # what was sent of it is void
+                frames += [known.withdrawn(), known.ended()]
+            frames += self._call_opening(part.id, part.name)
+        call = self._calls[part.id]
+        if call.is_bare:  # one without arguments has "{}", and had no pieces
             frames += self._call_arguments(CallArguments(part.id, part.arguments))
-        self._calls[part.id] = True
-        return [*frames, _call_ended(part.id)]
+        call.is_whole = True
+        return [*frames, call.ended()]
 
-    def _call_anew(self, part: CallEnd) -> list[bytes]:
-        """Take back what was sent of the call, and begin it again in a message of another id."""
-        self._bare.add(part.id)
-        return [
-            *self._close(),
-            _withdrawn(part.id),
-            _call_ended(part.id),
-            _event(
-                "TOOL_CALL_START",
-                toolCallId=part.id,
-                toolCallName=part.name,
-                parentMessageId=f"{part.id}-whole",
-            ),
-        ]
+    def _open_calls(self) -> list[_Call]:
+        return [call for call in self._calls.values() if not call.is_whole]
 
     def _withdraw_calls(self) -> list[bytes]:
         """Take back the calls that will never be whole, and end them, because a run cannot finish
         with an open one. The client finds no call under the id, and tells nobody of it."""
-        ids = [id for id, is_whole in self._calls.items() if not is_whole]
-        self._withdrawn += ids
-        return [*map(_withdrawn, ids), *map(_call_ended, ids)]
+        calls = self._open_calls()
+        self._withdrawn.update((call.id, call.message) for call in calls)
+        return [*(call.withdrawn() for call in calls), *(call.ended() for call in calls)]
 
     def _unasked(self) -> list[bytes]:
         """Answer the calls that were taken back. A client that is told of no pending call takes
         all for pending which the run began and nobody answered."""
         frames = []
-        for id in self._withdrawn:
-            answer = f"{id}-withdrawn"
+        for id, message in self._withdrawn.items():
+            answer = f"{message}-answer"
             result = _event(
                 "TOOL_CALL_RESULT", messageId=answer, toolCallId=id, content="withdrawn"
             )
@@ -226,7 +254,8 @@ class AGUIEncoder(TableEncoder):
     def _restart(self, part: Restart) -> list[bytes]:
         """Take back all that this attempt has shown; before it is ended, so that the client
         announces no half message as a new one."""
-        begun = [*self._shown, *self._calls]
+        calls = self._calls.values()
+        begun = [*self._shown, *(call.message for call in calls)]
         frames = [
             _event("CUSTOM", name="llmstream.restart", value={"attempt": part.attempt}),
             *map(_withdrawn, begun),
@@ -236,11 +265,10 @@ class AGUIEncoder(TableEncoder):
                 _event("MESSAGES_SNAPSHOT", messages=self._history, metadata=_WITHOUT_WITHDRAWN)
             )
         frames += self._close()
-        frames += [_call_ended(id) for id, is_whole in self._calls.items() if not is_whole]
-        self._withdrawn += self._calls
+        frames += [call.ended() for call in self._open_calls()]
+        self._withdrawn.update((call.id, call.message) for call in calls)
         self._shown.clear()
         self._calls.clear()
-        self._bare.clear()
         return frames
 
     # -- the end
@@ -248,7 +276,8 @@ class AGUIEncoder(TableEncoder):
     def _end(self, part: End) -> list[bytes]:
         self._is_over = True
         outcome: dict[str, Any] = {"type": "success"}
-        if pending := _ids(part.tool_calls):
+        whole = (self._calls.get(call.id or "") for call in part.tool_calls)
+        if pending := [call.id for call in whole if call is not None]:
             outcome["pendingToolCallIds"] = pending
         return [
             *self._close(),
@@ -266,7 +295,7 @@ class AGUIEncoder(TableEncoder):
 
     def _failure(self, part: Failure) -> list[bytes]:
         self._is_over = True
-        # A run that this encoder has not begun it cannot finish: what is open there, it cannot know.
+        # What is open in a run that another has begun, nobody knows: it cannot be finished.
         if part.type == "Cancelled" and self._name:
             return [
                 *self._close(),
@@ -281,7 +310,7 @@ class AGUIEncoder(TableEncoder):
             ]
         metadata = present(trace_id=part.trace_id, retryable=part.retryable)
         return [
-            *(_withdrawn(id) for id, is_whole in self._calls.items() if not is_whole),
+            *(call.withdrawn() for call in self._open_calls()),
             _event(
                 "RUN_ERROR",
                 message=part.message,
@@ -341,17 +370,9 @@ def _withdrawn(id: str) -> bytes:
     return _event("ACTIVITY_SNAPSHOT", messageId=id, activityType=_WITHDRAWN, content={})
 
 
-def _call_ended(id: str) -> bytes:
-    return _event("TOOL_CALL_END", toolCallId=id)
-
-
 # With this a snapshot also removes the activities that stand for half messages: the client's own
 # convention (`authoritativeActivityTypes`). Where it is not known, they stay, and show nothing.
 _WITHOUT_WITHDRAWN = {"@ag-ui/client": {"authoritativeActivityTypes": [_WITHDRAWN]}}
-
-
-def _ids(calls: tuple[ToolCall, ...]) -> list[str]:
-    return [call.id for call in calls if call.id]
 
 
 def _usage(usage: Usage, model: str | None = None) -> list[dict[str, Any]] | None:
@@ -380,6 +401,14 @@ def _history(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not isinstance(message.get("id"), str) or not isinstance(message.get("role"), str):
             raise BadRequest(f"the body's messages[{index}] has no id or no role")
     return [present(**message) for message in messages]
+
+
+def _call_ids(messages: list[dict[str, Any]]) -> frozenset[str]:
+    """The ids of the calls that the page has."""
+    lists = (message.get("toolCalls") for message in messages)
+    calls = (call for calls in lists if isinstance(calls, list) for call in calls)
+    ids = (call.get("id") for call in calls if isinstance(call, dict))
+    return frozenset(id for id in ids if isinstance(id, str))
 
 
 def _checked_id(name: str, id: Any) -> str | None:

@@ -72,6 +72,7 @@ _FINISH = {
 
 _DONE = b"data: [DONE]\n\n"
 _CUT_CALL = "The call of this tool was cut off. It was not run."
+_UNSHOWN = "The input of this tool cannot be shown on a page. It was not run."
 _LOST = "The answer had to begin anew, which this page cannot show. Please ask again."
 _LONGEST_ID = 512
 
@@ -175,8 +176,8 @@ class UIMessageEncoder(TableEncoder):
             frames = self._call_begin(CallBegin(part.id, part.name, part.custom))
         try:
             value = part.arguments if part.custom else _json_of(part.arguments)
-        except (ValueError, RecursionError):  # it stays in `_calls`, and is told of at the end
-            return frames
+        except (ValueError, RecursionError):
+            return [*frames, *self._unrun([part.id], _UNSHOWN)]
         del self._calls[part.id]
         return [
             *frames,
@@ -189,21 +190,20 @@ class UIMessageEncoder(TableEncoder):
             ),
         ]
 
-    def _cut_calls(self) -> list[bytes]:
-        """Calls that will never be whole: else the page waits for them for ever."""
-        frames = [
+    def _unrun(self, ids: list[str], why: str) -> list[bytes]:
+        """Calls that the page will never have whole: else it waits for them for ever."""
+        calls = [self._calls.pop(id) for id in ids]
+        return [
             _chunk(
                 "tool-input-error",
                 toolCallId=call.id,
                 toolName=call.name,
                 input="",
                 dynamic=True,
-                errorText=_CUT_CALL,
+                errorText=why,
             )
-            for call in self._calls.values()
+            for call in calls
         ]
-        self._calls.clear()
-        return frames
 
     # -- requests that failed
 
@@ -224,7 +224,7 @@ class UIMessageEncoder(TableEncoder):
         self._is_over = True
         return [
             *self._close(),
-            *self._cut_calls(),
+            *self._unrun([*self._calls], _CUT_CALL),
             _chunk("finish-step"),
             _chunk(
                 "finish",
@@ -285,12 +285,30 @@ def _note(**data: Any) -> bytes:
 
 def _json_of(arguments: str) -> Any:
     """The arguments of a call as the JSON of a chunk: as the service wrote them, so that no number
-    loses a digit. Raises ValueError or RecursionError for what is no JSON."""
+    loses a digit. Raises ValueError or RecursionError for what is no JSON, and for what would end
+    the whole answer at the client."""
     value = decode_arguments(arguments or "{}")
+    if "proto" in arguments or "\\u" in arguments:
+        _refuse_prototypes(value)
     if isinstance(value, dict) and not arguments.lstrip().startswith("{"):
         return value  # a gateway has encoded them twice
     # Line ends can only stand between the values of JSON, where a space means the same.
     return msgspec.Raw(clean(arguments or "{}").replace("\r", " ").replace("\n", " ").encode())
+
+
+def _refuse_prototypes(value: Any) -> None:
+    """The client takes no JSON that would change the prototype of an object (`secureJsonParse` of
+    @ai-sdk/provider-utils)."""
+    todo = [value]
+    while todo:
+        inner = todo.pop()
+        if isinstance(inner, list):
+            todo += inner
+        elif isinstance(inner, dict):
+            made_by = inner.get("constructor")
+            if "__proto__" in inner or (isinstance(made_by, dict) and "prototype" in made_by):
+                raise ValueError("a prototype")
+            todo += inner.values()
 
 
 def _checked_id(id: Any) -> str:
