@@ -157,16 +157,13 @@ class Stream:
         In a notebook (a kernel of Jupyter) it is live Markdown, painted every `interval` seconds at
         most (0: with each piece), and less often where the answer is long. With `thinking` the
         model's thinking stands above it, folded. With `progress` a line below it counts characters
-        and seconds, and at the end tokens. As the last line of a cell the result is not shown a
-        second time. Elsewhere the text is printed as it comes (see `ConsoleHandler`), without the
-        thinking.
+        and seconds. As the last line of a cell the result is not shown a second time. HTML of the
+        model is shown as text, and its images as links. Elsewhere the text is printed as it comes
+        (see `ConsoleHandler`), without the thinking.
 
-        HTML and images of the model are not rendered, only shown: as text, and as links.
-
-        What ends the stream otherwise is raised, below what had arrived and a line with the class
-        of the error. An interrupt (the kernel's stop button, Ctrl-C) ends the stream at once; what
-        had arrived stays. Nothing is shown any more once this has returned or raised. A stream that
-        has ended is shown as it is.
+        What ends the stream otherwise is raised, below what had arrived and a sentence about it. An
+        interrupt (the kernel's, Ctrl-C) ends the stream at once; what had arrived stays. Nothing is
+        shown any more once this has returned or raised. A stream that has ended is shown as it is.
 
         Raises what `result` raises, and ConfigurationError for arguments that cannot work and for a
         stream that is being read already.
