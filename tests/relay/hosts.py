@@ -7,6 +7,7 @@ are taken from the first moment on. Every one is ended with the block that has b
 from __future__ import annotations
 
 import contextlib
+import gzip
 import importlib.util
 import json
 import os
@@ -49,7 +50,9 @@ class Host:
 
     def json(self, path: str, **query: Any) -> Any:
         with self.get(path, **query) as browser:
-            return json.loads(browser.rest())
+            body = browser.rest()
+            is_gzip = browser.header("content-encoding") == "gzip"
+            return json.loads(gzip.decompress(body) if is_gzip else body)
 
 
 # ---- servers -----------------------------------------------------------------------------------
