@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from corpus import Recording
+from random_answers import Made, random_answer
 from relayed import (
     all_recordings,
     answer_of,
@@ -297,6 +298,36 @@ def test_heartbeats_and_ids_are_nothing(reader: Reader) -> None:
         jobs, reader.read(jobs), lambda job, verdict: faults(reader, verdict, *answers[job["name"]])
     )
     assert wrong == {}
+
+
+@every_page
+def test_any_answer(reader: Reader) -> None:
+    """Parts in any order: text, thinking, calls and the end are what they are."""
+    made = [random_answer(seed) for seed in range(400)]
+    can_begin_anew = reader in (AI[2], AGUI)
+    made = [one for one in made if can_begin_anew or not one.begins_anew]
+    jobs = []
+    for number, one in enumerate(made):
+        parts = merged(one.parts) if number % 2 else one.parts
+        body = POSTED if number % 3 else None
+        jobs.append({"name": str(number), "body": "".join(reader.frames(parts, body=body))})
+
+    def wrong(one: Made, verdict: Any) -> list[str]:
+        found = [
+            name for name in ("text", "thinking", "refusal") if verdict[name] != getattr(one, name)
+        ]
+        if is_whole(reader, verdict) != (one.end == "whole"):
+            found.append("whole")
+        if error_shown(reader, verdict) != ("It ended." if one.end == "failed" else None):
+            found.append("error")
+        if one.end != "cut" and not are_calls(reader, verdict, one.tool_calls):
+            found.append("calls")
+        if reader is AGUI and sorted(verdict["calls"]) != sorted(c.id for c in one.tool_calls):
+            found.append("calls that were announced")
+        return found
+
+    verdicts = zip(made, reader.read(jobs), strict=True)
+    assert [(one, v) for one, verdict in verdicts if (v := wrong(one, verdict))] == []
 
 
 # ---- single answers ------------------------------------------------------------------------------
