@@ -16,18 +16,26 @@ T = TypeVar("T")
 
 class Reading(Generic[T]):
     """An iterator that one thread reads. Not a generator: after an exception a generator's next
-    `next()` raises StopIteration, which looks like a normal end."""
+    `next()` raises StopIteration, which looks like a normal end.
+
+    An interrupt loses no item in silence. Where one falls between the item and the reader (at the
+    release of the lock, say), the next `next()` has the item; and where it falls into the making of
+    one, the next `next()` raises Cancelled.
+    """
 
     def __init__(self, advice: str) -> None:
         self._advice = advice  # for a second reader
         self._reader = Lock()  # held by the one thread that reads
         self._error: Exception | None = None
         self._done = False
+        self._kept: Iterator[T] = iter(())  # the item that is on its way to the reader
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
+        for item in self._kept:
+            return item
         if self._reader.locked():
             raise ConfigurationError(f"this is being read by another thread: {self._advice}")
         with self._reader:
@@ -36,7 +44,7 @@ class Reading(Generic[T]):
                     raise raised(self._error)
                 raise StopIteration
             try:
-                return self._next()
+                self._kept = iter((self._next(),))
             except StopIteration:
                 self._done = True
                 self._leave()
@@ -48,6 +56,10 @@ class Reading(Generic[T]):
                 self._done = True
                 self._leave()
                 raise
+        # From an iterator to the caller there is no moment for an interrupt.
+        for item in self._kept:
+            return item
+        raise StopIteration
 
     def _next(self) -> T:
         """The next item. Raises StopIteration, or what ended the reading."""

@@ -8,9 +8,11 @@ import logging
 import pickle
 import random
 import re
+import sys
 import time
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -901,3 +903,75 @@ def test_parts_are_values(api: str) -> None:
         assert pickle.loads(pickle.dumps(part)) == part
         with pytest.raises(AttributeError):
             part.text = "other"  # type: ignore[misc, union-attr]
+
+
+# ---- an interrupt at any moment ----------------------------------------------------------------
+
+
+class Interrupt(BaseException):
+    """What is injected."""
+
+
+def interrupted_at(number: int, work: Callable[[], None]) -> bool:
+    """`work` with an interrupt at the n-th point at which CPython looks for some: where a function
+    begins, and where one that is written in C has returned. Whether there are so many."""
+    count = 0
+
+    def profile(frame: FrameType, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_return") and "/llmstream/" in frame.f_code.co_filename
+        if count == number:
+            sys.setprofile(None)
+            raise Interrupt
+
+    before = sys.getprofile()
+    try:
+        sys.setprofile(profile)
+        work()
+    except Interrupt:
+        pass
+    finally:
+        sys.setprofile(before)
+    return count >= number
+
+
+@pytest.mark.parametrize(
+    ("api", "stride"),
+    [("responses", 41), *(pytest.param(api, 3, marks=pytest.mark.attack) for api in APIS)],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_after_an_interrupt_no_part_is_missing_in_silence(
+    api: str, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads on gets all of the answer, or is told that it has been interrupted."""
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+    answer = Answer("one two three", tool_calls=[("f", '{"a":1}')])
+    point, whole, told = 1, 0, 0
+    while True:
+        stream = stream_of(api, answer)
+        parts, seen = parts_of(stream), list[Part]()
+
+        def work(parts: Any = parts, seen: list[Part] = seen) -> None:
+            for part in parts:
+                seen.append(part)
+
+        if not interrupted_at(point, work):
+            break
+        try:
+            seen += parts
+        except Cancelled:
+            told += 1
+            assert not of_kind(seen, End)
+        else:
+            if isinstance(seen[-1], End):
+                whole += 1
+                check_order(seen)
+                assert joined(seen, Text) == "one two three"
+                assert len(of_kind(seen, CallEnd)) == 1
+            else:
+                told += 1
+                assert isinstance(seen[-1], Failure)
+        assert stream.ended
+        point += stride
+    assert told > 10
+    assert whole
