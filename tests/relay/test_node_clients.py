@@ -24,7 +24,7 @@ from relayed import (
     parts_in,
 )
 
-from llmstream import Result
+from llmstream import Client, Result, RetryPolicy, relay
 from llmstream.errors import LLMStreamError
 from llmstream.relay.failures import MESSAGES
 from llmstream.relay.parts import (
@@ -44,6 +44,7 @@ from llmstream.relay.parts import (
 )
 from llmstream.relay.protocols.base import COMMENT, reported, with_id
 from llmstream.result import ToolCall, Usage
+from llmstream.testing import Answer, Cut, FakeTransport, LLMServer, Reply, Silence
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(180)]
 
@@ -626,3 +627,42 @@ def test_every_recording_in_chat_completions() -> None:
         return wrong
 
     assert named_faults(jobs, OPENAI.read(jobs), look) == {}
+
+
+# ---- from the service to the page ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reader", [AI[2], AGUI], ids=lambda reader: reader.package)
+def test_a_stream_that_is_cut_and_begins_anew(reader: Reader) -> None:
+    """`on_disconnect="restart"`, through `relay.sse`: in the end the page has the second answer."""
+    begun = Answer("It was a dark and stormy night", thinking="Hm").blocks("messages")
+    cut = Reply([*begun[:8], Cut()])
+    transport = FakeTransport(cut, Answer("It was the best of times", thinking="Oh"))
+    quick = RetryPolicy(base=0.0)
+    with Client(
+        "messages", base_url="http://service", model="m", transport=transport, retry=quick
+    ) as client:
+        stream = client.stream("Hi", on_disconnect="restart")
+        body = b"".join(relay.sse(stream, reader.protocol, version=reader.version)).decode()
+    assert len(transport.requests) == 2
+    (verdict,) = reader.read([{"name": "one", "body": body}])
+    assert is_whole(reader, verdict)
+    assert (verdict["text"], verdict["thinking"]) == ("It was the best of times", "Oh")
+
+
+@every_page
+def test_a_stream_that_is_stopped_by_the_server(reader: Reader, server: LLMServer) -> None:
+    """`stream.cancel`, while the page reads."""
+    begun = Answer("It was a dark and stormy night").blocks("chat")
+    server.script(Reply([*begun[:4], Silence()]))
+    with Client("chat", base_url=server.base_url, model="m") as client:
+        stream = client.stream("Hi")
+        body = relay.sse(stream, reader.protocol, version=reader.version)
+        begin = next(body)
+        while not stream.text:
+            begin += next(body)
+        stream.cancel("enough")
+        whole = (begin + b"".join(body)).decode()
+    (verdict,) = reader.read([{"name": "one", "body": whole}])
+    assert not is_whole(reader, verdict)
+    assert error_shown(reader, verdict) is None
