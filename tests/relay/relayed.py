@@ -22,6 +22,7 @@ from llmstream.testing import FakeTransport, Reply
 
 ONCE = RetryPolicy(max_attempts=1, max_retry_after=0.001)
 NODE_FOLDER = "LLMSTREAM_NODE"  # the variable that names the folder of the packages
+_NAMED = os.environ.get(NODE_FOLDER)  # some fixtures take such variables away
 _SCRIPTS = Path(__file__).resolve().parent / "node"
 _BOUND = 120  # seconds for one process of Node
 
@@ -90,8 +91,7 @@ def events_in(frames: Iterable[str]) -> Iterator[Any]:
 
 def node_packages() -> Path:
     """The folder in which npm has installed what node/package.json names; skips where it is not."""
-    named = os.environ.get(NODE_FOLDER)
-    folder = Path(named or "/nonexistent") / "node_modules"
+    folder = Path(_NAMED or "/nonexistent") / "node_modules"
     wanted = json.loads((_SCRIPTS / "package.json").read_text("utf-8"))["dependencies"]
     lacking = [name for name in wanted if not (folder / name).is_dir()]
     if lacking:
