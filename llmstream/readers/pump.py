@@ -401,6 +401,7 @@ class Lease:
         with contextlib.suppress(Exception):
             self._pump.close("dropped before the end")
             self._pump.settle()
+            self._pump.cursors.clear()  # a cycle, which would keep a stream that was not read yet
 
 
 class _Unsettled(weakref.ref[Lease]):

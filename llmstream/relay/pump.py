@@ -14,16 +14,13 @@ from .._runtime.clock import SYSTEM_CLOCK
 from ..errors import Cancelled
 from ..readers.pump import BLOCK, Bell, Cursor, Lease, Pump
 from ..readers.reading import Reading
+from .beats import Beats
 from .parts import End, Failure, Part, merged
 
 __all__ = ["Batches"]
 
 _OVERHEAD = 32  # characters that every part counts as, besides its text: it is an object
 _MOST = 4096  # parts that are looked at in one go
-
-# A connection that the browser has closed refuses the second write, not the first: the answer to
-# the first one is what says so. So a write that comes alone is followed by another one soon.
-_ECHO = 0.5  # seconds
 
 
 def characters(part: Part) -> int:
@@ -63,14 +60,11 @@ class Batches(Reading["list[Part]"]):
         self._cursor = Cursor(self._pump, BLOCK)
         self._lease = Lease(self._pump)
         self._interval = interval
-        self._heartbeat = heartbeat
+        self._beats = Beats(heartbeat)
         self._closed = False
         self._is_due = True
         self._whole = False  # the last part has been taken
         self._due = -math.inf  # when the next batch may come
-        self._written = -math.inf  # when the last batch or heartbeat came
-        self._beat_at = math.inf
-        self._echoes = False  # the next heartbeat is the echo of a write that came alone
 
     def begin(self) -> None:
         """Start the thread, which sends the request. The first read does it too. Raises what
@@ -78,7 +72,7 @@ class Batches(Reading["list[Part]"]):
         if self._closed:
             raise Cancelled("the relay was closed before its end")
         if self._owner is not None:
-            self.note_write()
+            self._beats.wrote(SYSTEM_CLOCK.monotonic())
             self._pump.follow()
             self._owner = None
 
@@ -103,14 +97,13 @@ class Batches(Reading["list[Part]"]):
         if self._is_due:
             if batch := merged(self._taken()):
                 self._due = now + self._interval
-                self.note_write(now)
+                self._beats.wrote(now)
                 return batch
             if end is not None:  # without an End, and without a Failure
                 raise end.error or Cancelled("the stream ended without a last part")
-        if now >= self._beat_at:
-            self.note_write(now, is_echo=self._echoes)
+        if self._beats.beat(now):
             return []
-        return (self._beat_at if self._is_due else min(self._due, self._beat_at)) - now
+        return (self._beats.at if self._is_due else min(self._due, self._beats.at)) - now
 
     def wait(self, seconds: float) -> None:
         """Wait for as long as `look` has said; may return early."""
@@ -125,14 +118,6 @@ class Batches(Reading["list[Part]"]):
             if isinstance(part, (End, Failure)):
                 self._whole = True
                 return
-
-    def note_write(self, now: float | None = None, *, is_echo: bool = False) -> None:
-        """Bytes are written now: the next heartbeat counts from here."""
-        now = SYSTEM_CLOCK.monotonic() if now is None else now
-        alone = now - self._written > _ECHO and self._heartbeat < math.inf
-        self._echoes = alone and not is_echo
-        self._written = now
-        self._beat_at = now + (min(_ECHO, self._heartbeat) if self._echoes else self._heartbeat)
 
     def arm(self, bell: Bell) -> bool:
         """For an event loop, after `look`: `bell` is rung, in any thread, once there is something

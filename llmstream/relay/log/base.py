@@ -105,6 +105,9 @@ class Entry(NamedTuple):
 class Claim(Struct):
     """What a producer asks of a log: to be the one that writes this answer.
 
+    The log puts the `writer` here before anybody else can know the answer, so that an interrupt
+    loses none.
+
     `stop` ends the producer, from any thread and any number of times. It is given what the readers
     are told, or None where somebody stopped the answer on purpose, and a reason for the records.
     """
@@ -112,6 +115,7 @@ class Claim(Struct):
     id: str
     about: About
     stop: Callable[[Failure | None, str], None]
+    writer: LogWriter | None = None
 
 
 class LogWriter(Protocol):
@@ -125,6 +129,10 @@ class LogWriter(Protocol):
         """Store the last frames, which always fit, and the end. `breaks`: the body of every reader
         has to break after them, because the protocol has no other way to tell a failure. Raises
         LogError."""
+
+    def withdraw(self) -> None:
+        """The producer has not begun, and does not: as if the answer had not been claimed. Never
+        raises."""
 
     def release(self) -> None:
         """The producer has ended, one way or other; what it did not say to be the end is not one.

@@ -9,6 +9,8 @@ from ..._core.checks import checked_range
 from ..._runtime.clock import SYSTEM_CLOCK
 from ...errors import Cancelled
 from ...readers.reading import Reading
+from ...telemetry.observer import logger
+from ..beats import Beats
 from ..body import BrokenBody
 from ..http import headers_of
 from ..protocols.base import Encoder, with_id
@@ -57,7 +59,8 @@ class Followed(Reading[bytes]):
 
     def __init__(self, reader: LogReader | None, heartbeat: float) -> None:
         super().__init__("a body goes to one browser; call follow() for each")
-        self._heartbeat = heartbeat
+        self._beats = Beats(heartbeat)
+        self._beats.at = SYSTEM_CLOCK.monotonic()  # the first bytes come at once
         self._source = reader
         self._closed = False
         self._broken = False  # the body has to break at its end
@@ -66,13 +69,19 @@ class Followed(Reading[bytes]):
         self.headers: dict[str, str] = {"Cache-Control": "no-store"}
         self.status = 204
         self._encoder: Encoder | None = None
-        self._written = SYSTEM_CLOCK.monotonic() - heartbeat  # the first bytes come at once
         if reader is not None:
-            self._encoder = reader.about.encoder()
-            self._take(reader, 0)
-            if self._waiting or not self._over:
-                self.headers = headers_of(self._encoder)
-                self.status = 200
+            try:
+                self._begin(reader)
+            except BaseException:
+                reader.close()
+                raise
+
+    def _begin(self, reader: LogReader) -> None:
+        self._encoder = reader.about.encoder()
+        self._take(reader, 0)
+        if self._waiting or not self._over:
+            self.headers = headers_of(self._encoder)
+            self.status = 200
 
     def __bool__(self) -> bool:
         return self.status != 204
@@ -80,23 +89,22 @@ class Followed(Reading[bytes]):
     def _next(self) -> bytes:
         reader, encoder = self._source, self._encoder
         while not self._closed:
+            now = SYSTEM_CLOCK.monotonic()
             if self._waiting:
-                return self._written_now(self._bytes())
+                self._beats.wrote(now)
+                return self._bytes()
             if self._over or reader is None or encoder is None:
                 self._finish()
-            left = self._written + self._heartbeat - SYSTEM_CLOCK.monotonic()
-            if left <= 0:
-                self._written = SYSTEM_CLOCK.monotonic()
-                if encoder.heartbeat:
-                    return encoder.heartbeat
-                continue
-            self._take(reader, left)
+            if self._beats.beat(now) and encoder.heartbeat:
+                return encoder.heartbeat
+            self._take(reader, self._beats.at - now)
         raise Cancelled("this reading was closed")
 
     def _take(self, reader: LogReader, seconds: float) -> None:
         try:
             self._waiting = reader.take(seconds)
         except LogError as error:
+            logger.error("an answer cannot be followed to its end: %s", error)
             frames, self._broken = failed(reader.about, error.failure)
             self._waiting = [Entry("", frame) for frame in frames]
             self._over = True
@@ -113,10 +121,6 @@ class Followed(Reading[bytes]):
         return b"".join(
             with_id(entry.frame, entry.id) if entry.id else entry.frame for entry in entries
         )
-
-    def _written_now(self, data: bytes) -> bytes:
-        self._written = SYSTEM_CLOCK.monotonic()
-        return data
 
     def _finish(self) -> NoReturn:
         if self._broken:

@@ -91,6 +91,7 @@ def translated() -> Iterator[None]:
         redis.exceptions.ReadOnlyError,
         redis.exceptions.ClusterDownError,
         redis.exceptions.TryAgainError,
+        redis.exceptions.RedisClusterException,
         OSError,
     ) as exc:
         raise Away(f"Redis does not answer: {exc}") from exc
@@ -105,7 +106,15 @@ class Line:
 
     def __init__(self, client: Any) -> None:
         self.client = client
+        encoder = client.get_encoder()
+        self._encoding, self._errors = encoder.encoding, encoder.encoding_errors
         self._scripts: dict[str, Any] = {}
+
+    def bytes_of(self, value: Any) -> bytes:
+        """What was sent, though the client may have decoded it."""
+        if isinstance(value, bytes):
+            return value
+        return str(value).encode(self._encoding, self._errors)
 
     def run(self, script: str, keys: list[str], *args: Any) -> Any:
         """What a script returns. Raises LogError, at once where Redis does not answer."""

@@ -79,10 +79,11 @@ class MemoryLog:
             return None
         self._make_room(_ANSWER)
         answer = _Answer(self, claim)
+        writer = claim.writer = _Writer(answer)
         if self._answers.setdefault(claim.id, answer) is not answer:
             return None
         answer.keep_watch()
-        return _Writer(answer)
+        return writer
 
     def reader(self, id: str, after: Cursor | None) -> _Reader | None:
         answer = self._known(id)
@@ -271,6 +272,12 @@ class _Writer:
 
     def end(self, frames: list[bytes], *, breaks: bool) -> None:
         self._answer.close(frames, breaks)
+
+    def withdraw(self) -> None:
+        log = self._answer.log()
+        if log is not None:
+            log.forget(self._answer)
+        self.release()
 
     def release(self) -> None:
         if self._answer.end is None:

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import math
 from contextvars import copy_context
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from msgspec.structs import replace
@@ -15,7 +16,8 @@ from ..._runtime.clock import SYSTEM_CLOCK
 from ..._runtime.fork import in_child
 from ..._runtime.threads import Thread, spawn
 from ..._settings.arguments import checked_count
-from ...errors import ConfigurationError
+from ...errors import Cancelled, ConfigurationError
+from ...telemetry.observer import logger
 from ..parts import End, Failure, Part
 from ..protocols import PROTOCOLS, make_encoder
 from ..protocols.base import Encoder, Version
@@ -100,16 +102,13 @@ def publish(
     batches = Batches(parts_of(stream), stream, interval=pace, heartbeat=math.inf, buffer=room)
     about = About(protocol, version or _latest(protocol), patience)
     producer = _Producer(stream, batches, encoder)
+    is_first = False
     try:
-        writer = found.claim(Claim(id, about, producer.stop))
-        if writer is not None:
-            producer.begin(writer)
-    except BaseException:
-        producer.abandon()
-        raise
-    if writer is None:
-        producer.abandon()
-    return Publication(id, producer, is_first=writer is not None)
+        is_first = producer.claim(found, id, about)
+    finally:
+        if not is_first:
+            producer.abandon()
+    return Publication(id, producer, is_first=is_first)
 
 
 def stop(log: Log, id: str, reason: str | None = None) -> bool:
@@ -171,15 +170,22 @@ class _Producer:
         self._stream = stream
         self._batches = batches
         self._encoder = encoder
-        self._writer: LogWriter | None = None
+        self._claim: Claim | None = None
+        self._turn: SimpleQueue[None] = SimpleQueue()
+        self._turn.put(None)  # for the thread, or for who abandons it before
         self._thread: Thread | None = None
         self._instead: Failure | None = None  # of "cancelled": what the readers are told
 
-    def begin(self, writer: LogWriter) -> None:
-        self._writer = writer
+    def claim(self, log: Log, id: str, about: About) -> bool:
+        """Begin, if the answer is this one's to write; returns whether it is."""
+        self._claim = Claim(id, about, self.stop)
+        if log.claim(self._claim) is None:
+            self._claim.writer = None
+            return False
         context = copy_context()  # the call is the caller's, with its trace and its variables
         _note(self)
         self._thread = spawn(lambda: context.run(self._run), "publish")
+        return True
 
     def stop(self, failure: Failure | None, reason: str) -> None:
         """See `base.Claim`."""
@@ -188,9 +194,13 @@ class _Producer:
         self._stream.cancel(reason)
 
     def abandon(self) -> None:
-        """Nothing is published: the stream is closed."""
+        """Nothing is published: the stream is closed. A thread that has begun ends."""
         self._batches.close()
-        self._release()
+        with contextlib.suppress(Empty):
+            self._turn.get_nowait()
+            _running.discard(self)
+            if self._claim is not None and self._claim.writer is not None:
+                self._claim.writer.withdraw()
 
     def wait(self, seconds: float | None) -> bool:
         if self._thread is None:
@@ -202,16 +212,24 @@ class _Producer:
 
     def _run(self) -> None:
         try:
+            self._turn.get_nowait()
+        except Empty:
+            return
+        try:
             self._write()
         finally:
             self._batches.close()
-            self._release()
+            _running.discard(self)
+            self._log.release()
 
     def _write(self) -> None:
         try:
             for parts in self._batches:
                 self._store(parts)
+        except Cancelled:  # `abandon` has closed the batches; `release` tells the readers
+            return
         except LogError as error:
+            logger.error("an answer is stopped: %s (trace_id=%s)", error, self._stream.trace_id)
             self._stream.cancel(error.message)
             with contextlib.suppress(LogError):  # then readers notice by themselves
                 self._end(error.failure)
@@ -236,13 +254,9 @@ class _Producer:
 
     @property
     def _log(self) -> LogWriter:
-        assert self._writer is not None
-        return self._writer
-
-    def _release(self) -> None:
-        _running.discard(self)
-        if self._writer is not None:
-            self._writer.release()
+        assert self._claim is not None
+        assert self._claim.writer is not None
+        return self._claim.writer
 
 
 # ---- the end of the program --------------------------------------------------------------------

@@ -129,19 +129,17 @@ class RedisLog:
 
     def claim(self, claim: Claim) -> _Writer | None:
         keeper = self._keeper
-        writer = _Writer(self._setup, claim, keeper)
+        writer = claim.writer = _Writer(self._setup, claim, keeper)
         keeper.add(writer)  # before it is known to others: they may stop it at once
+        is_first = False
         try:
             is_first = writer.claim()
             if is_first:
                 keeper.begin()
-        except BaseException:
-            writer.release()
-            raise
-        if not is_first:
-            keeper.discard(writer)
-            return None
-        return writer
+        finally:
+            if not is_first:
+                keeper.discard(writer)
+        return writer if is_first else None
 
     def reader(self, id: str, after: Cursor | None) -> _Reader | None:
         keys = self._setup.keys(id)
@@ -150,7 +148,10 @@ class RedisLog:
             return None
         if not found:
             raise _lost(0)
-        about = msgspec.json.decode(found[0], type=About)
+        try:
+            about = msgspec.json.decode(found[0], type=About)
+        except msgspec.MsgspecError:  # of another version of the library, or of somebody else
+            raise _lost(0) from None
         generation, last = int(found[1]), int(found[2])
         # A number that was not reached yet was never sent: it is invented.
         number = after.number if after and after.generation == generation else 0
@@ -288,6 +289,12 @@ class _Writer:
         if not self._is_over:
             self._claim.stop(failure, reason)
 
+    def withdraw(self) -> None:
+        self._is_over = True
+        self._keeper.discard(self)
+        with contextlib.suppress(Exception):  # then its lease tells
+            self._setup.line.once(scripts.WITHDRAW, self._keys, self._token)
+
     def release(self) -> None:
         self._keeper.discard(self)
         if not self._is_over:
@@ -386,8 +393,7 @@ class _Reader:
             if "end" in fields:
                 self.end = End(breaks=text_of(fields["end"]) == _BREAKS)
             else:
-                frame = fields["frame"]
-                found.append(Entry(id, frame if isinstance(frame, bytes) else frame.encode()))
+                found.append(Entry(id, self._setup.line.bytes_of(fields["frame"])))
         return found
 
     def close(self) -> None:
@@ -406,7 +412,7 @@ class _Keeper:
     is to be stopped. There is a thread while there is an answer."""
 
     def __init__(self, setup: _Setup) -> None:
-        self.worker = random_id(128)
+        self._worker = ""
         self._setup = setup
         self._writers: dict[_Writer, None] = {}  # an operation on it is atomic
         self._starting = RLock()  # held while the thread is started, and while it decides to end
@@ -414,6 +420,12 @@ class _Keeper:
         self._heard = "0-0"  # the last command
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._blocked = Blocked(setup.line.client)  # where the thread listens
+
+    @property
+    def worker(self) -> str:
+        # Not when it is made: in the fork hook random ids are those of the parent.
+        self._worker = self._worker or random_id(128)
+        return self._worker
 
     def add(self, writer: _Writer) -> None:
         self._writers[writer] = None
@@ -438,12 +450,17 @@ class _Keeper:
             SYSTEM_CLOCK.wait(SimpleQueue(), _SHORTEST)
 
     def _run(self) -> None:
-        while True:
-            self._keep()
+        try:
+            while True:
+                self._keep()
+                with self._starting:
+                    if not self._writers:
+                        self._is_alive = False
+                        return
+        except BaseException:
             with self._starting:
-                if not self._writers:
-                    self._is_alive = False
-                    return
+                self._is_alive = False  # the next publication starts another one
+            raise
 
     def _keep(self) -> None:
         due = SYSTEM_CLOCK.monotonic() + self._interval()

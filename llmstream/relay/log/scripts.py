@@ -15,7 +15,7 @@ clock but that of Redis counts, and that only once.
 
 from __future__ import annotations
 
-__all__ = ["APPEND", "CLAIM", "COMMAND", "LOOK", "OPEN", "RENEW", "STOP"]
+__all__ = ["APPEND", "CLAIM", "COMMAND", "LOOK", "OPEN", "RENEW", "STOP", "WITHDRAW"]
 
 _LAST = """
 local function last_of(key)
@@ -44,6 +44,15 @@ redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[5])
 if ARGV[6] ~= '0' then redis.call('SET', KEYS[3], '1', 'PX', ARGV[6]) end
 redis.call('DEL', KEYS[4])
 return {1, generation}
+"""
+
+# log, lease, read, stop; token
+WITHDRAW = """
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+if first and first[2][4] == ARGV[1] then
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+end
+return 1
 """
 
 # log, lease, read, stop; generation, token, the number of the first frame, log's ms, lease's ms,
