@@ -606,6 +606,17 @@ def test_resuming(reader: Reader) -> None:
     assert grown["text"] == "Hello world"
 
 
+def test_ag_ui_connects_to_a_replay() -> None:
+    """`HttpAgent` does not by itself. A page that does takes away what it has of the answer: the
+    client appends to a message that it knows."""
+    frames = AGUI.frames(ANSWER)
+    cut, body = "".join(frames[:7]), "".join(frames)
+    (verdict,) = AGUI.read([{"name": "one", "body": cut, "replay": body}])
+    assert is_whole(AGUI, verdict)
+    assert verdict["roles"] == ["reasoning", "assistant"]
+    assert verdict["text"] == "Hello world"
+
+
 # ---- OpenAI's own client -------------------------------------------------------------------------
 
 

@@ -2,7 +2,8 @@
 //
 //     node ag_ui.mjs FOLDER PACKAGE < jobs.json > verdicts.json
 //
-// A job is {name, body, breaks, messages, thread, run}: see ai.mjs.
+// A job is {name, body, breaks, messages, thread, run, replay}: see ai.mjs. With `replay` the page
+// connects once more, without what it has of the answer, and gets that body.
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { readFileSync } from "node:fs";
@@ -33,6 +34,13 @@ function response(job, before) {
   return new Response(body, { status: 200, headers: { "content-type": "text/event-stream" } });
 }
 
+// `HttpAgent` does not reconnect by itself.
+class Agent extends HttpAgent {
+  connect(input) {
+    return this.run(input);
+  }
+}
+
 const isRefusal = (message) => message.metadata?.refusal === true;
 const joined = (messages) => messages.map((message) => message.content ?? "").join("");
 
@@ -51,41 +59,44 @@ async function play(job) {
     trail.push({ at, isWhole: seen.finished !== null, text: text() });
   };
   const seen = { finished: null, error: null, failed: null, announced: [], calls: [], custom: [] };
-  const agent = new HttpAgent({
+  const agent = new Agent({
     url: "http://relay/agent",
     threadId: job.thread ?? "thread-1",
     initialMessages: given,
     fetch: async (url, init) => {
       requests.push(JSON.parse(init.body));
-      return response(job, before);
+      return response(requests.length > 1 ? { body: job.replay } : job, before);
     },
   });
   let result = null;
   let rejected = null;
+  const subscriber = {
+    onRunFinishedEvent: ({ event, outcome, pendingToolCallIds }) => {
+      const { usage = null, result = null } = event;
+      seen.finished = { outcome, usage, result, pending: pendingToolCallIds ?? null };
+    },
+    onRunErrorEvent: ({ event: { message, code = null, usage = null } }) => {
+      seen.error = { message, code, usage };
+    },
+    onRunFailed: ({ error }) => {
+      seen.failed = error.message;
+    },
+    onNewMessage: ({ message }) => {
+      if (message.role !== "activity") seen.announced.push(message.id);
+    },
+    onNewToolCall: ({ toolCall }) => {
+      seen.calls.push(toolCall.id);
+    },
+    onCustomEvent: ({ event: { name, value } }) => {
+      seen.custom.push({ name, value });
+    },
+  };
   try {
-    ({ result } = await agent.runAgent(
-      { runId: job.run ?? "run-1" },
-      {
-        onRunFinishedEvent: ({ event, outcome, pendingToolCallIds }) => {
-          seen.finished = { outcome, usage: event.usage ?? null, result: event.result ?? null, pending: pendingToolCallIds ?? null };
-        },
-        onRunErrorEvent: ({ event }) => {
-          seen.error = { message: event.message, code: event.code ?? null, usage: event.usage ?? null };
-        },
-        onRunFailed: ({ error }) => {
-          seen.failed = error.message;
-        },
-        onNewMessage: ({ message }) => {
-          if (message.role !== "activity") seen.announced.push(message.id);
-        },
-        onNewToolCall: ({ toolCall }) => {
-          seen.calls.push(toolCall.id);
-        },
-        onCustomEvent: ({ event }) => {
-          seen.custom.push({ name: event.name, value: event.value });
-        },
-      },
-    ));
+    ({ result } = await agent.runAgent({ runId: job.run ?? "run-1" }, subscriber));
+    if (job.replay !== undefined) {
+      agent.messages = agent.messages.filter((message) => own.has(message.id));
+      ({ result } = await agent.connectAgent({ runId: job.run ?? "run-1" }, subscriber));
+    }
   } catch (error) {
     rejected = error.message;
   }
