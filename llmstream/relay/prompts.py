@@ -16,6 +16,7 @@ part of the prompt:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
@@ -34,6 +35,7 @@ __all__ = ["prompt_of"]
 _ROLES = ("user", "assistant", "system", "developer", "tool")
 _DEFAULT_ROLES = ("user", "assistant")
 _MOST_TURNS = 1_000
+_MOST_PARTS = 10_000  # of all messages: each costs some microseconds
 _LONGEST_ADDRESS = 8_192  # characters of a URL that is not a data: URL
 _LONGEST_NAME = 255  # characters of a file's name
 
@@ -105,16 +107,24 @@ def prompt_of(
         raise ConfigurationError(f"files={shown(files)}: pass True or False")
     posted = _form(body, max_bytes) if protocol == "html" else None
     turns: list[_Turn] = []
+    parts = 0
     for turn in read(posted or read_object(body, max_bytes)):
         turns.append(turn)
         if len(turns) > max_turns:
             raise BadRequest(f"the body has more than {max_turns:,} messages", status=413)
+        parts += len(turn.content) + len(turn.calls)
+        if parts > _MOST_PARTS:
+            raise _too_many_parts()
     turns = _merged(_answered(turns) if "tool" in kept else turns, kept)
     if not files and any(isinstance(part, _Media) for turn in turns for part in turn.content):
         raise BadRequest("the body has a file, and files are not taken here")
     if not turns or turns[-1].role not in ("user", "tool"):
         raise BadRequest("the body ends without a question: its last message has to be the user's")
     return [_written(turn) for turn in turns]
+
+
+def _too_many_parts() -> BadRequest:
+    return BadRequest(f"the body has more than {_MOST_PARTS:,} parts", status=413)
 
 
 def _checked_roles(roles: Any) -> frozenset[str]:
@@ -145,8 +155,10 @@ def _merged(turns: list[_Turn], roles: frozenset[str]) -> list[_Turn]:
         if last is None or last.role != turn.role or last.calls or turn.answers is not None:
             found.append(_Turn(turn.role, content, calls, turn.answers))
         else:
-            gap: list[str | _Media] = ["\n\n"] if turn.role != "assistant" and content else []
-            found[-1] = _Turn(turn.role, [*last.content, *gap, *content], calls)
+            if turn.role != "assistant" and content:
+                last.content.append("\n\n")
+            last.content.extend(content)  # a list of its own, see above
+            found[-1] = last._replace(calls=calls)
     return found
 
 
@@ -314,6 +326,8 @@ def _ui_turns(message: _UIMessage, place: str) -> Iterator[_Turn]:
     """One message may be an answer of several steps: text, calls and their outputs, text."""
     content: list[str | _Media] = []
     tools: list[_ToolPart] = []
+    if len(message.parts) > _MOST_PARTS:
+        raise _too_many_parts()
     for number, part in enumerate(message.parts):
         type, at = part.get("type"), f"{place}.parts[{number}]"
         if not isinstance(type, str):
@@ -508,6 +522,8 @@ def _pieces(
     if isinstance(content, str):
         yield content
         return
+    if isinstance(content, list) and len(content) > _MOST_PARTS:
+        raise _too_many_parts()
     for number, part in enumerate(content if isinstance(content, list) else [None]):
         at = f"{place}[{number}]" if isinstance(content, list) else place
         type = part.get("type") if isinstance(part, Mapping) else None
@@ -532,7 +548,12 @@ def _form(body: Any, max_bytes: int) -> dict[str, Any] | None:
 
 
 def _as_json(value: Any) -> str:
-    return encode_json(value).decode()
+    try:
+        return encode_json(value).decode()
+    except OverflowError:  # an integer of more than 64 bits
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        raise BadRequest("the body has an input or output of a tool that is no JSON") from None
 
 
 def _as_text(value: Any) -> str:

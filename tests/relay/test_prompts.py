@@ -275,6 +275,24 @@ def test_calls_that_were_made_together() -> None:
     ]
 
 
+def test_inputs_and_outputs_of_any_size() -> None:
+    """A number of more digits than an encoder has, and a structure that has no end."""
+    big = json.dumps(ui(said("user", "Hi"), said("assistant", {**TOOL, "output": 10**30})))
+    assert prompt_of(big, "ui-message", roles=TOOLS)[-1]["content"] == str(10**30)
+    endless: dict[str, Any] = {}
+    endless["more"] = endless
+    for odd in (endless, {"x": object()}):
+        body = ui(said("user", "Hi"), said("assistant", {**TOOL, "input": odd}))
+        with pytest.raises(BadRequest):
+            prompt_of(body, "ui-message", roles=TOOLS)
+
+
+def test_many_messages_are_read_in_linear_time() -> None:
+    turns = [{"role": "assistant", "content": "a"}] * 9_000
+    (answer, _) = prompt_of(chat(*turns, USER), "chat-completions", max_turns=10_000)
+    assert answer["content"] == "a" * 9_000
+
+
 def test_failed_tools() -> None:
     """The model is told."""
     failed = {**TOOL, "state": "output-error", "errorText": "No such city", "output": None}
@@ -416,6 +434,9 @@ def test_addresses_that_nobody_should_follow(url: str) -> None:
         ("ag-ui", {"messages": [{"role": "user", "content": ["x"]}]}, 400, r"content\[0\]"),
         ("chat-completions", {"messages": None}, 400, "no messages"),
         ("ui-message", ui(*[said("user", "Hi")] * 1001), 413, "more than 1,000"),
+        ("ui-message", ui(said("user", *["x"] * 10_001)), 413, "more than 10,000 parts"),
+        ("ui-message", ui(*[said("user", *["x"] * 99)] * 102), 413, "more than 10,000 parts"),
+        ("events", {"messages": [{**USER, "content": [{}] * 10_001}]}, 413, "10,000 parts"),
         ("events", b'{"prompt": "' + b"x" * 9_000_000 + b'"}', 413, "larger than"),
     ],
 )

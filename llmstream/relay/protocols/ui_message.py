@@ -283,17 +283,25 @@ def _note(**data: Any) -> bytes:
     return _chunk("data-llmstream", data=present(**data), transient=True)
 
 
-def _json_of(arguments: str) -> Any:
+def _json_of(arguments: str) -> msgspec.Raw:
     """The arguments of a call as the JSON of a chunk: as the service wrote them, so that no number
     loses a digit. Raises ValueError or RecursionError for what is no JSON, and for what would end
     the whole answer at the client."""
-    value = decode_arguments(arguments or "{}")
-    if "proto" in arguments or "\\u" in arguments:
+    text, value = _unwrapped(arguments or "{}")
+    if "proto" in text or "\\u" in text:
         _refuse_prototypes(value)
-    if isinstance(value, dict) and not arguments.lstrip().startswith("{"):
-        return value  # a gateway has encoded them twice
     # Line ends can only stand between the values of JSON, where a space means the same.
-    return msgspec.Raw(clean(arguments or "{}").replace("\r", " ").replace("\n", " ").encode())
+    return msgspec.Raw(clean(text).replace("\r", " ").replace("\n", " ").encode())
+
+
+def _unwrapped(arguments: str) -> tuple[str, Any]:
+    """What a gateway has encoded twice is the object in it (`decode_arguments`): the text of it,
+    and its value."""
+    value = decode_arguments(arguments)
+    inner = arguments
+    while isinstance(value, dict) and isinstance(found := msgspec.json.decode(inner), str):
+        inner = found
+    return inner, value
 
 
 def _refuse_prototypes(value: Any) -> None:
