@@ -28,10 +28,10 @@ SENT = 20  # tokens that say when they were sent
 
 # A sync worker has one browser at a time: there are several, and so the log is in Redis.
 SERVERS = {
-    "flask-sync": (FLASK, "sync", "--workers", "8"),
+    "flask-sync": (FLASK, "sync", "--workers", "4", "--preload"),
     "flask-gthread": (FLASK, "gthread", "--threads", "20"),
     "flask-gevent": (FLASK, "gevent"),
-    "django-sync": (f"{DJANGO}.wsgi", "sync", "--workers", "8"),
+    "django-sync": (f"{DJANGO}.wsgi", "sync", "--workers", "4", "--preload"),
     "django-gthread": (f"{DJANGO}.wsgi", "gthread", "--threads", "20"),
     "django-gevent": (f"{DJANGO}.wsgi", "gevent"),
     "django-uvicorn": (f"{DJANGO}.asgi:application",),
