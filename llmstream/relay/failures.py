@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._core.sentences import SENTENCES as MESSAGES
-from ..errors import LLMStreamError
+from ..errors import Cancelled, LLMStreamError
 from ..result import ToolCall
 from ..stream import Stream
 from ..telemetry.observer import logger
@@ -18,11 +18,14 @@ _INTERNAL_MESSAGE = "Something went wrong on the server."
 def failure_of(
     error: Exception, stream: Stream, calls: tuple[ToolCall, ...] = (), text_length: int = 0
 ) -> Failure:
-    """`error`, which has ended `stream`, as it may be shown to anybody. One that is none of the
-    library's is logged: nothing else would tell of it."""
+    """`error`, which has ended `stream`, as it may be shown to anybody. What the error itself says
+    is logged: nobody raises it, so nothing else would tell. (A cancel says nothing.)"""
     cls = next((one for one in type(error).__mro__ if one in MESSAGES), None)
     if cls is None:
         logger.error("a relay failed: trace_id=%s", stream.trace_id, exc_info=error)
+    elif cls is not Cancelled:
+        name = type(error).__name__
+        logger.warning("a relay failed: trace_id=%s %s: %s", stream.trace_id, name, error)
     return Failure(
         type=INTERNAL if cls is None else cls.__name__,
         message=_INTERNAL_MESSAGE if cls is None else MESSAGES[cls],

@@ -113,6 +113,22 @@ def test_an_answer_that_fails() -> None:
     assert "secret" not in json.dumps(refused)
 
 
+def test_what_the_error_says_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody raises it: an operator finds the reason by the trace id that the browser has."""
+    caplog.set_level("WARNING", "llmstream")
+    stream = streams(Reply.error(404, message="no model of that name"), api_key="the-key-0123")()
+    found = relay.whole(stream)
+    (line,) = [one.getMessage() for one in caplog.records if "relay failed" in one.getMessage()]
+    assert f"trace_id={found['trace_id']} InvalidRequestError: " in line
+    assert "no model of that name" in line
+    assert "the-key-0123" not in line
+    caplog.clear()
+    body = relay.sse(streams(Reply([*OPENING, *DELTAS[:2], Silence()]))())
+    next(body)
+    body.close()
+    assert "relay failed" not in caplog.text
+
+
 def test_an_answer_that_began_anew() -> None:
     """Has nothing from before that."""
     again = Reply([*OPENING, *DELTAS[:2]]), Answer("a new one")
