@@ -27,19 +27,22 @@ from typing import Any
 __all__ = ["answer_markdown", "as_code", "as_text", "safe_markdown"]
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # what begins a tag, a comment or a declaration in HTML
-_ESCAPED_TAG = re.compile(r"((?:\\\\)*)\\?<(?=[A-Za-z/!?])")  # with its backslash, if it has one
+_ESCAPED_TAG = re.compile(r"(?<!\\)(\\*)<(?=[A-Za-z/!?])")
+# What several renderers take for the begin of a formula that goes on over blank lines, and fences.
+_FORMULAS = re.compile(r"\$\$|\\\[|\\begin\{")
 _FENCE = re.compile(r"([ \t>]*)(`{3,}(?=[^`]*$)|~{3,})[ \t]*(.*)")
 _LANGUAGE = re.compile(r"[\w+#.-]*")
 _TICKS = re.compile(r"`+")
 _AUTOLINK = re.compile(r"<(https?://[^\s<>\"'`]+)>")
 _IMAGE = re.compile(r"(?<!\\)((?:\\\\)*)!(?=\[)")
-_LINK = re.compile(r"\](?=([(:])\s*(\S{1,2000}))")
+_LONGEST = 300  # characters of a destination before its first / or ?
+_LINK = re.compile(rf"\](?=([(:])\s*([^\s/?]{{1,{_LONGEST}}}))")
 # A scheme ends at the first colon, if no / ? or # comes before it (RFC 3986, 3.1).
 _SCHEME = re.compile(r"([^/?#:]*):")
 _HARMLESS = frozenset({"http", "https", "mailto"})
 _FORMULA = re.compile(
-    r"\$\$.{1,2000}?\$\$|(?<![\\$])\$(?![\s$])[^$\n]{1,2000}?(?<![\s\\])\$(?!\d)"
-    r"|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]|\\begin\{(\w{1,20}\*?)\}.{1,2000}?\\end\{\1\}",
+    r"\$\$.{1,1000}?\$\$|(?<![\\$])\$(?![\s$])[^$\n]{1,1000}?(?<![\s\\])\$(?!\d)"
+    r"|\\\(.{1,1000}?\\\)|\\\[.{1,1000}?\\\]|\\begin\{(\w{1,20}\*?)\}.{1,1000}?\\end\{\1\}",
     re.DOTALL,
 )
 _CONTROLS = {code: None for code in range(0x20) if chr(code) not in "\t\n"}
@@ -52,7 +55,7 @@ def safe_markdown(text: str) -> str:
     if not text.isprintable():
         # A renderer may leave controls out, and so make a tag of what was none.
         text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS)
-    return "\n".join(_blocks(text.split("\n")))
+    return "\n".join(_blocks(text.split("\n"), _FORMULAS.search(text) is None))
 
 
 def as_text(text: str) -> str:
@@ -89,8 +92,9 @@ _REMARKS: dict[str | None, str] = {
 # ---- blocks --------------------------------------------------------------------------------------
 
 
-def _blocks(lines: list[str]) -> Iterator[str]:
-    """The lines of fenced code, and those of all else, each as it may be rendered."""
+def _blocks(lines: list[str], fenced: bool) -> Iterator[str]:
+    """The lines of fenced code, and those of all else, each as it may be rendered. `fenced`:
+    whether all renderers agree on where fenced code begins."""
     paragraph: list[str] = []
     at = 0
     while at < len(lines):
@@ -107,7 +111,7 @@ def _blocks(lines: list[str]) -> Iterator[str]:
             yield _inline("\n".join(paragraph))
             paragraph = []
         end = _end_of(fence, lines, at)
-        yield from _code_block(fence, lines[at:end], lines[end : end + 1])
+        yield from _code_block(fence, lines[at:end], lines[end : end + 1], fenced)
         at = end + 1
     if paragraph:
         yield _inline("\n".join(paragraph))
@@ -121,14 +125,16 @@ def _end_of(fence: re.Match[str], lines: list[str], at: int) -> int:
     return at
 
 
-def _code_block(fence: re.Match[str], body: list[str], closing: list[str]) -> Iterator[str]:
+def _code_block(
+    fence: re.Match[str], body: list[str], closing: list[str], fenced: bool
+) -> Iterator[str]:
     indent, ticks, language = fence.groups()
     code = "\n".join(body)
     if not _is_risky(code) and not _is_risky(language):
         yield fence[0]
         yield from body
         yield closing[0] if closing else indent + ticks
-    elif not indent:
+    elif fenced and not indent:
         longest = max((len(found[0]) for found in _TICKS.finditer(code)), default=0)
         anew = "`" * max(3, longest + 1)
         name = _LANGUAGE.match(language)
@@ -194,13 +200,16 @@ def _prose(text: str) -> str:
 
 def _marked(text: str, tag: str = "&lt;") -> str:
     text = _AUTOLINK.sub(r"\1", text)
-    text = _ESCAPED_TAG.sub(lambda found: found[1] + tag, text)
+    # An entity after a backslash would be none.
+    text = _ESCAPED_TAG.sub(lambda found: found[1][: len(found[1]) // 2 * 2] + tag, text)
     text = _IMAGE.sub(r"\1\\!", text)
     return _LINK.sub(lambda found: "]" if _is_harmless(found[2]) else "]\\", text)
 
 
 def _is_harmless(destination: str) -> bool:
     """Whether a link may lead there, however the destination is written."""
+    if len(destination) == _LONGEST:
+        return False
     for written in (destination, destination.replace("\\", "")):
         address = "".join(char for char in html.unescape(written) if char > " ").lstrip("<")
         scheme = _SCHEME.match(address)
