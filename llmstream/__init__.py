@@ -45,7 +45,7 @@ from .errors import (
     StreamTimeout,
     StreamTruncated,
 )
-from .events import Continued, Event, Restarted, UnknownEvent
+from .events import Continued, Event, Restarted, Retried, UnknownEvent
 from .readers import Outcome, collect
 from .result import Attempt, Chunk, LLMStreamError, ProtocolError, Result, Timings, ToolCall, Usage
 from .stream import Stream
@@ -85,6 +85,7 @@ __all__ = [
     "RateLimitError",
     "Restarted",
     "Result",
+    "Retried",
     "RetryPolicy",
     "ServerError",
     "ServiceError",

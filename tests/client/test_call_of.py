@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from corpus import block
 
-from llmstream import Client, Restarted, Stream
-from llmstream.events import Retried
+from llmstream import Client, Restarted, Retried, Stream
 from llmstream.testing import Answer, Cut, FakeClock, FakeTransport, Reply
 
 APIS = ["responses", "messages", "chat"]
