@@ -166,7 +166,7 @@ class _Answer:
         self.end: End | None = None  # is set after the last frames are there
         self.size = _ANSWER
         self.unchecked = 0
-        self.seats: set[_Seat] = set()  # of its readers
+        self.seats: set[weakref.ref[_Seat]] = set()  # of its readers
         self.left = SYSTEM_CLOCK.monotonic()  # when the last reader left
         self.expires = NEVER
         self.scheduled = NEVER
@@ -205,13 +205,19 @@ class _Answer:
             self.close(frames, breaks)
 
     def enter(self, seat: _Seat) -> None:
-        self.seats.add(seat)
+        # CPython itself takes out the seat of a reader that is gone: an interrupt may end a
+        # finalizer before it has done that.
+        self.seats.add(weakref.ref(seat, self.seats.discard))
 
     def leave(self, seat: _Seat) -> None:
-        if seat in self.seats:
-            self.left = SYSTEM_CLOCK.monotonic()
-            self.seats.discard(seat)
-            self.keep_watch()
+        self.left = SYSTEM_CLOCK.monotonic()
+        self.seats.discard(weakref.ref(seat))
+        self.keep_watch()
+
+    def ring(self) -> None:
+        for found in self.seats.copy():
+            if (seat := found()) is not None:
+                seat.ring()
 
     def keep_watch(self) -> None:
         """The watchdog looks at the answer when something may be due."""
@@ -230,8 +236,10 @@ class _Answer:
                 return NEVER
             return self.expires
         patience = self.about.unattended
-        if patience is None or self.seats:
-            return NEVER  # who leaves wakes the watchdog
+        if patience is None:
+            return NEVER
+        if self.seats:
+            self.left = now
         if acts and now >= self.left + patience:
             self.stop(
                 Failure(type="Cancelled", message=UNATTENDED, retryable=True),
@@ -244,8 +252,7 @@ class _Answer:
 
     def append(self, frames: list[bytes]) -> None:
         self.frames += frames
-        for seat in self.seats.copy():
-            seat.ring()
+        self.ring()
 
     def close(self, frames: list[bytes], breaks: bool) -> None:
         self.size += sum(map(len, frames))
@@ -253,8 +260,7 @@ class _Answer:
         self.expires = SYSTEM_CLOCK.monotonic() + self._ttl
         self.end = End(breaks)
         self._stop = None  # it keeps the stream alive
-        for seat in self.seats.copy():
-            seat.ring()
+        self.ring()
         self.keep_watch()
 
 
@@ -293,7 +299,7 @@ class _Writer:
 class _Seat:
     """A reader, as its answer knows it: it does not keep a reader that is dropped."""
 
-    __slots__ = ("bell", "is_waiting")
+    __slots__ = ("__weakref__", "bell", "is_waiting")
 
     def __init__(self) -> None:
         self.bell: SimpleQueue[None] = SimpleQueue()
