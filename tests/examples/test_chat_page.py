@@ -61,6 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterat
         hi=Says(["Hello."]),
         fails=Says(["one ", "two "], error="sk-secret of http://internal"),
         refused=Says(status=401),
+        busy=Says(status=503),
         wide=Says(["w" * 500, "\n```\n", "c" * 500, "\n```\n"]),
     )
     folder = tmp_path_factory.mktemp("site")
@@ -141,6 +142,52 @@ def test_stop_ends_the_call_and_keeps_the_text(page: ChatPage, upstream: Upstrea
     page.ask("hi")
     page.until_ended()
     assert [turn["content"] for turn in upstream.asked[-1].messages] == ["held", "one two ", "hi"]
+
+
+@pytest.mark.parametrize("wait", [0, 20, 60])
+def test_stop_at_once(page: ChatPage, upstream: Upstream, wait: int) -> None:
+    """The request that begins the answer may still be on its way, or overtaken by the stop."""
+    before, stops = len(upstream.of("held")), []
+    page.tab.on("response", lambda one: stops.append(one) if one.url.endswith("/stop") else None)
+    page.ask("held")
+    page.tab.wait_for_timeout(wait)
+    page.tab.keyboard.press("Escape")
+    page.until_ended()
+    assert page.usage == "stopped"
+
+    def is_over() -> bool:
+        page.tab.wait_for_timeout(10)  # Playwright hands on events only while it is waited for
+        asked = upstream.of("held")[before:]
+        return len(stops) == 3 or bool(asked and stops and asked[0].closed_at)
+
+    eventually(is_over, "it has been stopped, or was never begun")
+    for asked in upstream.of("held")[before:]:
+        asked.wait_closed()
+
+
+def test_a_service_that_is_busy_is_asked_again(page: ChatPage) -> None:
+    page.ask("busy")
+    page.answer.locator(".note").filter(has_text="The service is busy").wait_for()
+    page.until_ended()
+    assert page.error == "The service is overloaded. Please try again in a minute."
+
+
+def test_a_part_that_is_lost_is_noticed(page: ChatPage) -> None:
+    """By the length that the end of the answer has."""
+
+    def lose(route: Any) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, body=response.text().replace("Hello", "Hell"))
+
+    page.tab.route("**/answers", lose)
+    page.ask("hi")
+    page.until_ended()
+    assert (page.text, page.error) == ("Hell.", "A part of the answer was lost on its way.")
+    page.tab.unroute("**/answers")
+    page.try_again()
+    page.until_text("Hello.")
+    page.until_ended()
+    assert page.error is None
 
 
 def test_regenerate_asks_the_same_anew(page: ChatPage, upstream: Upstream) -> None:

@@ -114,7 +114,7 @@ async function follow(turn, view, signal) {
         if (event.id) last = event.id;
         failures = 0;
         view.note("");
-        ended = take(turn, event);
+        ended = take(turn, event, view);
         if (ended) return;
         view.update();
       }
@@ -151,20 +151,29 @@ function messagesBefore(turn) {
     .map((one) => ({ role: one.role, content: one.text }));
 }
 
-// Whether the answer has ended with this event.
-function take(turn, { type, data }) {
+// Whether the answer has ended with this event. One that this page does not know is passed over.
+function take(turn, { type, data }, view) {
   const value = JSON.parse(data);
   if (type === "token") turn.text += value.text;
   else if (type === "thinking") turn.thinking += value.text;
   else if (type === "restart") turn.text = turn.thinking = "";
+  else if (type === "retry") view.note("The service is busy. Trying again …");
   else if (type === "error") fail(turn, value.message);
-  else if (type === "done") {
+  else if (type === "done" && value.text_length !== characters(turn.text)) {
+    fail(turn, "A part of the answer was lost on its way.", "Reconnect"); // brings all of it again
+  } else if (type === "done") {
     turn.state = "done";
     turn.usage = value.usage;
     turn.finish = value.finish;
   }
-  // An event that this page does not know is passed over.
   return type === "error" || type === "done";
+}
+
+// JavaScript counts UTF-16 code units, of which an emoji has two and more.
+function characters(text) {
+  let count = 0;
+  for (const _ of text) count++;
+  return count;
 }
 
 function fail(turn, message, again = "Try again") {

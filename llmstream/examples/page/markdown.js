@@ -61,7 +61,7 @@ const sign = (text) => marked("span", "sign", text);
 
 // Code, bold, italic, and links to the web; whatever else a line holds is text.
 const INLINE =
-  /(`+)(?<code>[^`\n]+)\1(?!`)|\*\*(?<bold>[^\s*](?:[^*\n]*[^\s*])?)\*\*|\*(?<italic>[^\s*](?:[^*\n]*[^\s*])?)\*|\[(?<words>[^\]\n]+)\]\((?<url>https?:\/\/[^\s()]+)\)/g;
+  /(`{1,3})(?<code>[^`\n]+)\1(?!`)|\*\*(?<bold>[^\s*](?:[^*\n]*[^\s*])?)\*\*|\*(?<italic>[^\s*](?:[^*\n]*[^\s*])?)\*|\[(?<words>[^\[\]\n]+)\]\((?<url>https?:\/\/[^\s()]+)\)/g;
 
 function* inline(text) {
   let at = 0;
