@@ -12,29 +12,38 @@ import pytest
 
 
 def every(
-    names: str | tuple[str, ...], cases: Iterable[Any], ids: Any = None
+    names: str | tuple[str, ...],
+    cases: Iterable[Any] | Callable[[], Iterable[Any]],
+    ids: Any = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """As `pytest.mark.parametrize`, in one test: it runs all cases, and fails with the names of
-    those that fail and the traceback of the first. Fixtures are made once for all cases, so none
-    of them may keep anything of a case."""
+    those that fail and the traceback of the first. Cases that take a while to find are given as a
+    function, which is called when the test runs. Fixtures are made once for all cases, so none of
+    them may keep anything of a case."""
     arguments = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
-    given = list(cases)
-    sets = [
-        case
-        if isinstance(case, type(pytest.param()))
-        else pytest.param(*(case if len(arguments) > 1 else (case,)))
-        for case in given
-    ]
-    skips = [mark for one in sets for mark in one.marks]
+
+    def sets_of(given: Iterable[Any]) -> list[Any]:
+        sets = [
+            case
+            if isinstance(case, type(pytest.param()))
+            else pytest.param(*(case if len(arguments) > 1 else (case,)))
+            for case in given
+        ]
+        assert sets, "no cases"
+        assert all(len(one.values) == len(arguments) for one in sets)
+        return sets
+
+    now = None if callable(cases) else sets_of(cases)
+    skips = [mark for one in now or () for mark in one.marks]
     if skips:  # the one case that stands for recordings that are absent
-        assert len(sets) == 1, "a case with a mark of its own is parametrized"
+        assert len(now or ()) == 1, "a case with a mark of its own is parametrized"
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(test)
         def run(**fixtures: Any) -> None:
+            sets = sets_of(cases()) if callable(cases) else now or []
             failed: dict[str, BaseException] = {}
             for number, one in enumerate(sets):
-                assert len(one.values) == len(arguments), one
                 try:
                     test(**dict(zip(arguments, one.values, strict=True)), **fixtures)
                 except pytest.skip.Exception as exc:  # it would skip those that follow, too
@@ -52,7 +61,6 @@ def every(
         run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
         for mark in skips:
             run = getattr(pytest.mark, mark.name)(*mark.args, **mark.kwargs)(run)
-        assert sets, "no cases"
         return run
 
     return decorate

@@ -75,6 +75,7 @@ def test_it_is_imported_only_when_it_is_used() -> None:
 # ---- the README --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the default suite runs its block with the same client (test_readmes.py)
 def test_the_readme_passes(tmp_path: Path) -> None:
     """Its first command, with the client that it shows."""
     text = README.read_text("utf-8")
