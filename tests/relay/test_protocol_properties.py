@@ -10,6 +10,7 @@ import pytest
 from corpus import PROPERTY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from part_tools import check_order, encoded, joined, of_kind, parse_sse
 from test_relay_corpus import as_html, shown
 
@@ -455,6 +456,44 @@ def test_the_latest_version_is_the_default() -> None:
         if isinstance(encoder, TableEncoder) and row.versions:
             assert encoder.version == row.versions[-1]
             assert make_encoder(protocol, str(row.versions[-1])).version == encoder.version  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("protocol", "version"), VERSIONS)
+@pytest.mark.parametrize("hidden", ["thinking", "tool_calls"])
+@given(parts=answers())
+@QUICK
+def test_what_is_hidden_is_not_sent(
+    protocol: str, version: Any, hidden: str, parts: list[Part]
+) -> None:
+    """The rest is what it would be without: the protocol stays a whole one."""
+    encoder = make_encoder(protocol, version, **{hidden: False})
+    plain = make_encoder(protocol, version)
+    parts = without_restarts(parts, plain)
+    kinds = (Thinking,) if hidden == "thinking" else (CallBegin, CallArguments, CallEnd)
+    kept = [part for part in parts if not isinstance(part, kinds)]
+    if hidden == "tool_calls":
+        last = kept[-1]
+        none: dict[str, Any] = {"incomplete_tool_calls": ()}
+        if isinstance(last, End):
+            none["tool_calls"] = ()
+        kept[-1] = replace(last, **none)
+    assert encoded(encoder, parts) == encoded(plain, kept)
+    for name in (
+        "content_type",
+        "headers",
+        "heartbeat",
+        "shows_restart",
+        "has_ids",
+        "shows_failure",
+    ):
+        assert getattr(encoder, name) == getattr(plain, name)
+
+
+@pytest.mark.parametrize("option", ["thinking", "tool_calls"])
+@pytest.mark.parametrize("odd", [None, 0, "no", []])
+def test_what_is_hidden_is_said_by_a_bool(option: str, odd: Any) -> None:
+    with pytest.raises(ConfigurationError, match=option):
+        make_encoder("events", **{option: odd})
 
 
 @pytest.mark.parametrize("odd", [1, "yes", []])
