@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from hosts import Browser, Event, Host, gunicorn
+from hosts import Browser, Event, Host, gunicorn, uvicorn
 from log_tools import RedisServer, elapsed
 from support import PATIENCE, eventually
 
@@ -24,7 +24,7 @@ WORDS = ["one", " two", ' "three"\n', " 🙂", " \u2028", " </script>"]
 TEXT = "".join(WORDS)
 LEASE = 2.0
 BLOCKS = Answer(WORDS).blocks()
-Serve = Callable[[Path], AbstractContextManager[Host]]
+Serve = Callable[..., AbstractContextManager[Host]]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def serve(service: LLMServer, redis_server: RedisServer) -> Serve:
-    """`serve(folder)` is a server that shares the log with its like."""
+    """`serve(folder, *options)` is a server that shares the log with its like."""
     settings = {"SERVICE": service.base_url, "REDIS_URL": redis_server.url, "LEASE": str(LEASE)}
     options = ["served.logs:app", "--worker-class", "gthread", "--threads", "20"]
-    return lambda folder: gunicorn(folder, *options, **settings)
+    return lambda folder, *more: gunicorn(folder, *options, *more, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,50 @@ def test_the_server_is_ended(
         assert old.process.wait(PATIENCE) == 0
     assert json.loads(seen[-1].data)["message"] == STOPPED
     assert told < LEASE - 0.5
+
+
+@pytest.mark.parametrize("worker", ["gevent", "sync"])
+def test_other_workers(
+    two: tuple[Host, Host], serve: Serve, service: LLMServer, tmp_path: Path, worker: str
+) -> None:
+    """gevent's greenlets; and sync, which has one browser at a time and writes on meanwhile."""
+    service.script(Reply([*BLOCKS[:6], Silence()]), Reply([*BLOCKS[:6], Silence()]), slow())
+    with serve(tmp_path, "--worker-class", worker, "--threads", "1") as host:
+        for id, stopped_by in (("a", host), ("b", two[1])):
+            host.json(f"/publish/{id}", prompt="why")
+            with follow(host if worker == "gevent" else two[0], id) as browser:
+                events = browser.events()
+                seen = [next(events)]
+                began = time.monotonic()
+                assert stopped_by.json(f"/stop/{id}")["stopped"]
+                seen += events
+                assert elapsed(began) < 2
+            assert names(seen)[-1] == "error"
+        host.json("/publish/c", prompt="why")
+        with follow(host, "c") as browser:
+            seen = [event for event, _ in zip(browser.events(), range(3), strict=False)]
+        with follow(host, "c", seen[-1].id) as browser:
+            assert text_in(seen + list(browser.events())) == TEXT
+
+
+def test_an_event_loop(
+    two: tuple[Host, Host], service: LLMServer, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Django under uvicorn: cut, and continued there."""
+    service.script(slow())
+    settings = {"SERVICE": service.base_url, "REDIS_URL": redis_server.url, "LEASE": str(LEASE)}
+    two[0].json("/publish/a", prompt="why")
+    with uvicorn(tmp_path, "served.log_djangos:asgi", **settings) as host:
+        with follow(host, "a") as browser:
+            seen = [event for event, _ in zip(browser.events(), range(3), strict=False)]
+        with follow(host, "a", seen[-1].id) as browser:
+            seen += browser.events()
+            assert browser.is_whole
+        assert text_in(seen) == TEXT
+        with follow(host, "a", seen[-1].id) as browser:
+            assert browser.status == 204
+        with follow(host, "unknown") as browser:
+            assert browser.status == 204
 
 
 def test_nothing_is_left(two: tuple[Host, Host], service: LLMServer) -> None:
