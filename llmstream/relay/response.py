@@ -59,4 +59,6 @@ def response_of(
     # A body knows its own headers, and that of `follow` whether there is anything to send.
     head = {**getattr(stream, "headers", head), **access}
     status = getattr(stream, "status", 200)
+    if status == 204:
+        stream.close()
     return Response(status, head, _NOTHING if status == 204 else stream)
