@@ -357,6 +357,49 @@ def test_a_server_that_cannot_stream(running: Callable[[str], Host]) -> None:
     assert (found["text"], found["finish"]) == (ODD, "stop")
 
 
+# ---- deploying ----------------------------------------------------------------------------------
+
+
+PATCH = "from gevent import monkey\nmonkey.patch_all()\n"
+
+
+@pytest.mark.parametrize(
+    ("worker", "config", "status"),
+    [("gthread", "", 200), ("gevent", PATCH, 200), ("gevent", "", 500)],
+    ids=["gthread", "gevent, patched", "gevent, not patched"],
+)
+def test_an_application_that_is_loaded_before_the_fork(
+    worker: str, config: str, status: int, service: Service, tmp_path: Path
+) -> None:
+    """Under gevent it has to be patched before; else that is said, and nothing hangs."""
+    (tmp_path / "conf.py").write_text(config)
+    options = ("--worker-class", worker, "--preload", "-c", "conf.py")
+    app = "served.flasks:app"
+    with hosts.gunicorn(tmp_path, app, *options, SERVICE=service.base_url) as host:
+        with ask(host, "odd preload") as browser:
+            assert browser.status == status
+            browser.rest()
+        assert ("patch_all() before anything else is imported" in host.log) is (status == 500)
+
+
+@pytest.mark.parametrize("name", ["flask-gthread", "flask-gevent", "django-uvicorn"])
+def test_a_server_that_is_stopped_cuts_and_cancels(
+    name: str, service: Service, tmp_path: Path
+) -> None:
+    """After its patience; the browser does not take that for an end."""
+    row, prompt = SETTINGS[name], f"hold stop {name}"
+    with row.make(tmp_path, row.app, *row.options, SERVICE=service.base_url) as host:
+        with ask(host, prompt) as browser:
+            assert browser.status == 200
+            asked = service.request(prompt)
+            host.process.terminate()
+            names = [one.name for one in browser.events()]
+            assert not browser.is_whole
+        assert "done" not in names
+        service.server.wait_closed(asked, PATIENCE)
+        host.process.wait(PATIENCE)
+
+
 # ---- many at once ------------------------------------------------------------------------------
 
 
