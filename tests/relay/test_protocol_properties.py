@@ -424,6 +424,15 @@ def test_a_frame_has_its_lines() -> None:
     assert parse_sse(COMMENT) == []
 
 
+@pytest.mark.parametrize(("protocol", "version"), VERSIONS)
+def test_what_a_call_costs_is_not_for_browsers(protocol: str, version: Any) -> None:
+    usage = Usage(input_tokens=3, output_tokens=4, cost=0.0625)
+    for end in (End(usage=usage), Failure(type="ServerError", message="x", usage=usage)):
+        body = b"".join(encoded(make_encoder(protocol, version), [Begin("t"), end]))
+        assert b"0.0625" not in body
+        assert b"cost" not in body
+
+
 def test_an_unknown_part_is_not_sent() -> None:
     """A new kind of part says nothing in a protocol that has no words for it."""
 
@@ -475,7 +484,9 @@ def test_what_is_hidden_is_not_sent(
         last = kept[-1]
         none: dict[str, Any] = {"incomplete_tool_calls": ()}
         if isinstance(last, End):
-            none["tool_calls"] = ()
+            none.update(
+                tool_calls=(), finish="stop" if last.finish == "tool_calls" else last.finish
+            )
         kept[-1] = replace(last, **none)
     assert encoded(encoder, parts) == encoded(plain, kept)
     for name in (

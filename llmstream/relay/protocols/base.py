@@ -143,8 +143,11 @@ def present(**fields: Any) -> dict[str, Any]:
 
 
 def reported(usage: Usage) -> dict[str, Any] | None:
-    """The counts of a usage that were reported; None where none was."""
-    return present(**msgspec.structs.asdict(usage)) or None
+    """The counts of a usage that were reported; None where none was. What the call has cost is
+    between the service and its customer, and not for browsers."""
+    counts = msgspec.structs.asdict(usage)
+    counts.pop("cost")
+    return present(**counts) or None
 
 
 # ---- SSE ---------------------------------------------------------------------------------------

@@ -36,7 +36,9 @@ class Reduced:
             if isinstance(part, _CALLS):
                 return []
             if isinstance(part, End):
-                part = replace(part, tool_calls=(), incomplete_tool_calls=())
+                # Without a call, a client would wait for one for ever, or ask again.
+                finish = "stop" if part.finish == "tool_calls" else part.finish
+                part = replace(part, finish=finish, tool_calls=(), incomplete_tool_calls=())
             elif isinstance(part, Failure):
                 part = replace(part, incomplete_tool_calls=())
         return self._encoder.encode(part)
