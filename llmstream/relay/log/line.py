@@ -49,6 +49,10 @@ def client_of(url: Any) -> Any:
                 f"RedisLog({shown(url)}): pass an address such as 'redis://localhost:6379/0', or a "
                 "client of redis-py that is not asynchronous"
             )
+        if getattr(url, "connection", None) is not None:
+            # Of one connection (`single_connection_client`): before redis-py 6 two threads that
+            # use it get each other's replies.
+            return redis.Redis(connection_pool=url.connection_pool)
         return url
     try:
         return redis.Redis.from_url(
