@@ -63,9 +63,9 @@ def parts_in(recording: Recording) -> tuple[Part, ...]:
     return tuple(parts_of(stream_of(recording)))
 
 
-def body_of(recording: Recording, protocol: str, version: Any = None) -> str:
+def body_of(recording: Recording, protocol: str, version: Any = None, **options: Any) -> str:
     """The bytes that a browser gets."""
-    body = relay.sse(stream_of(recording), protocol, version=version, interval=0)
+    body = relay.sse(stream_of(recording), protocol, version=version, interval=0, **options)
     return b"".join(body).decode()
 
 

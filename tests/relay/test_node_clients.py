@@ -621,9 +621,10 @@ def test_ag_ui_connects_to_a_replay() -> None:
 
 
 def test_every_recording_in_chat_completions() -> None:
-    """Text, thinking, refusal, finish and usage; a failure is an error."""
+    """Text, thinking, refusal, calls and usage; a failure is an error."""
     recordings = all_recordings()
-    jobs = [{"name": r.name, "body": body_of(r, "chat-completions")} for r in recordings]
+    options = {"include_usage": True}
+    jobs = [{"name": r.name, "body": body_of(r, "chat-completions", **options)} for r in recordings]
     answers = {r.name: answer_of(r) for r in recordings}
 
     def look(job: Any, verdict: Any) -> Any:
@@ -633,8 +634,15 @@ def test_every_recording_in_chat_completions() -> None:
         wrong = [] if expected == found else ["text"]
         if (error is None) != (verdict["error"] is None):
             wrong.append(f"error: {verdict['error']}")
-        if error is None and len(verdict["tools"]) != len(result.tool_calls):
+        if error is not None:
+            return wrong
+        calls = [(call.id, call.name, call.arguments) for call in result.tool_calls]
+        if [(t["id"], t["name"], t["arguments"]) for t in verdict["tools"]] != calls:
             wrong.append("calls")
+        counts = (result.usage.input_tokens or 0, result.usage.output_tokens or 0)
+        usage = verdict["usage"] or {}
+        if (usage.get("prompt_tokens"), usage.get("completion_tokens")) != counts:
+            wrong.append("usage")
         return wrong
 
     assert named_faults(jobs, OPENAI.read(jobs), look) == {}

@@ -15,6 +15,7 @@ from ..._core.checks import shown
 from ...errors import ConfigurationError
 from ...result import Usage
 from ..parts import Begin, CallEnd, End, Failure, Refusal, Text, Thinking
+from ..posted import read_object
 from .base import TableEncoder, Version, encode_json, frame, present
 
 __all__ = ["ChatCompletionsEncoder"]
@@ -38,7 +39,7 @@ class ChatCompletionsEncoder(TableEncoder):
     Args:
         include_usage: send a last chunk without choices that has the usage, as the API does where
             a request has it in its `stream_options`. By default `body` decides.
-        body: the request's body, as a client of the API posts it: a dict.
+        body: the request's body, as a client of the API posts it: bytes, text or the object.
 
     Raises ConfigurationError for an `include_usage` that is not a bool.
     """
@@ -115,7 +116,10 @@ class ChatCompletionsEncoder(TableEncoder):
 
 
 def _asks_for_usage(body: Any) -> bool:
-    options = body.get("stream_options") if isinstance(body, dict) else None
+    try:
+        options = read_object(body).get("stream_options")
+    except ConfigurationError:  # nobody has asked; `prompt_of` says what is wrong with a body
+        return False
     return isinstance(options, dict) and options.get("include_usage") is True
 
 

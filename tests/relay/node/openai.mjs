@@ -44,7 +44,9 @@ async function play(job) {
     const message = completion.choices[0].message;
     verdict.whole = message.content ?? "";
     verdict.tools = (message.tool_calls ?? []).map((call) => ({
-      id: call.id, name: call.function?.name, arguments: call.function?.arguments,
+      id: call.id,
+      name: (call.function ?? call.custom)?.name ?? null,
+      arguments: call.function?.arguments ?? call.custom?.input ?? null,
     }));
   } catch (error) {
     verdict.error = error.message;
