@@ -517,6 +517,7 @@ def test_include_usage_is_a_bool(odd: Any) -> None:
     ("body", "asked"),
     [
         ({"stream_options": {"include_usage": True}}, True),
+        (b'{"stream_options": {"include_usage": true}}', True),
         ({"stream_options": {"include_usage": False}}, False),
         ({"stream_options": None}, False),
         ({}, False),
