@@ -189,6 +189,13 @@ def test_a_restart() -> None:
     assert make_encoder("ag-ui").shows_restart
 
 
+def test_a_long_history_is_not_sent_back() -> None:
+    long = {"messages": [{"id": "u", "role": "user", "content": "x" * 300_000}]}
+    parts = [BEGIN, Text("Half"), Restart(2), Text("Anew"), End()]
+    assert "MESSAGES_SNAPSHOT" in types(*parts, body=POSTED)
+    assert "MESSAGES_SNAPSHOT" not in types(*parts, body=long)
+
+
 def test_a_restart_before_anything_was_shown() -> None:
     assert types(BEGIN, Restart(2), Text("x"), End(), body=POSTED)[1:3] == [
         "CUSTOM",
@@ -228,6 +235,7 @@ def test_ids() -> None:
         {"messages": [5]},
         {"messages": [{"id": 5, "role": "user"}]},
         {"messages": [{"id": "x"}]},
+        {"messages": [{"id": "x", "role": "user", "content": object()}]},
     ],
 )
 def test_bodies_that_are_wrong(body: Any) -> None:

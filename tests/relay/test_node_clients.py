@@ -529,6 +529,16 @@ def test_a_page_that_cannot_begin_anew(reader: Reader) -> None:
     assert verdict["text"] == "Half "
 
 
+@ai
+def test_tools_that_the_page_knows(reader: Reader) -> None:
+    """With `dynamic=False`; also one that was cut."""
+    parts = [BEGIN, *WHOLE_CALL, *HALF_CALL, CALLED]
+    body = "".join(reader.frames(parts, dynamic=False))
+    (verdict,) = reader.read([{"name": "one", "body": body}])
+    assert are_calls(reader, verdict, CALLED.tool_calls)
+    assert [tool["type"] for tool in verdict["tools"]] == ["tool-get", "tool-cut"]
+
+
 def test_ag_ui_takes_the_ids_of_the_request() -> None:
     """`HttpAgent` posts them; what it shows after a restart is its own history."""
     body = "".join(AGUI.frames([BEGIN, Text("Hi"), END], body=POSTED))

@@ -43,10 +43,10 @@ SCHEMA = {
     "reasoning-start": "id",
     "reasoning-delta": "id delta",
     "reasoning-end": "id",
-    "tool-input-start": "toolCallId toolName dynamic",
+    "tool-input-start": "toolCallId toolName dynamic?",
     "tool-input-delta": "toolCallId inputTextDelta",
-    "tool-input-available": "toolCallId toolName input dynamic",
-    "tool-input-error": "toolCallId toolName input dynamic errorText",
+    "tool-input-available": "toolCallId toolName input dynamic?",
+    "tool-input-error": "toolCallId toolName input dynamic? errorText",
     "data-llmstream": "data transient",
     "message-metadata": "messageMetadata",
     "error": "errorText",
@@ -246,6 +246,14 @@ def test_a_failure_comes_after_its_details(version: int) -> None:
 def test_a_stop(version: int, last: list[str]) -> None:
     stopped = Failure(type="Cancelled", message="It was stopped.")
     assert types(BEGIN, Text("Half"), stopped, version=version)[4:] == ["message-metadata", *last]
+
+
+def test_tools_that_the_page_knows() -> None:
+    """Their parts are of the type "tool-NAME"."""
+    parts = [BEGIN, CallBegin("c", "f"), CallEnd("c", "f", "{}"), CallBegin("d", "f"), End()]
+    assert not [chunk for chunk in sent(*parts, dynamic=False) if "dynamic" in chunk]
+    with pytest.raises(ConfigurationError, match="dynamic="):
+        make_encoder("ui-message", dynamic=1)
 
 
 def test_a_restart_empties_the_step() -> None:

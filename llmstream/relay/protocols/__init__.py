@@ -18,7 +18,7 @@ __all__ = ["PROTOCOLS", "make_encoder"]
 PROTOCOLS: dict[str, Row] = {
     "events": Row(".events", "EventsEncoder"),
     "ui-message": Row(
-        ".ui_message", "UIMessageEncoder", versions=(5, 6, 7), options=("id", "body")
+        ".ui_message", "UIMessageEncoder", versions=(5, 6, 7), options=("id", "body", "dynamic")
     ),
     "ag-ui": Row(
         ".ag_ui", "AGUIEncoder", versions=("1.0",), options=("thread_id", "run_id", "body")

@@ -48,6 +48,7 @@ __all__ = ["AGUIEncoder"]
 _PROTOCOL = "1.0"
 _WITHDRAWN = "llmstream.withdrawn"  # the type of what stands where a half message was
 _LONGEST_ID = 512
+_LONGEST_HISTORY = 256 * 1024  # bytes that a restart sends back to the page
 _MOST = 2**53 - 1  # the greatest count of the schema: JavaScript's
 
 # The schema's names of the counts.
@@ -87,8 +88,8 @@ class AGUIEncoder(TableEncoder):
         thread_id, run_id: the ids of the conversation and of the run. By default those that `body`
             has, else ids made of the call's trace id.
         body: the request's body, as `HttpAgent` posts it. Its messages are what the page shows
-            after a restart. Without a body, something invisible (a message of the role "activity")
-            stands where the half answer was.
+            after a restart. Without a body, or with messages of more than 256 KiB, something
+            invisible (a message of the role "activity") stands where the half answer was.
 
     Raises ConfigurationError for an id that is not a text of 1 to 512 characters, and BadRequest
     for a body that is not one of AG-UI.
@@ -107,12 +108,12 @@ class AGUIEncoder(TableEncoder):
         self._thread = _checked_id("thread_id", thread_id) or posted.thread_id
         self._run = _checked_id("run_id", run_id) or posted.run_id
         self._history = None if body is None else _history(posted.messages)
+        self._taken = _call_ids(posted.messages)
         self._name = ""  # what the ids of this run's messages begin with
         self._messages = 0
         self._open: tuple[str, str] | None = None  # the kind and the id of the open message
         self._shown: list[str] = []  # the messages of this attempt that are not calls
         self._calls: dict[str, _Call] = {}  # of this attempt, by the ids of the service
-        self._taken = _call_ids(self._history or [])
         self._withdrawn: dict[str, str] = {}  # calls that were taken back, and their messages
         self._is_over = False
 
@@ -395,12 +396,18 @@ class _Posted(msgspec.Struct, rename="camel"):
     messages: list[dict[str, Any]] = []
 
 
-def _history(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The page's own messages, to be shown to it again: as they are, without nulls."""
+def _history(messages: list[dict[str, Any]]) -> msgspec.Raw | None:
+    """The page's own messages, to be shown to it again: as they are, without nulls. None where they
+    are too long for that."""
     for index, message in enumerate(messages):
         if not isinstance(message.get("id"), str) or not isinstance(message.get("role"), str):
             raise BadRequest(f"the body's messages[{index}] has no id or no role")
-    return [present(**message) for message in messages]
+    kept = [{k: v for k, v in message.items() if v is not None} for message in messages]
+    try:
+        data = encode_json(kept)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise BadRequest("the body's messages are not JSON") from None
+    return msgspec.Raw(data) if len(data) <= _LONGEST_HISTORY else None
 
 
 def _call_ids(messages: list[dict[str, Any]]) -> frozenset[str]:

@@ -86,14 +86,27 @@ class UIMessageEncoder(TableEncoder):
             has the same one, and replaces what the page has stored of it.
         body: the request's body, as `useChat` posts it. Where its last message is the assistant's,
             the answer goes on with that message, under its id.
+        dynamic: whether calls are parts of the type "dynamic-tool"; else they are "tool-NAME", for
+            a page that knows its tools.
 
-    Raises ConfigurationError for an id that is not a text of 1 to 512 characters.
+    Raises ConfigurationError for an id that is not a text of 1 to 512 characters, and for a
+    `dynamic` that is not a bool; BadRequest for a body that is not one of `useChat`.
     """
 
     headers: Mapping[str, str] = {"x-vercel-ai-ui-message-stream": "v1"}
 
-    def __init__(self, version: Version | None = None, *, id: Any = None, body: Any = None) -> None:
+    def __init__(
+        self,
+        version: Version | None = None,
+        *,
+        id: Any = None,
+        body: Any = None,
+        dynamic: bool = True,
+    ) -> None:
         super().__init__(version)
+        if not isinstance(dynamic, bool):
+            raise ConfigurationError(f"dynamic={shown(dynamic)}: pass True or False")
+        self._dynamic = dynamic or None  # absent, never false
         self._words = _VERSIONS[int(version or max(_VERSIONS))]
         self.shows_restart = self._words.reset_step
         self._id = _checked_id(id) if id is not None else _continued(body)
@@ -151,7 +164,7 @@ class UIMessageEncoder(TableEncoder):
         self._open = None
         return [_chunk("reasoning-end" if kind == "reasoning" else "text-end", id=id)]
 
-    # -- tool calls. `dynamic`: the page need not know the tool
+    # -- tool calls
 
     def _call_begin(self, part: CallBegin) -> list[bytes]:
         self._calls[part.id] = part
@@ -160,7 +173,7 @@ class UIMessageEncoder(TableEncoder):
             "tool-input-start",
             toolCallId=part.id,
             toolName=part.name,
-            dynamic=True,
+            dynamic=self._dynamic,
             inputEncoding="text" if is_text else None,
         )
         return [*self._close(), start]
@@ -186,7 +199,7 @@ class UIMessageEncoder(TableEncoder):
                 toolCallId=part.id,
                 toolName=part.name,
                 input=value,
-                dynamic=True,
+                dynamic=self._dynamic,
             ),
         ]
 
@@ -199,7 +212,7 @@ class UIMessageEncoder(TableEncoder):
                 toolCallId=call.id,
                 toolName=call.name,
                 input="",
-                dynamic=True,
+                dynamic=self._dynamic,
                 errorText=why,
             )
             for call in calls
