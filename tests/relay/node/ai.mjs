@@ -119,7 +119,7 @@ async function play(job) {
     tools: parts
       .filter((part) => part.type === "dynamic-tool" || part.type.startsWith("tool-"))
       .map(({ type, toolCallId, toolName, state, input, errorText }) => ({
-        type, id: toolCallId, name: toolName, state, input: input ?? null, errorText: errorText ?? null,
+        type, id: toolCallId, name: toolName ?? type.slice("tool-".length), state, input: input ?? null, errorText: errorText ?? null,
       })),
     metadata: last?.metadata ?? null,
     data,
