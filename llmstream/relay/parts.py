@@ -143,7 +143,8 @@ class Failure(Struct, frozen=True, kw_only=True):
         usage: what the service had reported until then.
         trace_id: the id of the call, by which the logs of the server have the whole error.
         incomplete_tool_calls: calls that had begun, and must not be run.
-        text_length: the characters of the text that had arrived, see `End`.
+        text_length: the characters of the text that had arrived, see `End`; None where whoever
+            tells of the failure does not know it.
     """
 
     type: str
@@ -152,7 +153,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
     trace_id: str | None = None
     incomplete_tool_calls: tuple[ToolCall, ...] = ()
-    text_length: int = 0
+    text_length: int | None = 0
 
 
 Part = (

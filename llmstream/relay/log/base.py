@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..._core.checks import has_method, shown
 from ...errors import ConfigurationError
@@ -185,7 +186,7 @@ def failed(about: About, failure: Failure) -> tuple[list[bytes], bool]:
     """The frames of a failure that no producer can write any more, and whether the body has to
     break after them."""
     encoder = about.encoder()
-    return encoder.encode(failure), not encoder.shows_failure
+    return encoder.encode(replace(failure, text_length=None)), not encoder.shows_failure
 
 
 # ---- what callers and browsers pass ------------------------------------------------------------

@@ -16,7 +16,7 @@ fields (one that is marked "?" is absent where it has no value):
     retry       attempt, delay, reason?     the service failed; request number `attempt` is made
                                             after `delay` seconds. What was shown stays
     error       type, message, retryable,   the end of an answer that is not whole. `type` is the
-                text_length, trace_id?,     name of an error's class; `message` is for the person
+                text_length?, trace_id?,    name of an error's class; `message` is for the person
                 usage?, unfinished_calls?   who reads; `retryable`: the same question may work
                                             later. What was shown is as much as there is
     done        finish?, model?, usage?,    the end of an answer that is whole
@@ -25,6 +25,7 @@ fields (one that is marked "?" is absent where it has no value):
 
 `usage` has the counts that were reported (`input_tokens`, `output_tokens`, `total_tokens`, ...).
 `text_length` is the number of Unicode code points in all `token` events since the last `restart`.
+An `error` has none where nobody knows it: the server that wrote the answer has died.
 `unfinished_calls` are the ids of calls that began, and must not be run.
 
 A body without `done` is not a whole answer, however it ends. Close an EventSource at `done` and at
@@ -110,7 +111,7 @@ class EventsEncoder(TableEncoder):
             retryable=part.retryable,
             usage=reported(part.usage),
             trace_id=part.trace_id,
-            text_length=self._length,
+            text_length=self._length if part.text_length is not None else None,
             unfinished_calls=_ids(part.incomplete_tool_calls),
         )
 
