@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+SHOWN = 20  # of the cases that fail, with their messages; the others by name
+
 
 def every(
     names: str | tuple[str, ...],
@@ -52,7 +54,8 @@ def every(
                     failed[f"{number}: {_name(one, number, ids)}"] = exc
             if failed:
                 first = next(iter(failed.values()))
-                told = "\n".join(f"  {name}: {_short(exc)}" for name, exc in failed.items())
+                shown = list(failed.items())[:SHOWN]
+                told = "\n".join(f"  {name}: {_short(exc)}" for name, exc in shown)
                 count = f"{len(failed)} of {len(sets)} cases fail"
                 raise AssertionError(f"{count}: {'; '.join(failed)}\n{told}") from first
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from every import every
 from support import eventually
 
 from llmstream import ConfigurationError
@@ -34,6 +35,13 @@ def error(id: Any) -> bytes:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "out.jsonl"
+
+
+def in_a_folder(tmp_path: Path, case: int) -> Path:
+    """A file in a folder of the case's own."""
+    folder = tmp_path / str(case)
+    folder.mkdir()
+    return folder / "out.jsonl"
 
 
 def reopened(path: Path, data: bytes | None = None) -> dict[str, bool]:
@@ -80,9 +88,10 @@ WHOLE = answer("a") + error("b")
 LAST = answer('é"\\}', "some text {}")
 
 
-@pytest.mark.parametrize("size", range(len(LAST)))
-def test_a_torn_last_line_is_dropped(path: Path, size: int) -> None:
+@every("size", range(len(LAST)))
+def test_a_torn_last_line_is_dropped(tmp_path: Path, size: int) -> None:
     """Cut after each of its bytes. What lacks only its newline is whole, and stays."""
+    path = in_a_folder(tmp_path, size)
     found = reopened(path, WHOLE + LAST[:size])
     if size == len(LAST) - 1:
         assert (found, path.read_bytes()) == (
@@ -211,10 +220,11 @@ def test_any_name_of_a_file_will_do(tmp_path: Path, name: str) -> None:
     assert reopened(tmp_path / name, error("a") + answer("a")) == {"a": False}
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_runs_in_random_order_leave_one_line_for_each_id(path: Path, seed: int) -> None:
+@every("seed", range(200))
+def test_runs_in_random_order_leave_one_line_for_each_id(tmp_path: Path, seed: int) -> None:
     """Kills at any byte, retries of errors, in any order: an answered id is known for ever, and in
     the end each id has one line."""
+    path = in_a_folder(tmp_path, seed)
     chance = random.Random(seed)
     answered: set[str] = set()
     for _ in range(6):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 
 import pytest
+from every import every
 from support import failure
 
 from llmstream import Client, LLMStreamError, NotAStreamError, RetryPolicy, StreamTruncated
@@ -62,12 +63,12 @@ def test_what_is_no_stream_is_shown_and_asked_once(
         assert words in str(error)
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize(
+@every("api", APIS)
+@every(
     "label",
     ["text/plain", "application/json", "application/octet-stream", "text/html", "x", "", None],
 )
-@pytest.mark.parametrize("start", [b"", b": ping\n\n", b"\n\n", b"\xef\xbb\xbf", b"id: 1\n\n"])
+@every("start", [b"", b": ping\n\n", b"\n\n", b"\xef\xbb\xbf", b"id: 1\n\n"])
 def test_a_stream_stays_one_under_any_label(
     server: LLMServer, api: str, label: str | None, start: bytes
 ) -> None:

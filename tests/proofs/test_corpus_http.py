@@ -154,9 +154,19 @@ def test_without_chunks_it_is_reported_exactly(recording: Any, bench: Bench) -> 
         assert found["told"] == recording.expect, framing
 
 
-@pytest.mark.parametrize("recording", params(ALL, slow_above=SMALL))
+@every("recording", params(ALL, below=SMALL))
 def test_each_byte_in_a_chunk_of_its_own(recording: Any, bench: Bench) -> None:
     """Each byte is an HTTP chunk: the same events, and the connection is reused."""
+    check_chunks(recording, bench)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recording", params(ALL, at_least=SMALL))
+def test_each_byte_of_the_large_in_a_chunk_of_its_own(recording: Any, bench: Bench) -> None:
+    check_chunks(recording, bench)
+
+
+def check_chunks(recording: Any, bench: Bench) -> None:
     expected, _ = replay((recording.data,), recording.api)
     found = bench.ask(Reply(Drip(recording.data)), recording.api, by="events")
     assert found["told"] == recording.expect
