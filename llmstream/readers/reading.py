@@ -27,6 +27,7 @@ class Reading(Generic[T]):
         self._advice = advice  # for a second reader
         self._reader = Lock()  # held by the one thread that reads
         self._error: Exception | None = None
+        self._gone = Cancelled("interrupted")
         self._done = False
         self._kept: Iterator[T] = iter(())  # the item that is on its way to the reader
 
@@ -50,10 +51,9 @@ class Reading(Generic[T]):
                 self._leave()
                 raise
             except BaseException as error:  # Ctrl-C too: a reader that is interrupted is gone
-                self._error = (
-                    raised(error) if isinstance(error, Exception) else Cancelled("interrupted")
-                )
-                self._done = True
+                self._error, self._done = self._gone, True  # at once: another one may come
+                if isinstance(error, Exception):
+                    self._error = raised(error)
                 self._leave()
                 raise
         # From an iterator to the caller there is no moment for an interrupt.
