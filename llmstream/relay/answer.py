@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..stream import Stream
 from .parts import CallEnd, End, Failure, Part, Refusal, Restart, Text, Thinking
 from .protocols.base import clean, present, reported
 from .reading import parts_of
@@ -11,7 +12,7 @@ from .reading import parts_of
 __all__ = ["whole"]
 
 
-def whole(stream: Any) -> dict[str, Any]:
+def whole(stream: Stream) -> dict[str, Any]:
     """Wait for the end of the answer, and return all of it, as plain values that JSON has.
 
         answer = relay.whole(client.stream(prompt))

@@ -9,6 +9,7 @@ from .._core.checks import MANY, checked_range
 from .._settings.arguments import checked_count
 from ..errors import LLMStreamError
 from ..readers.reading import Reading
+from ..stream import Stream
 from .http import headers_of
 from .parts import Failure, Part
 from .protocols import make_encoder
@@ -28,7 +29,7 @@ class BrokenBody(LLMStreamError):
 
 
 def sse(
-    stream: Any,
+    stream: Stream,
     protocol: str = "events",
     *,
     version: Version | None = None,

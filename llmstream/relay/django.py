@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from ..stream import Stream
 from .protocols.base import Version
 from .response import response_of
 
@@ -15,7 +17,7 @@ __all__ = ["django_response"]
 
 
 def django_response(
-    stream: Any,
+    stream: Stream | Iterator[bytes] | None,
     protocol: str = "events",
     heartbeat: float = 15.0,
     *,
