@@ -80,6 +80,11 @@ class _Call:
         return _withdrawn(self.message)
 
 
+def _retry(encoder: Any, part: Retry) -> list[bytes]:
+    value = present(attempt=part.attempt, reason=part.reason, delay=part.delay)
+    return [_event("CUSTOM", name="llmstream.retry", value=value)]
+
+
 class AGUIEncoder(TableEncoder):
     """Writes the events of one run.
 
@@ -247,10 +252,6 @@ class AGUIEncoder(TableEncoder):
         return frames
 
     # -- requests that failed
-
-    def _retry(self, part: Retry) -> list[bytes]:
-        value = present(attempt=part.attempt, reason=part.reason, delay=part.delay)
-        return [_event("CUSTOM", name="llmstream.retry", value=value)]
 
     def _restart(self, part: Restart) -> list[bytes]:
         """Take back all that this attempt has shown; before it is ended, so that the client
