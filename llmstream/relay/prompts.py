@@ -276,6 +276,7 @@ def _is_public(url: str) -> bool:
 class _UIMessage(msgspec.Struct):
     role: str
     parts: list[dict[str, Any]] = []
+    content: Any = None  # before version 5, and of pages that write it by hand
 
 
 class _UIBody(msgspec.Struct):
@@ -324,7 +325,8 @@ def _ui_messages(body: Mapping[str, Any]) -> Iterator[_Turn]:
 
 def _ui_turns(message: _UIMessage, place: str) -> Iterator[_Turn]:
     """One message may be an answer of several steps: text, calls and their outputs, text."""
-    content: list[str | _Media] = []
+    written = not message.parts and isinstance(message.content, str)
+    content: list[str | _Media] = [message.content] if written else []
     tools: list[_ToolPart] = []
     if len(message.parts) > _MOST_PARTS:
         raise _too_many_parts()

@@ -66,6 +66,12 @@ def test_use_chat() -> None:
     ]
 
 
+def test_use_chat_of_older_pages() -> None:
+    assert prompt_of(ui(USER), "ui-message") == HI
+    both = {**said("user", "Hi"), "content": "Hi"}  # version 4 posts both
+    assert prompt_of(ui(both), "ui-message") == HI
+
+
 def test_ag_ui() -> None:
     body = agui(
         USER, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "And?"}
