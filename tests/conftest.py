@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from chromium import chromium  # noqa: F401 (a fixture)
 from kernels import kernel  # noqa: F401 (a fixture)
 from support import (  # noqa: F401 (fixtures)
     any_server,

@@ -1,40 +1,13 @@
-"""A real Chromium for the pages, and a service whose answers the tests choose."""
+"""Pages in a real Chromium, and a service whose answers the tests choose."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from chat_page import ChatPage
 from upstream import Upstream
-
-
-def _unavailable(reason: str) -> Any:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """The system's Chromium (or the one that LLMSTREAM_CHROMIUM names), driven by Playwright."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _unavailable("needs playwright (extra `browser`); its own browsers are not needed")
-    names = (os.environ.get("LLMSTREAM_CHROMIUM", ""), "chromium", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        _unavailable("needs the program chromium (Debian: chromium)")
-    with sync_playwright() as playwright:
-        # As root, which CI is, Chromium wants to be told that it has no sandbox.
-        options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=program, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

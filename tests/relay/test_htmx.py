@@ -3,9 +3,6 @@ is the text, an error is in its place, and no question is asked twice."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, NamedTuple
@@ -110,20 +107,6 @@ class Site:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
-    names = (os.environ.get("LLMSTREAM_CHROMIUM", ""), "chromium", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("needs the program chromium")
-    with playwright.sync_playwright() as started:
-        options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        browser = started.chromium.launch(executable_path=program, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("answer", [WHOLE, HALF], ids=["whole", "cut off"])
