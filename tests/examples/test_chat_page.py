@@ -259,6 +259,20 @@ def test_it_goes_on_after_a_reload(page: ChatPage, upstream: Upstream) -> None:
     assert len(upstream.of("slow")) == before + 1
 
 
+def test_two_tabs_read_one_answer(page: ChatPage, upstream: Upstream) -> None:
+    """A tab that is duplicated has a copy of what the page has stored."""
+    before = len(upstream.of("slow"))
+    page.ask("slow")
+    page.until_text("word0 ")
+    with page.tab.context.expect_page() as opened:
+        page.tab.evaluate("window.open(location.href, '_blank', '')")
+    other = ChatPage(opened.value, page.tab.url)
+    page.until_ended()
+    other.until_ended()
+    assert page.text == other.text == SLOW.text
+    assert len(upstream.of("slow")) == before + 1
+
+
 def test_a_whole_conversation_is_there_after_a_reload(page: ChatPage, upstream: Upstream) -> None:
     page.ask("odd")
     page.until_ended()
@@ -331,6 +345,20 @@ def test_a_server_that_cannot_be_reached(open_page: Open, site: Host, upstream: 
     page.tab.clock.run_for(1000)
     assert (page.text, page.error) == ("Hello.", None)
     assert len(upstream.of("hi")) == before + 1
+
+
+def test_it_does_not_wait_once_the_network_is_back(open_page: Open, site: Host) -> None:
+    page = open_page("about:blank")
+    page.tab.clock.install()
+    page.tab.goto(site.url)
+    away = [True]
+    page.tab.route("**/answers*", lambda route: route.abort() if away[0] else route.continue_())
+    page.ask("hi")
+    page.answer.locator(".note").filter(has_text="Trying again").wait_for()
+    away[0] = False
+    page.tab.clock.pause_at(page.tab.evaluate("Date.now() + 1"))
+    page.tab.evaluate("dispatchEvent(new Event('online'))")
+    eventually(lambda: page.turns[-1]["state"] == "done", "it has gone on")
 
 
 # ---- using it ------------------------------------------------------------------------------------
