@@ -103,8 +103,10 @@ class Body(Reading[bytes]):
         if not self._opened:
             self._batches.begin()
             self._opened = True
-            if self._encoder.heartbeat:
-                return self._encoder.heartbeat
+            if opening := self._encoder.heartbeat:
+                # With an id: a browser whose connection is lost before the first event has to say
+                # so when it asks again, or the prompt is run twice (see `response_of`).
+                return with_id(opening, 0) if self._encoder.has_ids else opening
         while isinstance(found := self._batches.look(), list):
             if data := self._encoded(found) if found else self._encoder.heartbeat:
                 return data

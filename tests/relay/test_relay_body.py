@@ -552,14 +552,21 @@ def test_an_event_loop_gets_the_error(server: LLMServer, client_for: Callable[..
 
 
 def test_sse_numbers_its_events() -> None:
+    """From 0, which is no event: a browser that has got nothing else says so when it comes back."""
     body = relay.sse(Client(base_url="http://test", transport=FakeTransport(ANSWER)).stream("Hi"))
     found = list(body)
-    assert found[0] == COMMENT
+    assert found[0] == b"id: 0\n" + COMMENT
     frames = b"".join(found[1:]).replace(COMMENT, b"").split(b"\n\n")[:-1]
     assert [frame.split(b"\n")[0] for frame in frames] == [
         b"id: %d" % number for number in range(1, len(frames) + 1)
     ]
     assert body.headers == relay.headers("events")
+
+
+def test_openai_clients_get_no_ids() -> None:
+    """After one, the `openai` of Python takes a heartbeat for an event without data, and fails."""
+    client = Client(base_url="http://test", transport=FakeTransport(ANSWER))
+    assert b"id:" not in b"".join(relay.sse(client.stream("Hi"), "chat-completions"))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,9 @@ class ChatCompletionsEncoder(TableEncoder):
     """
 
     shows_restart = False
+    # The API sends none, and with one the `openai` of Python takes the comments after it for events
+    # without data (3.57, `_streaming.py`), and fails on the JSON of the first heartbeat.
+    has_ids = False
 
     def __init__(
         self,
