@@ -12,7 +12,15 @@ from .. import relay
 from .._settings.environment import find_in_environment
 from ..client import Client
 
-__all__ = ["HEADERS", "PAGE", "answer_id", "client_from_env", "log_from_env", "read_arguments"]
+__all__ = [
+    "HEADERS",
+    "PAGE",
+    "answer_id",
+    "client_from_env",
+    "log_from_env",
+    "read_arguments",
+    "trusted_hosts",
+]
 
 PAGE = Path(__file__).with_name("page")
 
@@ -50,6 +58,16 @@ def answer_id(asked: Any) -> str:
     if isinstance(id, str) and re.fullmatch(r"[A-Za-z0-9_-]{16,64}", id):
         return id
     raise relay.BadRequest("the id of an answer is 16 to 64 letters, digits, - and _")
+
+
+def trusted_hosts(host: str) -> list[str] | None:
+    """The names by which a server that listens on `host` may be asked; None: any.
+
+    A server for this machine alone answers no other name. So a page of another site, whose name
+    leads to this machine, gets nothing from it (DNS rebinding).
+    """
+    own = ["localhost", "127.0.0.1", "[::1]"]
+    return own if host in (*own, "::1") else None
 
 
 def read_arguments(program: str) -> argparse.Namespace:

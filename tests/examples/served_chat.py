@@ -36,7 +36,7 @@ def plain_answer(request: Any) -> Any:
     """The same with Django."""
     from llmstream.examples.django_chat import views
 
-    stream = views.client().stream(relay.prompt_of(request.body, "events"))
+    stream = views.client.stream(relay.prompt_of(request.body, "events"))
     return relay.django_response(stream, "events", HEARTBEAT)
 
 

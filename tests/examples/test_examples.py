@@ -185,6 +185,11 @@ def test_a_wrong_setting_is_not_the_local_model(
         service.client_from_env()
 
 
+def test_a_server_of_this_machine_has_its_names_only() -> None:
+    assert service.trusted_hosts("0.0.0.0") is None
+    assert service.trusted_hosts("127.0.0.1") == ["localhost", "127.0.0.1", "[::1]"]
+
+
 def test_the_log_is_in_redis_where_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(service.log_from_env(), relay.MemoryLog)
     pytest.importorskip("redis")
@@ -238,6 +243,8 @@ def check_program(name: str, settings: dict[str, str], folder: Path, text: str |
         with requests.Session() as session:
             session.trust_env = False
             assert "<!doctype html>" in session.get(f"{address}/", timeout=30).text
+            other = session.get(f"{address}/", headers={"Host": "evil.example"}, timeout=30)
+            assert other.status_code == 400
             headers = {"X-CSRFToken": session.cookies.get("csrftoken", "")}
             body = {"id": ID, "messages": QUESTION}
             with session.post(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from ..service import read_arguments
+from ..service import read_arguments, trusted_hosts
 
 
 def main() -> None:
     options = read_arguments("llmstream.examples.django_chat")
     os.environ["CHAT_PROTOCOL"] = options.protocol
     os.environ["CHAT_PAGE"] = str(options.page)
-    os.environ.setdefault("DJANGO_ALLOWED_HOSTS", f"localhost 127.0.0.1 [::1] {options.host}")
+    os.environ.setdefault("DJANGO_ALLOWED_HOSTS", " ".join(trusted_hosts(options.host) or "*"))
     from django.core.servers.basehttp import run
 
     from .wsgi import application

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,14 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_GET, require_POST
 
 from ... import relay
-from ...client import Client
 from ..service import HEADERS, answer_id, client_from_env, log_from_env
 
 __all__ = ["begin", "go_on", "protect", "show_file", "show_page", "stop"]
 
 
-# One of each for a process, made when it is needed first: after a server has forked its workers.
-@cache
-def client() -> Client:
-    return client_from_env()
-
-
-@cache
-def log() -> Any:
-    return log_from_env()
+# One of each for a process. Settings that cannot work are an error at the start.
+client = client_from_env()
+log = log_from_env()
 
 
 def refusing(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
@@ -56,7 +49,7 @@ def begin(request: HttpRequest) -> HttpResponseBase:
     id = answer_id(json.loads(request.body))
     # The answer is written to the log by a thread of its own. If it runs already, because the page
     # sends this again after a lost connection, nothing is begun.
-    relay.publish(log(), id, client().stream(prompt), protocol=settings.CHAT_PROTOCOL)
+    relay.publish(log, id, client.stream(prompt), protocol=settings.CHAT_PROTOCOL)
     return _events_of(request, id)
 
 
@@ -69,12 +62,12 @@ def go_on(request: HttpRequest, id: str) -> HttpResponseBase:
 @require_POST
 @refusing
 def stop(request: HttpRequest, id: str) -> HttpResponseBase:
-    relay.stop(log(), answer_id(id))
+    relay.stop(log, answer_id(id))
     return HttpResponse(status=204)
 
 
 def _events_of(request: HttpRequest, id: str) -> HttpResponseBase:
-    events = relay.follow(log(), id, request.headers.get("Last-Event-ID"))
+    events = relay.follow(log, id, request.headers.get("Last-Event-ID"))
     return relay.django_response(events, protocol=settings.CHAT_PROTOCOL)
 
 
