@@ -15,6 +15,7 @@ from llmstream import LLMStreamError, Result
 from llmstream._core.tool_calls import is_same_json
 from llmstream.relay.parts import Begin, Part, Text, merged
 from llmstream.relay.protocols import make_encoder
+from llmstream.relay.protocols.base import with_id
 from llmstream.testing import LLMServer, Reply
 
 pytestmark = pytest.mark.node
@@ -46,8 +47,12 @@ class Bench:
         self._client = openai.OpenAI(base_url=server.base_url, api_key="key", max_retries=0)
 
     def script(self, parts: list[Part]) -> None:
-        frames = encoded(make_encoder("chat-completions", body=ASKED), parts)
-        self._server.script(Reply([b"".join(frames)]))
+        encoder = make_encoder("chat-completions", body=ASKED)
+        frames = encoded(encoder, parts)
+        if encoder.has_ids:
+            frames = [with_id(one, number) for number, one in enumerate(frames)]
+        # As they may be sent, with a heartbeat between any two.
+        self._server.script(Reply([encoder.heartbeat.join([b"", *frames, b""])]))
 
     def chunks(self, parts: list[Part]) -> list[Any]:
         self.script(parts)
