@@ -68,6 +68,11 @@ STAND_INS: dict[str, Any] = {
 # `# needs: NAME` -> the module that has to be there, where it is not called the same.
 NEEDS = {"cost": "genai_prices", "keys": "keyring", "local": "xllamacpp", "otel": "opentelemetry"}
 
+# `# needs: NAME` -> the file that runs such blocks: they are for a program that has to be run.
+RUN_BY = dict.fromkeys(
+    ("streamlit", "gradio", "marimo", "fastapi", "textual"), "readers/test_apps.py"
+)
+
 # The programs that an example may call.
 PROGRAMS = {
     *("cp", "git", "gunicorn", "llmstream", "mkdir", "mypy", "npm"),
@@ -141,7 +146,7 @@ def blocks(language: str) -> list[Any]:
             block, id=block.name, marks=pytest.mark.local if block.needs == "local" else ()
         )
         for block in BLOCKS
-        if block.language == language
+        if block.language == language and block.needs not in RUN_BY
     ]
 
 
