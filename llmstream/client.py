@@ -78,6 +78,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "ClientOptions", "StreamOptions", "stream"]
 
+_NO_HEADERS: dict[str, str] = {}
 _MOST_TEMPERATURE = 100  # services take 1 or 2; more is a percentage
 
 
@@ -384,31 +385,45 @@ class Client:
         laid over the request's JSON. Raises ConfigurationError for what cannot be sent, and once
         `max_cost` is reached.
         """
-        limits = of_type(Timeouts, "timeouts", timeouts) or self.settings.timeouts
-        policy = of_type(RetryPolicy, "retry", retry) or self.settings.retry
+        settings = self.settings
+        limits = of_type(Timeouts, "timeouts", timeouts) or settings.timeouts
+        policy = of_type(RetryPolicy, "retry", retry) or settings.retry
         on_disconnect = (
-            self.settings.on_disconnect if on_disconnect is None else checked_policy(on_disconnect)
+            settings.on_disconnect if on_disconnect is None else checked_policy(on_disconnect)
         )
-        _check_cost(self._cost_limit)
-        request = Request(
-            prompt=checked_prompt(prompt),
-            model=_model(model, self.settings.model, self._endpoint.dialect.default_model),
-            instructions=checked_text("instructions", instructions),
-            max_output_tokens=None
-            if max_output_tokens is None
-            else checked_count("max_output_tokens", max_output_tokens),
-            temperature=checked_number("temperature", temperature, _MOST_TEMPERATURE),
-            top_p=checked_number("top_p", top_p, 1),
-            stop=checked_stop(stop),
-            tools=checked_tools(tools),
-            tool_choice=checked_tool_choice(tool_choice),
-            thinking=checked_thinking(thinking),
-            background=checked_flag("background", background),
-            extra_body=checked_object("extra_body", extra_body),
-        )
-        trace_id = checked_trace_id(trace_id) or random_id(128)
+        if self._cost_limit is not None:
+            self._cost_limit.check()
+        text = checked_prompt(prompt)
+        name = _model(model, settings.model, self._endpoint.dialect.default_model)
+        # Most calls give few options: what is not given is not checked.
+        given: dict[str, Any] = {}
+        if instructions is not None:
+            given["instructions"] = checked_text("instructions", instructions)
+        if max_output_tokens is not None:
+            given["max_output_tokens"] = checked_count("max_output_tokens", max_output_tokens)
+        if temperature is not None:
+            given["temperature"] = checked_number("temperature", temperature, _MOST_TEMPERATURE)
+        if top_p is not None:
+            given["top_p"] = checked_number("top_p", top_p, 1)
+        if stop is not None:
+            given["stop"] = checked_stop(stop)
+        if tools is not None:
+            given["tools"] = checked_tools(tools)
+        if tool_choice is not None:
+            given["tool_choice"] = checked_tool_choice(tool_choice)
+        if thinking is not None:
+            given["thinking"] = checked_thinking(thinking)
+        if background is not False:
+            given["background"] = checked_flag("background", background)
+        if extra_body is not None:
+            given["extra_body"] = checked_object("extra_body", extra_body)
         call = self._factory.make(
-            request, limits, policy, on_disconnect, trace_id, checked_headers(headers)
+            Request(prompt=text, model=name, **given),
+            limits,
+            policy,
+            on_disconnect,
+            (None if trace_id is None else checked_trace_id(trace_id)) or random_id(128),
+            _NO_HEADERS if headers is None else checked_headers(headers),
         )
         stream = Stream(call)
         self._calls.add(weakref.ref(call, self._calls.discard))
@@ -514,7 +529,7 @@ def _from_settings(cls: type[Client], settings: ClientSettings) -> Client:
 
 
 def _model(asked: str | None, settings: str | None, default: str | None) -> str:
-    chosen = checked_name("model", asked) or settings
+    chosen = settings if asked is None else checked_name("model", asked) or settings
     chosen = chosen or checked_name("LLMSTREAM_MODEL", os.environ.get("LLMSTREAM_MODEL")) or default
     if not chosen:
         raise ConfigurationError("this API has no default model: pass model=")

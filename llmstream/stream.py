@@ -107,8 +107,7 @@ class Stream:
     def result(self) -> Result:
         """Read the rest and return the whole answer. Raises what ended the stream otherwise;
         may be called again."""
-        while self._call.pull() is not None:
-            pass
+        self._call.read_to_end()
         return self._call.ctx.result()
 
     def handle(

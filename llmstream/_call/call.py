@@ -10,7 +10,6 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .._core.timers import Timers
 from .._runtime.deferred import defer
 from .._runtime.fork import in_child
 from .._runtime.frames import forget_variables
@@ -19,7 +18,6 @@ from .._runtime.threads import Lock
 from ..errors import ConfigurationError, LLMStreamError
 from ..events.base import AnyEvent
 from ..telemetry.context import ActiveCall
-from ..telemetry.reporter import Reporter
 from .context import CallContext
 from .exchange import EventBatches
 from .retrying import Retrying
@@ -50,29 +48,30 @@ _ENDED = Progress.ENDED
 
 class Call:
     """One call. Unless marked "any thread", members may be used only by the thread that holds the
-    reader lock. `begin_report` makes the reporter of a call that begins at a moment.
+    reader lock. `begin_report` gives a call that begins its reporter.
     """
+
+    progress = Progress.NEW  # any thread, to read
+    _handle: weakref.ref[Any] | None = None
+    _outcome: tuple[LLMStreamError | None] | None = None  # once it is known
+    _tell: Telling | None = None  # what has to be told of the end, until it is
+    _batches: EventBatches | None = None
+    _active: ActiveCall | None = None
+    _error: LLMStreamError | None = None
 
     def __init__(
         self,
         ctx: CallContext,
         retrying: Retrying,
-        begin_report: Callable[[float], Reporter | None],
+        begin_report: Callable[[CallContext], None],
     ) -> None:
         self.ctx = ctx  # any thread, to read
         self._scope = ctx.scope
         self.readable_as_text = retrying.readable_as_text  # any thread, to read
         self.model = retrying.model  # any thread, to read
         self._retrying: Retrying | None = retrying  # None: ended, and the request let go
-        self._begin_report: Callable[[float], Reporter | None] | None = begin_report
+        self._begin_report: Callable[[CallContext], None] | None = begin_report
         self.reader = Lock()  # held by the one thread that reads; see `check_reader`
-        self._handle: weakref.ref[Any] | None = None
-        self._outcome: tuple[LLMStreamError | None] | None = None  # once it is known
-        self._tell: Telling | None = None  # what has to be told of the end, until it is
-        self._batches: EventBatches | None = None
-        self._active: ActiveCall | None = None
-        self._error: LLMStreamError | None = None
-        self.progress = Progress.NEW  # any thread, to read
 
     # -- any thread
 
@@ -108,6 +107,13 @@ class Call:
         self.check_reader()
         with self.reader:
             return self.next_batch()
+
+    def read_to_end(self) -> None:
+        """Read what is left, and drop it. Raises what ended the call."""
+        self.check_reader()
+        with self.reader:
+            while self.next_batch() is not None:
+                pass
 
     def leave_to_parent(self) -> None:
         """In a forked child: the call is the parent's, and so are its connection and its telling.
@@ -162,7 +168,8 @@ class Call:
             self._end(error)
         except BaseException as exc:  # Ctrl-C above all: free the stream, and let it through
             self.cancel("interrupted")
-            self._end(self.ctx.stop_error())
+            # Where it has ended already, how it ended stands, and the scope says nothing of it.
+            self._end(self.ctx.stop_error() if self._outcome is None else None)
             forget_variables(exc)
             raise
         self._raise_again()
@@ -178,9 +185,8 @@ class Call:
         ctx.scope.bind_to_process()
         assert self._retrying is not None
         self._retrying.wait_for_place()
-        now = ctx.clock.monotonic()
-        ctx.meter.begun = now
-        ctx.scope.timers = Timers(ctx.timeouts, now)
+        ctx.meter.begun = now = ctx.clock.monotonic()
+        ctx.scope.timers.start(now)
         self._batches = self._retrying.batches()
         self.progress = Progress.RUNNING
         handle = self._handle() if self._handle is not None else None
@@ -191,7 +197,7 @@ class Call:
         self._active = ActiveCall(ctx.trace_id)
         self._active.enter()
         assert self._begin_report is not None
-        ctx.reporter = self._begin_report(now)
+        self._begin_report(ctx)
         if ctx.reporter is not None:
             ctx.scope.listener = ctx.reporter.phase
             ctx.reporter.start()
@@ -240,11 +246,13 @@ class Call:
             retrying.leave_place()
         if self._active is not None:  # it has started
             self._active.over = True
-            if not ctx.scope.forked:  # otherwise the call is our parent's
+            if ctx.scope.forked:
+                pass  # the call is our parent's
+            elif error is not None or ctx.reporter is not None:
                 assert retrying is not None
                 self._tell = Telling(ctx, error, retrying.cancel_response)
-        self.progress = Progress.ENDED
-        self._retrying = self._begin_report = None
+        self.progress = _ENDED
+        self._retrying = self._begin_report = ctx.make_reporter = None
 
 
 class _Unsettled(weakref.ref[Any]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._core.dialects.base import Dialect
@@ -44,6 +44,7 @@ class CallContext:
         "clock",
         "continued",
         "latest",
+        "make_reporter",
         "meter",
         "reporter",
         "request_id",
@@ -72,7 +73,9 @@ class CallContext:
         self.clock = clock
         self.trace_id = trace_id
         self.meter = Meter()
-        self.reporter: Reporter | None = None  # None: nobody wants to be told
+        # None: nobody wants to be told; or only of a failure, of which `make_reporter` makes one.
+        self.reporter: Reporter | None = None
+        self.make_reporter: Callable[[], Reporter] | None = None
         self.continued = False  # several requests have brought the text
         self.request_id: str | None = None
         self.status: int | None = None  # of the current attempt's response
@@ -101,9 +104,16 @@ class CallContext:
         self.meter.add(attempt)
         return attempt
 
+    def failure_reporter(self) -> Reporter | None:
+        """The reporter of a call of which an attempt has failed."""
+        if self.reporter is None and self.make_reporter is not None:
+            self.reporter = self.make_reporter()
+        return self.reporter
+
     def report_attempt(self, attempt: Attempt) -> None:
-        if self.reporter is not None:
-            self.reporter.attempt(attempt, self.scope.phases)
+        reporter = self.failure_reporter()
+        if reporter is not None:
+            reporter.attempt(attempt, self.scope.phases)
 
     def _attempt(
         self,

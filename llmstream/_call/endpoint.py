@@ -40,12 +40,13 @@ from .budget import Budget
 __all__ = ["Endpoint"]
 
 # What Amazon's API Gateway says, with 403, where the header in which it takes keys has none.
-_FINDS_NO_KEY = re.compile(r": (?:Forbidden|Missing Authentication Token)$")
+_FINDS_NO_KEY = r": (?:Forbidden|Missing Authentication Token)$"
 _TRACE_ID = re.compile("[0-9a-f]{32}")
 # The headers in which services take a key.
 _KEY_HEADERS = frozenset(
     {"authorization", "api-key", "x-api-key", "x-goog-api-key", "ocp-apim-subscription-key"}
 )
+_USER_AGENT = f"llmstream/{__version__}"
 _FAREWELL = 5.0  # seconds, at most, to tell a service that a response is not wanted any more
 
 
@@ -109,7 +110,7 @@ class Endpoint:
         """`request` with the key `secret` and all headers: the call's own `headers` win over the
         client's, those over the API's, and those over what is `propagated`."""
         merged = {
-            "user-agent": f"llmstream/{__version__}",
+            "user-agent": _USER_AGENT,
             "accept-encoding": "identity",  # compression would hold tokens back
             "x-client-request-id": trace_id,
             **_traceparent(trace_id),
@@ -141,7 +142,7 @@ class Endpoint:
                 error.add(advice)
         refused = isinstance(error, AuthenticationError) or (
             isinstance(error, PermissionDeniedError)
-            and (secret is None or _FINDS_NO_KEY.search(error.message) is not None)
+            and (secret is None or re.search(_FINDS_NO_KEY, error.message) is not None)
         )
         if not refused or _KEY_HEADERS & {name.lower() for name in (*self._headers, *headers)}:
             return

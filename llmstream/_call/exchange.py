@@ -18,7 +18,7 @@ from .._core.session import Session
 from .._runtime.scope import CancelScope, Stopped, StopReason
 from .._transport.base import Response, Transport
 from ..errors import EventTooLarge, LLMStreamError
-from ..events.base import AnyEvent, marker_event
+from ..events.base import AnyEvent, Continued, Restarted, marker_event
 from .context import CallContext
 
 __all__ = ["EventBatches", "Exchange"]
@@ -29,6 +29,7 @@ _SNIFF = 1200  # bytes of a foreign body that are read to show its beginning
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # white space, and the bytes of a BOM
 _EMPTY = (204, 205)  # a status that says that there is no body
 _FIELDS = (b"data", b"event", b"id", b"retry", b"error")  # the last one: llama.cpp, GPUStack
+_LONGEST_NAME = max(map(len, _FIELDS))
 # An "error" that is one of these has JSON: "error: no such host" is text.
 _FIELD = re.compile(rb":|(?:data|event|id|retry)[:\r\n]|error:[ \t]*(?:[\[{\"\r\n]|\Z)")
 _ANY_FIELD = re.compile(rb"[A-Za-z_-]{1,40}[:\r\n]")  # an unknown field, which is ignored
@@ -86,17 +87,14 @@ class Exchange:
         request that is sent again new credentials. Raises Stopped and what ended the attempt."""
         self._begin(attempt)
         if attempt.mode is Mode.POLL:
-            yield from self._poll(request, partial(dress, attempt.request))
-        else:
-            yield from self._stream(attempt, request)
-        error = self._ctx.latest.error
-        if error is not None:
-            raise error
+            return self._poll(request, partial(dress, attempt.request))
+        return self._stream(attempt, request)
 
     def _begin(self, attempt: NextAttempt) -> None:
-        ctx = self._ctx
-        shown = ctx.session
-        if attempt.mode in (Mode.RESUME, Mode.POLL):
+        ctx, mode = self._ctx, attempt.mode
+        scope, shown = self._scope, ctx.session
+        again = mode is Mode.RESUME or mode is Mode.POLL
+        if again:
             session = shown
             session.resume()
         else:
@@ -104,50 +102,57 @@ class Exchange:
             self._unused = None
             session.state.stored = attempt.request.stored
             session.state.limit = attempt.request.limit
-            if attempt.mode is Mode.CONTINUE:
+            if mode is Mode.CONTINUE:
                 session.continue_from(shown)
                 ctx.continued = True
-            if attempt.mode is Mode.CONTINUE or not shown.has_content:
+            if mode is Mode.CONTINUE or not shown.has_content:
                 ctx.session = session
             # else what was shown stays readable until the service has accepted the new request
         ctx.latest = session
-        session.state.seed = ctx.trace_id
-        session.state.unix_time = ctx.clock.time
-        session.on_sign_of_life = ctx.scope.timers.sign_of_life
+        state = session.state
+        state.seed = ctx.trace_id
+        state.unix_time = ctx.clock.time
+        session.on_sign_of_life = scope.timers.sign_of_life
         ctx.status = ctx.request_id = None
-        ctx.meter.begin_attempt(ctx.clock.monotonic(), session.contents, session.state.usage)
         self._reported = session.contents
-        ctx.scope.phases = []
-        ctx.scope.timers.resumed = session is shown and session.has_content
+        self._meter.begin_attempt(ctx.clock.monotonic(), session.contents, state.usage)
+        reporter = ctx.reporter
+        scope.phases = [] if reporter is not None and reporter.records else None
+        scope.timers.resumed = again and session.has_content
 
     # -- a stream
 
     def _stream(self, attempt: NextAttempt, request: HTTPRequest) -> EventBatches:
-        ctx = self._ctx
+        ctx, scope = self._ctx, self._scope
         session = ctx.latest
-        ctx.scope.begin()
-        response = self._transport.send(request, ctx.scope)
+        scope.begin()
+        response = self._transport.send(request, scope)
         try:
             self._accepted(response, request)
             ctx.session = session
             if COST_HEADER in response.headers:
                 session.state.usage = with_cost(session.state.usage, response.headers[COST_HEADER])
-            number = len(ctx.meter.attempts[0]) + 1
-            ctx.scope.hand_over()
-            yield [marker_event(attempt.marker, number)] if attempt.marker is not None else []
+            scope.hand_over()
+            yield [] if attempt.marker is None else [self._marker(attempt.marker)]
             yield from self._body(response, session)
         finally:
             self._close(response, session.complete)
+        if session.error is not None:
+            raise session.error
+
+    def _marker(self, cls: type[Restarted] | type[Continued]) -> AnyEvent:
+        return marker_event(cls, len(self._meter.attempts[0]) + 1)
 
     def _accepted(self, response: Response, request: HTTPRequest) -> None:
         """The head has arrived. Raises the error of a status that is not a success."""
-        ctx, scope = self._ctx, self._ctx.scope
+        ctx, scope = self._ctx, self._scope
         if scope.phase is not Phase.HEADERS:  # a transport double that does not report
             scope.awaiting_response()
         scope.end_wait(0)
         ctx.status = response.status
         own_id = request_id_of(response.headers)
-        ctx.request_id = own_id and without_credentials_of(request, own_id)
+        if own_id is not None:
+            ctx.request_id = without_credentials_of(request, own_id)
         if not _is_success(response.status):
             body = _read_some(response, _ERROR_BODY, scope)
             now, forwarder = ctx.clock.time(), response.forwarder
@@ -231,6 +236,8 @@ class Exchange:
             events = session.receive_json(body)
             if not session.unfinished:
                 yield self._noted(session, events)
+                if session.error is not None:
+                    raise session.error
                 return
             session.resume()
             now = clock.monotonic()
@@ -335,7 +342,7 @@ def _first_bytes(response: Response, on_blank: Callable[[], None]) -> bytes:
 
 
 def _is_part_of_a_name(start: bytes) -> bool:
-    return bool(start) and any(name.startswith(start) for name in _FIELDS)
+    return 0 < len(start) <= _LONGEST_NAME and any(name.startswith(start) for name in _FIELDS)
 
 
 def _foreign(response: Response, first: bytes) -> str:

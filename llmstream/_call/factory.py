@@ -16,14 +16,14 @@ from .._core.retry import RetryPolicy
 from .._core.session import Session
 from .._core.timers import Timeouts, Timers
 from .._runtime.clock import Clock
-from .._runtime.scope import CancelScope, Scheduler
+from .._runtime.scope import NEVER, CancelScope, Scheduler
 from .._runtime.watchdog import shared_watchdog
 from .._settings.client import ClientSettings
 from .._transport.base import Transport
 from .._transport.proxy import find_proxy
 from ..result import Cost, Result, Service
-from ..telemetry.observer import Dispatcher
-from ..telemetry.reporter import Reporter, start_reporter
+from ..telemetry.observer import Dispatcher, Hooks
+from ..telemetry.reporter import Reporter
 from .budget import Budget, shared_budget
 from .call import Call
 from .context import CallContext
@@ -77,7 +77,7 @@ class CallFactory:
         dialect = endpoint.dialect
         first = endpoint.request(request)
         recovery = POLICIES[on_disconnect](request, first, dialect, endpoint.api, endpoint.base_url)
-        scope = CancelScope(Timers(timeouts, clock.monotonic()), clock, endpoint.scheduler())
+        scope = CancelScope(Timers(timeouts, NEVER), clock, endpoint.scheduler())
         ctx = CallContext(
             self._new_session(first.choices),
             scope,
@@ -93,17 +93,32 @@ class CallFactory:
         )
         return Call(ctx, retrying, partial(self._begin_report, request, trace_id))
 
-    def _begin_report(self, request: Request, trace_id: str, begun: float) -> Reporter | None:
-        endpoint = self.endpoint
-        return start_reporter(
+    def _begin_report(self, request: Request, trace_id: str, ctx: CallContext) -> None:
+        """The call begins: it gets its reporter, or what makes one where it fails."""
+        dispatcher = self._dispatcher
+        hooks = dispatcher.hooks()
+        if not dispatcher.listens(hooks):
+            return
+        begun = ctx.meter.begun, self._clock.time()
+        if dispatcher.follows(hooks):
+            ctx.reporter = self._reporter(hooks, request, trace_id, begun)
+        else:
+            ctx.make_reporter = partial(self._reporter, hooks, request, trace_id, begun)
+
+    def _reporter(
+        self, hooks: Hooks, request: Request, trace_id: str, begun: tuple[float, float]
+    ) -> Reporter:
+        service = self.endpoint.service
+        return Reporter(
             self._dispatcher,
+            hooks,
             request,
-            begun=begun,
+            begun[0],
             trace_id=trace_id,
-            api=endpoint.service.api,
-            host=endpoint.service.host,
-            port=endpoint.port,
-            started=self._clock.time(),
+            api=service.api,
+            host=service.host,
+            port=self.endpoint.port,
+            started=begun[1],
         )
 
 

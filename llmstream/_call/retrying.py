@@ -88,6 +88,14 @@ class Retrying:
     call starts and may refuse it by raising.
     """
 
+    tells = False  # whether the events show that a request is made again
+    _tries: _Tries | None = None  # None: no attempt has failed
+    _place: Place | None = None  # among the calls that share a limit
+    _resent = False
+    _secrets: tuple[Secret, ...] = ()  # the keys that were sent: a service may quote them
+    # In what words the service was asked, once it has refused an option: hashes of bodies.
+    _asked: frozenset[int] = frozenset()
+
     def __init__(
         self,
         ctx: CallContext,
@@ -108,15 +116,9 @@ class Retrying:
         self._request = request
         self._first = first
         self._headers = headers
-        self._secrets: list[Secret] = []  # the keys that were sent: a service may quote them
         self._before = before
-        named = (request.extra_body or {}).get("model")  # it replaces the call's own
-        self.model = named if isinstance(named, str) else request.model
-        self.tells = False  # whether the events show that a request is made again
-        self._tries = _Tries(policy)
-        self._place: Place | None = None  # among the calls that share a limit
-        self._resent = False
-        self._asked = {hash(first.body)}  # in these words; hashes, since a body may be large
+        named = request.extra_body.get("model") if request.extra_body else None
+        self.model = named if isinstance(named, str) else request.model  # as it is sent
         self.readable_as_text = recovery.readable_as_text
 
     def limit_by(self, limiter: Limiter) -> None:
@@ -145,7 +147,7 @@ class Retrying:
                 self._wait_to_send(self._place)
             try:
                 yield from self._exchange.events(attempt, self._dress(attempt.request), self._dress)
-                self._endpoint.budget.refill(retried=self._tries.retries > 0)
+                self._endpoint.budget.refill(retried=bool(self._tries and self._tries.retries))
                 return
             except LLMStreamError as exc:
                 error = exc
@@ -163,7 +165,7 @@ class Retrying:
         propagated = ctx.reporter.headers() if ctx.reporter is not None else {}
         secret = self._endpoint.secret()
         if secret is not None and secret not in self._secrets:
-            self._secrets = [*self._secrets[1 - _SECRETS :], secret]
+            self._secrets = (*self._secrets[1 - _SECRETS :], secret)
         return self._endpoint.dress(request, secret, ctx.trace_id, self._headers, propagated)
 
     def _after_failure(
@@ -189,9 +191,10 @@ class Retrying:
         if at_once is not None:
             return at_once, None
         had_content = ctx.meter.first_token is not None
-        excused = self._tries.add(error, had_content=had_content, excused=excused)
+        tries = self._tries = self._tries or _Tries(self._policy)
+        excused = tries.add(error, had_content=had_content, excused=excused)
         remaining = ctx.scope.timers.remaining(ctx.clock.monotonic())
-        delay = self._tries.delay(error, random.random(), remaining)
+        delay = tries.delay(error, random.random(), remaining)
         if delay is None:
             raise error
         following = self._recovery.after_failure(ctx.session, self._first)
@@ -241,9 +244,10 @@ class Retrying:
             return None  # it has begun to answer: asked again, it would repeat
         without = self._endpoint.dialect.without_refused_option
         accepted = without(request, error)
+        self._asked = self._asked or frozenset((hash(self._first.body),))
         if accepted is None or hash(accepted.body) in self._asked:
             return None
-        self._asked.add(hash(accepted.body))
+        self._asked |= {hash(accepted.body)}
         self._first = without(self._first, error) or self._first
         return accepted
 
@@ -251,7 +255,7 @@ class Retrying:
         """The attempt has failed, and another one follows. What it brought stays readable."""
         ctx = self._ctx
         ctx.report_attempt(ctx.end_attempt(error, delay))
-        if ctx.reporter is not None:
+        if ctx.reporter is not None:  # the attempt has been reported
             ctx.reporter.retry(delay)
         if had_content:
             error.partial = ctx.result()

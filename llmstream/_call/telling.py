@@ -16,7 +16,7 @@ class Telling:
     """Tells how a call ended. An object of its own, since a deferred thread may do it after the
     call is gone. Called again after an interrupt, it tells what has not been told."""
 
-    __slots__ = ("_cancel_response", "_ctx", "_error", "_last")
+    __slots__ = ("_cancel_response", "_ctx", "_error", "_last", "_reporter")
 
     def __init__(
         self,
@@ -27,14 +27,16 @@ class Telling:
         self._ctx = ctx
         self._error = error
         self._cancel_response: Callable[[], None] | None = cancel_response
-        done, reporter = ctx.meter.attempts[0], ctx.reporter
+        failed = error is not None and not isinstance(error, Cancelled)
+        reporter = self._reporter = ctx.failure_reporter() if failed else ctx.reporter
+        done = ctx.meter.attempts[0]
         # None for a call that ended between two attempts
         self._last = done[-1] if reporter is not None and len(done) > reporter.attempts else None
 
     def __call__(self) -> None:
         try:
-            if self._ctx.reporter is not None:
-                self._report(self._ctx.reporter)
+            if self._reporter is not None:
+                self._report(self._reporter)
         finally:
             farewell, self._cancel_response = self._cancel_response, None
             if farewell is not None and isinstance(self._error, Cancelled):

@@ -101,8 +101,11 @@ _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-ms-re
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
     """The service's own id of the request, or None. `headers` has lower-case names."""
-    found = (headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name))
-    return next((printable(value[:_MAX_ID])[:_MAX_ID] for value in found), None)
+    for name in _REQUEST_ID_HEADERS:
+        value = headers.get(name)
+        if value:
+            return printable(value[:_MAX_ID])[:_MAX_ID]
+    return None
 
 
 def error_from_status(

@@ -20,15 +20,14 @@ __all__ = [
     "without_credentials",
 ]
 
-_NAMES = re.compile(
-    r"(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credentials?|authori[sz]ation|cookies?"
+_NAMES = (
+    r"(?i)(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credentials?|authori[sz]ation|cookies?"
     r"|signature|bearer|jwt)$"
-    r"|(?:^|[-_.])(?:auth|sig|pass|session|sas)(?:$|[-_.])|api[-_]?key",
-    re.IGNORECASE,
+    r"|(?:^|[-_.])(?:auth|sig|pass|session|sas)(?:$|[-_.])|api[-_]?key"
 )
 # Names that end like one, and are identifiers.
 _NO_CREDENTIALS = frozenset({"idempotency-key", "prompt_cache_key", "promptcachekey"})
-_SCHEMES = re.compile(r"(?:bearer|basic|digest|token|apikey) \S", re.IGNORECASE)
+_SCHEMES = r"(?i)(?:bearer|basic|digest|token|apikey) \S"
 # The fields of an address's query that errors may name.
 _OPEN_FIELDS = frozenset({"api-version", "api_version", "version", "alt"})
 _SHORTEST = 8  # characters of what may be an ordinary word
@@ -39,7 +38,7 @@ def is_credential(name: str, value: str = "") -> bool:
     does."""
     if name.lower() in _NO_CREDENTIALS:
         return False
-    return _NAMES.search(name) is not None or _SCHEMES.match(value) is not None
+    return re.search(_NAMES, name) is not None or re.match(_SCHEMES, value) is not None
 
 
 def credentials_in(value: Any) -> Iterator[str]:
@@ -53,7 +52,7 @@ def credentials_in(value: Any) -> Iterator[str]:
                 if not isinstance(held, str):
                     left.append(held)
                 elif isinstance(name, str) and is_credential(name, held):
-                    scheme = _SCHEMES.match(held)
+                    scheme = re.match(_SCHEMES, held)
                     yield held.partition(" ")[2].strip() if scheme else held
         elif isinstance(inner, (list, tuple)):
             left += inner

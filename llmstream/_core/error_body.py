@@ -204,7 +204,7 @@ def _message(value: Any, depth: int) -> tuple[str, str | None]:
     """A message as text, and the place in the request that it names."""
     if isinstance(value, (str, int)) and value:
         text = _whole(value)
-        found = _PLACE.match(text)
+        found = re.match(_PLACE, text)
         return _without_input(text), found[1] if found else None
     if isinstance(value, dict) and depth <= _MAX_DEPTH:
         if "msg" in value:
@@ -245,15 +245,15 @@ def _by_place(value: Mapping[Any, Any]) -> tuple[str, str | None]:
 
 
 # "messages.0.content: Field required" (Anthropic, and others that use pydantic)
-_PLACE = re.compile(
+_PLACE = (
     r"([A-Za-z_]\w*(?:\.\w+)*): (?:Extra inputs|Field required|Input should|Input tag|Value error)"
 )
-_INPUT = re.compile(r",? input_value=.*?(?=, input_type=|\])", re.DOTALL)
+_INPUT = r"(?s),? input_value=.*?(?=, input_type=|\])"
 
 
 def _without_input(text: str) -> str:
     """A pydantic error's text without what it shows of the request."""
-    return _INPUT.sub("", text) if "input_value=" in text else text
+    return re.sub(_INPUT, "", text) if "input_value=" in text else text
 
 
 def _place_in(entry: Mapping[str, Any]) -> str | None:
@@ -344,9 +344,9 @@ _INSIDE = (
 )
 _INSIDE_WITHIN = 250  # characters of a text in which such a status is an upstream's
 # "litellm.RateLimitError: ", "openai.BadRequestError: ", "OpenAIException - "
-_EXCEPTION = re.compile(r"(?:[a-z_]+\.)*(?P<name>[A-Z]\w*(?:Error|Exception|Timeout))(?::| -)\s+")
-_TIMEOUT = re.compile(r"litellm\.(?P<name>Timeout):\s+")
-_BOTO = re.compile(r"An error occurred \((?P<name>\w+)\) when calling ")
+_EXCEPTION = r"(?:[a-z_]+\.)*(?P<name>[A-Z]\w*(?:Error|Exception|Timeout))(?::| -)\s+"
+_TIMEOUT = r"litellm\.(?P<name>Timeout):\s+"
+_BOTO = r"An error occurred \((?P<name>\w+)\) when calling "
 _PREFIXES = 6  # names of exceptions in front of each other
 
 
@@ -356,7 +356,7 @@ def _quoted(text: str, depth: int) -> _Quoted | None:
         return None
     rest, names, statuses = text.lstrip(), [], []
     for _ in range(_PREFIXES):
-        name = _EXCEPTION.match(rest) or _TIMEOUT.match(rest) or _BOTO.match(rest)
+        name = re.match(_EXCEPTION, rest) or re.match(_TIMEOUT, rest) or re.match(_BOTO, rest)
         status = None if name else re.match(_STATUS_FORMS, rest)
         if name:
             names.append(name["name"])
@@ -446,7 +446,7 @@ def _end_of_literal(text: str, start: int) -> int:
     return -1
 
 
-_ODD_ESCAPE = re.compile(r"\\[^\\'\"nrtabfvxuUN0-7]")
+_ODD_ESCAPE = r"\\[^\\'\"nrtabfvxuUN0-7]"
 
 
 def _literal(text: str) -> Any:
@@ -455,7 +455,7 @@ def _literal(text: str) -> Any:
         return decode_json(text.encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         pass
-    if _ODD_ESCAPE.search(text):
+    if re.search(_ODD_ESCAPE, text):
         return None  # Python would warn about it
     try:
         return ast.literal_eval(text)

@@ -57,7 +57,7 @@ class Meter:
         self._waited = 0.0  # `Timers.waited` at the last arrival of content
         self._longest_gap: float | None = None
         self._contents = 0  # the session's count before this attempt
-        self._used = Usage()  # the session's usage before this attempt
+        self._used = _NOTHING  # the session's usage before this attempt
 
     # -- moments in
 

@@ -8,7 +8,8 @@ anew for each item: their numbers mean nothing, and no event is passed over for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from .state import Foreign
 
@@ -17,7 +18,7 @@ __all__ = ["Numbering", "Standing"]
 _MOST_GAPS = 64  # ranges of missing numbers that are remembered, the latest ones
 
 
-class Standing(NamedTuple):
+class Standing(Struct, frozen=True):
     """What an event is to the answer so far, where its number is odd.
 
     `ends`: it ends the answer. `adds`: it has, or announces, a part of the answer. `fresh`: it

@@ -152,7 +152,7 @@ _ASKED = (
     r"\d+(?:\.\d+)?(?=['\"]?\s*(?:$|[.,;:)\]}](?:\s|$)|\n)))"
 )
 _WHOLE = rf"(?i)(?:{_DURATION}{_BETWEEN})+"
-_RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?\s*([Zz]|[+-]\d\d:\d\d)")
+_RFC_3339 = r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?\s*([Zz]|[+-]\d\d:\d\d)"
 _EPOCH = 1e8  # seconds: a greater number is a moment, not a wait of years
 _EPOCH_MS = 1e11  # a greater number is a moment in milliseconds
 _LONGEST = 10_000  # characters of a message that are searched
@@ -224,7 +224,7 @@ def _reset(value: str, now: float | None) -> float | None:
         return None
     if number is not None:
         return max(0.0, number / (1000.0 if number >= _EPOCH_MS else 1.0) - now)
-    found = _RFC_3339.fullmatch(value.strip())
+    found = re.fullmatch(_RFC_3339, value.strip())
     if not found:
         return _until(value, now)
     zone = "+00:00" if found[3] in "Zz" else found[3]

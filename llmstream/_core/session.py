@@ -33,6 +33,7 @@ __all__ = ["MAX_EVENT_BYTES", "Session"]
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 _LARGE = 1 << 20  # bytes that arrive at once: only among so many can an event be too wide
 _DONE = b"[DONE]"
+_SHORT = len(_DONE)
 _BLANK = b" \t\r\n"
 _MAX_QUOTE = 300  # characters of a body that is not a stream which an error's message shows
 
@@ -200,7 +201,7 @@ class Session:
         resumed = numbers.resumed
         # All in one loop: one more function call per event would add a tenth to its cost.
         for name, payload in parsed:
-            if len(payload) <= len(_DONE) and not self._is_event(name, payload, events):
+            if len(payload) <= _SHORT and not self._is_event(name, payload, events):
                 if self.ended:
                     return
                 continue
@@ -234,9 +235,11 @@ class Session:
                 self.activity = _CONTENT
                 self.has_content = True
             else:
-                if effect is PROGRESS and self._seen.repeats(event):
-                    effect = NOTHING
-                self._take_effect(effect)
+                if effect is PROGRESS:
+                    if not self._seen.repeats(event) and not self.activity:
+                        self.activity = PROGRESS.activity
+                elif effect is not NOTHING:
+                    self._take_effect(effect)
                 if self.stage is not _OPEN and self.complete:
                     event.chunks += state.flush()
             if self._max_identical is not None:

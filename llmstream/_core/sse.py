@@ -54,23 +54,23 @@ def _parse_uniform(blocks: bytes) -> list[Parsed] | None:
     blocks together instead of some for each."""
     lines = blocks.split(b"\n")
     del lines[-1]
-    events: list[Parsed] = []
+    names: list[str | None]
     if lines[0].startswith(b"data"):
         if len(lines) % 2 or any(lines[1::2]):
             return None
-        for line in lines[::2]:
-            if not line.startswith(b"data: "):
-                return None
-            events.append(("message", line[6:]))
-        return events
-    if len(lines) % 3 or any(lines[2::3]):
-        return None
-    for head, line in zip(lines[::3], lines[1::3], strict=True):
-        name = _NAMES.get(head) or _learned_name(head)
-        if name is None or not line.startswith(b"data: "):
+        data = lines[::2]
+        names = ["message"] * len(data)
+    else:
+        if len(lines) % 3 or any(lines[2::3]):
             return None
-        events.append((name, line[6:]))
-    return events
+        heads, data = lines[::3], lines[1::3]
+        names = list(map(_NAMES.get, heads))
+        if None in names:
+            names = list(map(_learned_name, heads))
+    values = [line[6:] for line in data if line.startswith(b"data: ")]
+    if len(values) != len(data) or None in names:
+        return None
+    return list(zip(names, values, strict=True))  # type: ignore[arg-type]  # no name is None
 
 
 # An `event:` line -> the name. There are some sixty different lines, and thousands of each. The

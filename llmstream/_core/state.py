@@ -8,9 +8,10 @@ relies on the values of `result` and on `overlap`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from ..result import Chunk, Usage, whole_prompt
 from .overlap import OverlapTrimmer
@@ -181,7 +182,7 @@ class ItemState:
         return found
 
 
-class FastPath(NamedTuple):
+class FastPath(Struct, frozen=True):
     """Where a text delta is appended that follows another one of the same part, as most events of
     an answer do. The dialect compares `key` to recognise such a delta. Valid until an event of any
     other kind arrives."""
@@ -229,24 +230,26 @@ class State:
         fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 
+    # What is set once for an answer, or never.
+    response_id: str | None = None
+    status: str | None = None
+    model: str | None = None
+    finish: str | None = None
+    usage = Usage()
+    service_tier: str | None = None
+    primary: int | None = None
+    expected = 1
+    seed = ""
+    stored = True
+    limit: Any = None
+    pinned = False
+    lost = False
+    unplaced = False
+    unix_time: Callable[[], float | None] = staticmethod(_unknown)
+    choices: Any = None
+
     def __init__(self) -> None:
-        self.response_id: str | None = None
-        self.status: str | None = None
-        self.model: str | None = None
-        self.finish: str | None = None
-        self.usage = Usage()
-        self.service_tier: str | None = None
         self.items: dict[int, ItemState] = _Shared()
-        self.primary: int | None = None
-        self.expected = 1
-        self.seed = ""
-        self.stored = True
-        self.limit: Any = None
-        self.pinned = False
-        self.lost = False
-        self.unplaced = False
-        self.unix_time: Callable[[], float | None] = _unknown
-        self.choices: Any = None
         self._ids: dict[str, ItemState] = {}
         self._numbered: dict[int, ItemState] = {}  # the latest item with each number
         self._next = 0  # the first index after all items
@@ -406,18 +409,23 @@ class State:
 _PROMPT = frozenset({"input_tokens", "cached_tokens", "cache_write_tokens"})
 
 
+_NOTHING = Usage()
+
+
 def merge_usage(old: Usage, reported: Usage, cached_beside: bool = False) -> Usage:
     """`old` updated by a further report: the last value per field that is not None. A 0 never
     replaces a positive count of the prompt: some gateways mean "not reported here" by it.
     `cached_beside`: see `whole_prompt`."""
-    names = Usage.__struct_fields__
     kept = False
-    values = []
-    for name, before, now in zip(names, _fields(old), _fields(reported), strict=True):
-        keep = now is None or (now == 0 and bool(before) and name in _PROMPT)
-        kept |= keep and now is not None and name == "input_tokens"
-        values.append(before if keep else now)
-    new = Usage(*values)  # type: ignore[arg-type]  # each value is one of its own field
+    new = reported
+    if old != _NOTHING:
+        names = Usage.__struct_fields__
+        values = []
+        for name, before, now in zip(names, _fields(old), _fields(reported), strict=True):
+            keep = now is None or (now == 0 and bool(before) and name in _PROMPT)
+            kept |= keep and now is not None and name == "input_tokens"
+            values.append(before if keep else now)
+        new = Usage(*values)  # type: ignore[arg-type]  # each value is one of its own field
     prompt = whole_prompt(new, cached_beside)
     unknown = reported.total_tokens is None or kept or cached_beside
     if unknown and prompt is not None and new.output_tokens is not None:

@@ -73,7 +73,7 @@ class CancelScope:
         stop_reason: why the call was stopped, or None. Written under the lock, by any thread.
         scheduled: when the scheduler calls `tick` next. Written by the scheduler.
         phase: the phase of the current attempt.
-        phases: the phases of the current attempt so far, each with the moment of its begin.
+        phases: those of the current attempt so far, each with its begin; None: nobody is told.
         listener: called with each phase and its moment when it begins, or None.
         bytes: the number of bytes received since the request was sent; before that, from a proxy.
         eof: whether the end of the connection's stream was read.
@@ -110,7 +110,7 @@ class CancelScope:
         self._lock = RLock()
         self._connection: Connection | None = None
         self._shut: Connection | None = None  # the one that was shut down
-        self._ended = False
+        self._ended = self.eof = self.reused = self.has_turn = False
         self._pid = process_number()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._scheduler = scheduler
@@ -119,13 +119,10 @@ class CancelScope:
         self.clock = clock
         self.stop_reason: StopReason | None = None
         self.phase = Phase.CONNECT
-        self.phases: list[tuple[Phase, float]] = []
+        self.phases: list[tuple[Phase, float]] | None = []
         self.listener: Callable[[str, float], None] | None = None
         self.bytes = 0
-        self.eof = False
-        self.reused = False
         self.last_byte: float | None = None
-        self.has_turn = False
 
     # -- the reader's side
 
@@ -148,17 +145,14 @@ class CancelScope:
         """A phase begins, now or with the byte that arrived at the moment `at`. Returns the moment
         from which its wait counts: the listener's time is not the service's."""
         self.phase = phase
-        phases = self.phases
         if at is None:
             at = self.clock.monotonic()
-        elif phases and at < phases[-1][1]:  # its bytes arrived with those of the last one
-            at = phases[-1][1]
-        if len(phases) < _MAX_PHASES:
-            phases.append((phase, at))
-        if self.listener is not None:
-            self.listener(phase.value, at)
-            return self.clock.monotonic()
-        return at
+        if self.phases is not None:
+            at = _keep(self.phases, phase, at)
+        if self.listener is None:
+            return at
+        self.listener(phase.value, at)
+        return self.clock.monotonic()
 
     def sending(self) -> None:
         """The connection stands and the request is about to be sent: the first-token clock starts.
@@ -173,26 +167,18 @@ class CancelScope:
         now = self.enter(phase)
         self.bytes = 0
         self.last_byte = None
-        # This ends the wait for the connect, or for a proxy.
-        self._wait_until(self.timers.begin_request(now), now)
+        self._wait_until(self.timers.begin_request(now), now)  # the wait for the connect is over
 
     def begin_wait(self) -> None:
         """The reader is about to wait for the network. Raises Stopped."""
-        if self.stop_reason is not None:
-            raise Stopped
         now = self.clock.monotonic()
-        at = self.timers.begin_wait(now)
-        if at <= now:  # it has run out while the library worked on what had arrived
-            self.tick(now)
-            self.check()
-        if at < self.scheduled:
-            self._scheduler.schedule(self, at)
+        self._wait_until(self.timers.begin_wait(now), now)
 
     def _wait_until(self, at: float, now: float) -> None:
         """The wait that began at `now` ends at `at`, at the latest. Raises Stopped."""
         if self.stop_reason is not None:
             raise Stopped
-        if at <= now:
+        if at <= now:  # it has run out while the library worked on what had arrived
             self.tick(now)
             self.check()
         if at < self.scheduled:
@@ -326,3 +312,12 @@ class CancelScope:
                 return self.timers.at
             self.stop(StopReason(clock=clock))
         return NEVER
+
+
+def _keep(phases: list[tuple[Phase, float]], phase: Phase, at: float) -> float:
+    """Add a phase that begins at `at`; returns the moment: not before the last one's."""
+    if phases and at < phases[-1][1]:  # its bytes arrived with those of the last one
+        at = phases[-1][1]
+    if len(phases) < _MAX_PHASES:
+        phases.append((phase, at))
+    return at

@@ -72,10 +72,10 @@ class Watchdog:
         thread cannot be started."""
         if timed.scheduled <= at:
             return  # an earlier tick is scheduled, and will return the next moment
-        entry = _Entry(timed)
-        before = self._entries.get(id(timed))
+        name, entry = id(timed), _Entry(timed)
+        before = self._entries.get(name)
         self._incoming.append((at, next(self._numbers), entry))
-        self._entries[id(timed)] = entry
+        self._entries[name] = entry
         timed.scheduled = at
         if before is not None:
             before.timed = None

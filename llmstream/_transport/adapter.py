@@ -14,7 +14,7 @@ import contextlib
 import http.client
 from collections.abc import Mapping
 from queue import Empty
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -72,7 +72,7 @@ _NO_TIMEOUT = urllib3.Timeout(None)  # the scope has the clocks
 _MAX_WAYS = 64  # that an adapter remembers
 
 
-class _Way(NamedTuple):
+class _Way(Struct, frozen=True):
     """How urllib3 is asked for an address. `target` is without the query, which may contain a key:
     urllib3 writes it to its log. The connection appends it. `fields` are the headers that come from
     the address."""
@@ -214,8 +214,7 @@ class RequestsTransport:
         error: LLMStreamError | None = None
         cause: OSError | None = None
         # An observer that is notified of a phase, or a signal handler, may make a call of its own.
-        names = ("scope", "query", "tls")
-        outer = [getattr(current, name, None) for name in names]
+        outer = current.scope, current.query, current.tls
         route = Route("the server")
         try:
             GATE.enter(scope)

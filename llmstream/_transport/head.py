@@ -12,11 +12,13 @@ import email.parser
 import http.client
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 __all__ = ["Head", "read_head", "request_head"]
 
 _LONGEST_LINE = 65536  # bytes, as in http.client
+_SHORT_LINE = 64  # bytes of a status line that is kept with its meaning
 _MOST_LINES = 100  # of one head, the empty one at its end included; as in http.client
 _MAX_INTERIM = 20  # interim (1xx) responses that are skipped before the final one
 
@@ -31,8 +33,8 @@ _REQUEST = re.compile(r"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[^:\s][^:\r\n]*: (?:\S[^\r
 def request_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
     """The head of a request, the empty line included. Raises ValueError for a character that would
     break it, UnicodeEncodeError for one that is not of ISO-8859-1."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
-    text = f"{method} {target} HTTP/1.1\r\n{lines}\r\n"
+    lines = map(": ".join, fields.items())
+    text = "\r\n".join((f"{method} {target} HTTP/1.1", *lines, "\r\n"))
     if text.count("\n") != len(fields) + 2 or not _REQUEST.fullmatch(text):
         raise ValueError("a character that the head of a request cannot contain")
     return text.encode("iso-8859-1")
@@ -79,6 +81,10 @@ def read_head(source: Source) -> Head:
 
 
 def _status(data: bytes) -> tuple[str, int, str]:
+    return _parse_status(data) if len(data) > _SHORT_LINE else _known_status(data)
+
+
+def _parse_status(data: bytes) -> tuple[str, int, str]:
     line = data.decode("iso-8859-1")
     if len(line) > _LONGEST_LINE:
         raise http.client.LineTooLong("status line")
@@ -94,6 +100,9 @@ def _status(data: bytes) -> tuple[str, int, str]:
     if not 100 <= status <= 999:
         raise http.client.BadStatusLine(line)
     return words[0], status, words[2].strip() if len(words) > 2 else ""
+
+
+_known_status = lru_cache(maxsize=64)(_parse_status)  # almost all are "HTTP/1.1 200 OK"
 
 
 def _version(protocol: str) -> int:
@@ -126,10 +135,14 @@ def _block(source: Source) -> bytes:
 
 def _fields(text: str) -> tuple[dict[str, str], dict[str, str]]:
     if _PLAIN.fullmatch(text):
-        pairs = [(name.lower(), value) for name, value in _FIELD.findall(text)]
+        pairs = _FIELD.findall(text)
     else:
         parsed = email.parser.Parser(_class=http.client.HTTPMessage).parsestr(text)
-        pairs = [(name.lower(), str(value)) for name, value in parsed.items()]
+        pairs = [(name, str(value)) for name, value in parsed.items()]
+    if not pairs:
+        return {}, {}
+    names, values = zip(*pairs, strict=True)
+    pairs = list(zip(map(str.lower, names), values, strict=True))
     first = dict(reversed(pairs))
     if len(first) == len(pairs):
         return first, first

@@ -38,10 +38,17 @@ _DRAIN = 65536  # bytes that are read after the end of an answer to keep its con
 
 # ---- what http.client reads from ---------------------------------------------------------------
 
-# `current.scope` is the scope of the call that this thread is making, `current.tls` its contexts,
-# `current.query` the query of its URL with the question mark: urllib3 has no way to pass the first
-# two down, and would log the third.
-current = Local()
+
+class _Current(Local):
+    """What urllib3 has no way to pass down, or would log: the scope of the call that this thread is
+    making, its contexts, and the query of its URL with the question mark."""
+
+    scope: Any = None
+    query: Any = None
+    tls: Any = None
+
+
+current = _Current()
 
 
 class _ReportingReader(io.RawIOBase):
@@ -81,9 +88,10 @@ class _ReportingReader(io.RawIOBase):
         """Whether TLS has decrypted bytes that nobody has read: the socket does not show them."""
         # TLS inside the TLS of a proxy is not a socket; its `sslobj` is what a socket's is.
         pending = getattr(getattr(self._sock, "sslobj", self._sock), "pending", None)
-        with contextlib.suppress(OSError, ValueError):
+        try:
             return pending is not None and pending() > 0
-        return False
+        except (OSError, ValueError):
+            return False
 
 
 class _Buffer(io.BufferedReader):
@@ -226,7 +234,7 @@ class RequestsResponse:
         encoded = self.headers.get("content-encoding", "identity") not in ("", "identity")
         self._plain = None if encoded else self._http  # None: it is to be decoded, or a double's
         self._decoder: Decoder | None = None
-        self._broken = False
+        self._broken = self._is_closed = False
 
     def read(self) -> bytes:
         error: LLMStreamError | None = None
@@ -300,10 +308,13 @@ class RequestsResponse:
         self.close()
 
     def close(self) -> None:
+        if self._is_closed:
+            return
         self._scope.detach()
         # Closing a broken connection can fail in many ways.
         with contextlib.suppress(*FOREIGN):
             self._raw.close()
+        self._is_closed = True
 
 
 def _check_whole(body: ReportingResponse) -> None:

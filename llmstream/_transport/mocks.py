@@ -31,12 +31,12 @@ _OWN = ("requests.adapters", "requests.sessions")
 
 def are_active() -> bool:
     """Whether a double of requests is in place at the moment."""
-    methods: tuple[Any, ...] = (
-        HTTPAdapter.send,
-        requests.Session.send,
-        requests.Session.get_adapter,
+    session = requests.Session
+    return (
+        getattr(HTTPAdapter.send, "__module__", None) not in _OWN
+        or getattr(session.send, "__module__", None) not in _OWN
+        or getattr(session.get_adapter, "__module__", None) not in _OWN
     )
-    return any(getattr(m, "__module__", None) not in _OWN for m in methods)
 
 
 def send(adapter: HTTPAdapter, request: HTTPRequest, route: Route, cert: Any) -> Any:
@@ -134,8 +134,8 @@ def recorded(default: Any, ours: Any) -> Any:
 
 def is_recorded() -> bool:
     """Whether VCR.py has replaced urllib3's connections at the moment."""
-    pools = (HTTPConnectionPool, HTTPSConnectionPool)
-    return any(_is_recorder(pool.ConnectionCls) for pool in pools)
+    plain, tls = HTTPConnectionPool.ConnectionCls, HTTPSConnectionPool.ConnectionCls
+    return _is_recorder(plain) or _is_recorder(tls)
 
 
 def _is_recorder(connection: Any) -> bool:

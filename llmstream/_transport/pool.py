@@ -166,13 +166,14 @@ class Idle(Struct):
 
     def since(self) -> tuple[float, float]:
         """Now. By both clocks: on some systems the monotonic one stands while a machine sleeps."""
-        return self.clock.monotonic(), self.clock.time()
+        clock = self.clock
+        return clock.monotonic(), clock.time()
 
     def is_over(self, since: tuple[float, float]) -> bool:
-        if self.timeout is None:
-            return False
-        now = self.since()
-        return max(now[0] - since[0], now[1] - since[1]) >= self.timeout
+        limit, clock = self.timeout, self.clock
+        return limit is not None and (
+            clock.monotonic() - since[0] >= limit or clock.time() - since[1] >= limit
+        )
 
 
 class _IdleQueue:
@@ -193,11 +194,14 @@ class _IdleQueue:
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         if item is None:  # urllib3's mark for a connection that may be made: here, any may
             return
-        self._idle.append((item, self._limit.since()))
+        idle, limit = self._idle, self._limit
+        idle.append((item, limit.since()))
+        places = max(self._places, limit.least)
+        if len(idle) == 1 and places and limit.timeout != 0.0:
+            return  # there is no older one
         with contextlib.suppress(IndexError):  # another thread has taken it
-            places = max(self._places, self._limit.least)
-            while len(self._idle) > places or self._limit.is_over(self._idle[0][1]):
-                self._idle.popleft()[0].close()
+            while len(idle) > places or limit.is_over(idle[0][1]):
+                idle.popleft()[0].close()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         try:

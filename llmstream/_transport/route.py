@@ -4,6 +4,7 @@ it is checked against. What error messages say of it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -51,6 +52,7 @@ def route_of(
     return Route(_place(url), secure, proxy, trust, has_tls)
 
 
+@lru_cache(maxsize=64)
 def _place(url: str) -> str:
     """Host and port, never user, password, path or query."""
     try:

@@ -213,6 +213,10 @@ class Dispatcher:
         """Whether anything of a call with these hooks is reported to anyone."""
         return hooks.anyone or bool(self._propagators)
 
+    def follows(self, hooks: Hooks) -> bool:
+        """Whether anything is reported to anyone before the call has failed, or if it does not."""
+        return hooks.successes or bool(self._propagators)
+
     def notify(self, listeners: Iterable[Listener], *what: Any) -> None:
         """Call each listener. One that raises is logged once, and the others are called all the
         same. Raises the last BaseException that is not an Exception (Ctrl-C), after all calls.

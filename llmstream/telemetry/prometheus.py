@@ -152,6 +152,9 @@ class _Series(NamedTuple):
     in_flight: Gauge
 
 
+_NONE: tuple[None, None] = (None, None)
+
+
 class _Metrics(Collector):
     """The metrics on one registry, shared by its observers. Written and collected while the lock
     is held."""
@@ -259,16 +262,18 @@ class _Metrics(Collector):
         found = self._bound_errors.get(key)
         return found or self._bound_errors.setdefault(key, self._errors.labels(*key))
 
-    def begun(self, api: str, model: str, call: tuple[int, int]) -> None:
+    def begun(self, api: str, model: str, call: tuple[int, int]) -> _Series:
         running = self._running.setdefault((api, model), set())
         series = self.series(api, model)
         running.add(call)
         series.in_flight.set(len(running))
+        return series
 
-    def ended(self, api: str, model: str, call: tuple[int, int]) -> None:
+    def ended(self, api: str, model: str, call: tuple[int, int], series: _Series) -> None:
+        self._after_fork()
         running = self._running.setdefault((api, model), set())
         running.discard(call)
-        self.series(api, model).in_flight.set(len(running))
+        series.in_flight.set(len(running))
 
     # -- forks
 
@@ -343,17 +348,18 @@ class PrometheusObserver:
         if registry is not None and not isinstance(registry, CollectorRegistry):
             raise ConfigurationError(f"registry={shown(registry)}: pass a CollectorRegistry")
         self._metrics = _metrics_on(REGISTRY if registry is None else registry)
-        # The gaps of the calls that run, until they are recorded. Each list belongs to the thread
-        # that reads the call. The dict is shared: single operations on it are atomic.
-        self._gaps: dict[int, list[float]] = {}
+        # The gaps of the calls that run, until they are recorded, and their series. Each list
+        # belongs to the thread that reads the call. The dict is shared: single operations on it are
+        # atomic.
+        self._gaps: dict[int, tuple[list[float], _Series]] = {}
         # What is left to do of an attempt of a call, or (0) of its end.
         self._steps: dict[tuple[int, int], deque[Callable[[], None]]] = {}
         _instances.add(self)
 
     def on_start(self, call: CallRecord) -> None:
         with _lock:
-            self._gaps[call.id] = []
-            self._metrics.begun(*self._labels(call), (id(self), call.id))
+            series = self._metrics.begun(*self._labels(call), (id(self), call.id))
+            self._gaps[call.id] = [], series
 
     def on_first_token(self, call: CallRecord, at_ms: float) -> None:
         with _lock:
@@ -362,22 +368,24 @@ class PrometheusObserver:
     def on_tokens(self, call: CallRecord, at_ms: float, gap_ms: float | None, chunks: int) -> None:
         # Called for every read: no lock, no label.
         if gap_ms is not None:
-            gaps = self._gaps[call.id]
+            gaps = self._gaps[call.id][0]
             gaps.append(gap_ms)
             if len(gaps) >= _BATCH:
                 self._record_gaps(call)
 
     def on_attempt(self, call: CallRecord, attempt: AttemptRecord) -> None:
-        usage = attempt.usage
+        tokens_in, tokens_out = attempt.tokens_in or 0, attempt.usage.output_tokens or 0
         with _lock:
             self._record_gaps(call)
             series = self._series(call)
-            self._once(
-                (call.id, attempt.number),
-                partial(series.tokens_in.inc, max(0, attempt.tokens_in or 0)),
-                partial(series.tokens_out.inc, max(0, usage.output_tokens or 0)),
-                *([self._error_counter(attempt).inc] if attempt.outcome == "error" else ()),
-            )
+            steps: list[Callable[[], None]] = []
+            if tokens_in > 0:
+                steps.append(partial(series.tokens_in.inc, tokens_in))
+            if tokens_out > 0:
+                steps.append(partial(series.tokens_out.inc, tokens_out))
+            if attempt.outcome == "error":
+                steps.append(self._error_counter(attempt).inc)
+            self._once((call.id, attempt.number), steps)
 
     def on_retry(self, call: CallRecord, retry: RetryRecord) -> None:
         with _lock:
@@ -389,16 +397,18 @@ class PrometheusObserver:
             if call.id not in self._gaps:
                 return  # its start was not reported to this observer
             series = self._series(call)
-            self._metrics.ended(*self._labels(call), (id(self), call.id))
-            self._once(
-                (call.id, 0),
-                partial(_observe, series.total[end.outcome], end.total_ms, call),
-                partial(series.backoff.inc, end.backoff_ms),
-                *([self._error_counter(end).inc] if _failed_outside(end) else ()),
-            )
+            self._metrics.ended(*self._labels(call), (id(self), call.id), series)
+            steps: list[Callable[[], None]] = [
+                partial(_observe, series.total[end.outcome], end.total_ms, call)
+            ]
+            if end.backoff_ms > 0:
+                steps.append(partial(series.backoff.inc, end.backoff_ms))
+            if _failed_outside(end):
+                steps.append(self._error_counter(end).inc)
+            self._once((call.id, 0), steps)
             self._gaps.pop(call.id, None)
 
-    def _once(self, what: tuple[int, int], *steps: Callable[[], None]) -> None:
+    def _once(self, what: tuple[int, int], steps: Iterable[Callable[[], None]]) -> None:
         """Do each step once, also where `what` is told again after an interrupt."""
         left = self._steps.setdefault(what, deque(steps))
         while left:
@@ -407,17 +417,18 @@ class PrometheusObserver:
         self._steps.pop(what, None)
 
     def _record_gaps(self, call: CallRecord) -> None:
-        gaps = self._gaps.get(call.id)
-        if gaps:
+        gaps, series = self._gaps.get(call.id, _NONE)
+        if gaps and series is not None:
             with _lock:
-                self._series(call).gap.observe_all(gaps)
+                series.gap.observe_all(gaps)
             gaps.clear()
 
     def _error_counter(self, record: AttemptRecord | CallRecord) -> Counter:
         return self._metrics.errors(_code(record.error_code), _type(record.error_type))
 
     def _series(self, call: CallRecord) -> _Series:
-        return self._metrics.series(*self._labels(call))
+        series = self._gaps.get(call.id, _NONE)[1]
+        return series or self._metrics.series(*self._labels(call))
 
     def _labels(self, call: CallRecord) -> tuple[str, str]:
         return (

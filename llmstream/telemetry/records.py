@@ -76,7 +76,7 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     phases: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        if not _are_printable(self.model, self.request_id):
+        if not f"{self.model}{self.request_id}".isprintable():  # one look at all: most are
             _make_printable(self, ("model", "request_id"))
 
     @property
@@ -146,8 +146,8 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     retries: tuple[RetryRecord, ...] = ()
 
     def __post_init__(self) -> None:
-        texts = (self.model, self.reason, self.finish)
-        if not _are_printable(*texts, self.request_id, self.response_id, self.response_model):
+        chosen = f"{self.model}{self.reason}{self.finish}"
+        if not f"{chosen}{self.request_id}{self.response_id}{self.response_model}".isprintable():
             _make_printable(self, _OF_A_CALL)
 
     @property
@@ -181,11 +181,6 @@ def _make_printable(record: Struct, names: tuple[str, ...]) -> None:
         text = getattr(record, name)
         if text is not None and not text.isprintable():
             force_setattr(record, name, printable(text))
-
-
-def _are_printable(*texts: str | None) -> bool:
-    """Whether there is nothing to do. One look at all of them: most are."""
-    return "".join([text for text in texts if text]).isprintable()
 
 
 def outcome(error: LLMStreamError | None) -> str:

@@ -21,7 +21,7 @@ from ..result import Attempt, Result, Usage, total_usage
 from .observer import NO_HEADERS, Dispatcher, Hooks, Listener
 from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord, error_code, outcome
 
-__all__ = ["Reporter", "start_reporter"]
+__all__ = ["Reporter"]
 
 
 _Made = tuple[Attempt, tuple[tuple[Phase, float], ...]]  # an attempt and its phases
@@ -31,7 +31,7 @@ class Reporter:
     """Makes the records of one call, and passes them to the observers. Used by the thread that
     reads the call. `phase` and `tokens` are None where no observer has that hook, so that the
     reader can skip the work; and a record is made when there is someone to be given it. `known`
-    are the fields of the call's record, as it begins."""
+    are further fields of the call's record, as it begins."""
 
     __slots__ = (
         "_attempts",
@@ -58,7 +58,7 @@ class Reporter:
         hooks: Hooks,
         request: Request,
         begun: float,
-        known: dict[str, Any],
+        **known: Any,
     ) -> None:
         self._dispatcher = dispatcher
         self._hooks = hooks
@@ -85,7 +85,16 @@ class Reporter:
         """The record of the call's start: always the same one."""
         call = self._call
         if call is None:
-            call = self._call = CallRecord(**self._known)
+            request = self._request
+            assert request is not None
+            call = self._call = CallRecord(
+                id=next(call_numbers),
+                model=request.model,
+                max_output_tokens=request.max_output_tokens,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                **self._known,
+            )
         return call
 
     def start(self) -> None:
@@ -94,6 +103,11 @@ class Reporter:
         if self._hooks["on_start"]:
             self._must_tell(self._hooks["on_start"], self.call)
             self.tell_rest()
+
+    @property
+    def records(self) -> bool:
+        """Whether the records of all attempts are needed, with their phases."""
+        return self._hooks.successes
 
     @property
     def attempts(self) -> int:
@@ -114,7 +128,7 @@ class Reporter:
         if not listeners:
             return
         if self._untold is None:
-            self._untold, self._elsewhere = deque(), _Elsewhere()
+            self._untold = deque()
         self._untold.extend([_Told(listener, what) for listener in listeners])
 
     def tell_rest(self) -> None:
@@ -125,20 +139,21 @@ class Reporter:
         if not self._untold:
             return
         elsewhere = self._elsewhere
-        assert elsewhere is not None
         interrupt: BaseException | None = None
         for told in tuple(self._untold) if self._mine else ():
-            while told.times < _TIMES and not elsewhere.takes(told):
+            while told.times < _TIMES and (elsewhere is None or not elsewhere.takes(told)):
                 try:
                     told.times += 1
-                    self._dispatcher.notify((told.listener,), *told.what)
+                    self._dispatcher.notify(told.listeners, *told.what)
                     break
                 except BaseException as exc:
                     interrupt = exc
             else:
+                if elsewhere is None:
+                    elsewhere = self._elsewhere = _Elsewhere()
                 elsewhere.add(told)
             self._untold.remove(told)
-        if elsewhere.left:
+        if elsewhere is not None and elsewhere.left:
             defer(partial(elsewhere.tell, self._dispatcher))
         if interrupt is not None:
             raise interrupt
@@ -161,12 +176,14 @@ class Reporter:
             self._notify("on_first_token", self.call, self._ms(at))
 
     def _tokens(self, at: float, gap: float | None, chunks: int) -> None:
-        gap_ms = None if gap is None else gap * 1000.0
-        self._notify("on_tokens", self.call, self._ms(at), gap_ms, chunks)
+        if self._mine:
+            call, at_ms = self._call or self.call, (at - self._begun) * 1000.0
+            gap_ms = None if gap is None else gap * 1000.0
+            self._dispatcher.notify(self._hooks["on_tokens"], call, at_ms, gap_ms, chunks)
 
-    def attempt(self, attempt: Attempt, phases: Iterable[tuple[Phase, float]]) -> None:
-        """An attempt has ended."""
-        self._made.append((attempt, tuple(phases)))
+    def attempt(self, attempt: Attempt, phases: Iterable[tuple[Phase, float]] | None) -> None:
+        """An attempt has ended. `phases` is None where they were not kept."""
+        self._made.append((attempt, tuple(phases or ())))
         if self._hooks.successes:
             self._record_attempts()
             self.tell_rest()
@@ -174,36 +191,9 @@ class Reporter:
     def _record_attempts(self) -> None:
         """Make the records of the attempts that have none."""
         for attempt, phases in self._made[len(self._attempts) :]:
-            record = self._record(attempt, phases)
+            record = _record(self.call, self._begun, attempt, phases)
             self._must_tell(self._hooks["on_attempt"], self.call, record)
             self._attempts.append(record)
-
-    def _record(self, attempt: Attempt, phases: Iterable[tuple[Phase, float]]) -> AttemptRecord:
-        call, error, begun = self.call, attempt.error, self._begun
-        return AttemptRecord(
-            trace_id=call.trace_id,
-            api=call.api,
-            model=call.model,
-            host=call.host,
-            number=attempt.number,
-            outcome=outcome(error),
-            phase=attempt.phase,
-            error_type=None if error is None else type(error).__name__,
-            error_code=error_code(error),
-            status=attempt.status,
-            request_id=attempt.request_id,
-            started_ms=attempt.started_ms,
-            total_ms=attempt.duration_ms,
-            first_token_ms=attempt.first_token_ms,
-            longest_gap_ms=attempt.longest_gap_ms,
-            throttled_ms=attempt.throttled_ms,
-            wait_ms=attempt.delay_ms,
-            usage=attempt.usage or Usage(),
-            chunks=attempt.chunks,
-            bytes=attempt.bytes,
-            resent=attempt.resent,
-            phases=tuple([(phase._value_, (at - begun) * 1000.0) for phase, at in phases]),
-        )
 
     def retry(self, delay: float) -> None:
         """After the attempt that was reported last another one follows, in `delay` seconds."""
@@ -266,6 +256,36 @@ class Reporter:
             self._request = None  # a kept stream does not keep its prompt
 
 
+def _record(
+    call: CallRecord, begun: float, attempt: Attempt, phases: Iterable[tuple[Phase, float]]
+) -> AttemptRecord:
+    error = attempt.error
+    return AttemptRecord(
+        trace_id=call.trace_id,
+        api=call.api,
+        model=call.model,
+        host=call.host,
+        number=attempt.number,
+        outcome=outcome(error),
+        phase=attempt.phase,
+        error_type=None if error is None else type(error).__name__,
+        error_code=error_code(error),
+        status=attempt.status,
+        request_id=attempt.request_id,
+        started_ms=attempt.started_ms,
+        total_ms=attempt.duration_ms,
+        first_token_ms=attempt.first_token_ms,
+        longest_gap_ms=attempt.longest_gap_ms,
+        throttled_ms=attempt.throttled_ms,
+        wait_ms=attempt.delay_ms,
+        usage=attempt.usage or Usage(),
+        chunks=attempt.chunks,
+        bytes=attempt.bytes,
+        resent=attempt.resent,
+        phases=tuple([(phase._value_, (at - begun) * 1000.0) for phase, at in phases]),
+    )
+
+
 def _sums(attempts: tuple[AttemptRecord, ...]) -> dict[str, Any]:
     """What a call's record has of its attempts."""
     if len(attempts) == 1:
@@ -298,55 +318,36 @@ class _Elsewhere:
 
     def __init__(self) -> None:
         self.left: deque[_Told] = deque()
-        self._observers: set[int] | None = None
-        self._lock: Lock | None = None
+        self._observers: set[int] = set()
+        self._lock = Lock()
 
     def takes(self, told: _Told) -> bool:
-        return self._observers is not None and told.observer in self._observers
+        return told.observer in self._observers
 
     def add(self, told: _Told) -> None:
-        if self._observers is None:
-            self._lock, self._observers = Lock(), set()
         self._observers.add(told.observer)
         self.left.append(told)
 
     def tell(self, dispatcher: Dispatcher) -> None:
-        assert self._lock is not None
         with self._lock:
             while self.left:
                 told = self.left[0]
                 with contextlib.suppress(BaseException):  # there is nobody to raise it to
-                    dispatcher.notify((told.listener,), *told.what)
+                    dispatcher.notify(told.listeners, *told.what)
                 self.left.popleft()
 
 
 class _Told:
     """What one listener must be told, and how often that was tried."""
 
-    __slots__ = ("listener", "times", "what")
+    __slots__ = ("listeners", "times", "what")
 
     def __init__(self, listener: Listener, what: tuple[Any, ...]) -> None:
-        self.listener = listener
+        self.listeners = (listener,)
         self.what = what
         self.times = 0
 
     @property
     def observer(self) -> int:
-        return id(getattr(self.listener, "__self__", self.listener))
-
-
-def start_reporter(
-    dispatcher: Dispatcher, request: Request, *, begun: float, trace_id: str, **known: Any
-) -> Reporter | None:
-    """The reporter of a call that begins at `begun` (monotonic seconds); None where nothing of it
-    would be reported to anyone. `known` are further fields of the call's record."""
-    hooks = dispatcher.hooks()
-    if not dispatcher.listens(hooks):
-        return None
-    known["id"] = next(call_numbers)
-    known["trace_id"] = trace_id
-    known["model"] = request.model
-    known["max_output_tokens"] = request.max_output_tokens
-    known["temperature"] = request.temperature
-    known["top_p"] = request.top_p
-    return Reporter(dispatcher, hooks, request, begun, known)
+        (listener,) = self.listeners
+        return id(getattr(listener, "__self__", listener))

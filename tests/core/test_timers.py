@@ -287,6 +287,28 @@ def test_a_wait_that_follows_a_wait_loses_no_time() -> None:
     assert c.expired(10.0) == "connect"
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_phase_and_its_wait_begin_in_one_step(waiting: bool, resumed: bool) -> None:
+    """`begin_connect` and `begin_request` are what the single steps are, one after the other."""
+    one, other = (
+        clocks(connect=10, first_token=7, idle=5),
+        clocks(connect=10, first_token=7, idle=5),
+    )
+    for c in (one, other):
+        c.resumed = resumed
+    assert one.begin_connect(1.0) == (other.connecting(), other.begin_wait(1.0))[1]
+    if not waiting:
+        for c in (one, other):
+            c.end_wait(2.0, received=True)
+    for now in (3.0, 4.0):  # before it is sent, and after that
+        other.end_wait(now, received=False)
+        assert one.begin_request(now) == (other.requesting(), other.begin_wait(now))[1]
+        assert {n: getattr(one, n) for n in Timers.__slots__ if n != "timeouts"} == {
+            n: getattr(other, n) for n in Timers.__slots__ if n != "timeouts"
+        }
+
+
 def test_work_on_what_arrived_counts_until_it_is_handed_over() -> None:
     """A service that sends as fast as the library reads never makes it wait: its clock runs all
     the same. What the caller does with a batch is not the service's time."""

@@ -7,6 +7,7 @@ event is far more than that. Times are in benchmarks/.
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Callable
 from types import FrameType
@@ -33,12 +34,15 @@ class Effort(NamedTuple):
     calls: float
 
 
-def counted(work: Callable[[], Any]) -> tuple[int, int]:
-    """Instructions and calls of Python functions while `work` runs, in this thread."""
+def counted(work: Callable[[], Any], where: re.Pattern[str] | None = None) -> tuple[int, int]:
+    """Instructions and calls of Python functions while `work` runs, in this thread; `where`: only
+    those of files with such a path."""
     instructions = calls = 0
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal instructions, calls
+        if where is not None and not where.fullmatch(frame.f_code.co_filename.replace("\\", "/")):
+            return None
         if event == "call":
             calls += 1
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
@@ -117,6 +121,11 @@ CORE = {
     ("chat", 1): Effort(570, 14),
 }
 CALL = Effort(1650, 66)  # with one event a read, and what the double of the network does
+AROUND_A_CALL = {  # once a call
+    "responses": Effort(7400, 330),
+    "messages": Effort(6700, 300),
+    "chat": Effort(5900, 260),
+}
 TOLD = Effort(140, 10)  # one observer more, told of every read
 
 
@@ -138,6 +147,24 @@ def test_a_call_takes_few_steps(api: str) -> None:
     watched = per_event(stream_work(api, observers=[Everything()]))
     assert watched.instructions - alone.instructions <= TOLD.instructions, (watched, alone)
     assert watched.calls - alone.calls <= TOLD.calls, (watched, alone)
+
+
+# What begins and ends a call: its parts, clocks and records, but not its events or the network.
+AROUND = re.compile(
+    r".*/llmstream/(?:(?:_call|_runtime|_settings|telemetry)/.*|(?:client|stream)\.py"
+    r"|_core/(?:timers|meter)\.py)"
+)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_a_call_begins_and_ends_in_few_steps(api: str) -> None:
+    """From `Client.stream` to the result of an answer of one word, where nobody listens and the log
+    takes no line of a success."""
+    client = Client(api, base_url="http://test", transport=FakeTransport(words(1), words(1)))
+    client.stream("Hi", model="a-model").result()  # decoders are made
+    effort = Effort(*counted(lambda: client.stream("Hi", model="a-model").result(), AROUND))
+    assert effort.instructions <= AROUND_A_CALL[api].instructions, effort
+    assert effort.calls <= AROUND_A_CALL[api].calls, effort
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -22,10 +22,10 @@ from told import (
     timed,
 )
 
-from llmstream import Stream
+from llmstream import Client, Stream
 from llmstream.result import printable
 from llmstream.telemetry import CallRecord, LogObserver
-from llmstream.testing import Answer, LLMServer, Pause, Reply
+from llmstream.testing import Answer, FakeTransport, LLMServer, Pause, Reply
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -75,6 +75,26 @@ def test_the_line_of_a_success(log: pytest.LogCaptureFixture) -> None:
         "response_id": "resp_test",
     }
     json.dumps(extra_of(record))
+
+
+def test_of_a_success_that_no_line_shows_no_record_is_made(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At WARNING, where nobody else listens; and a failure has its line all the same, with what was
+    before it."""
+    log.set_level(logging.WARNING, logger="llmstream")
+    client = Client("responses", base_url="http://test/v1", transport=FakeTransport(THREE))
+    made: list[CallRecord] = []
+    monkeypatch.setattr("llmstream.telemetry.reporter.CallRecord", made.append)
+    assert client.stream(PROMPT, model="m").result().text
+    assert (made, log.records) == ([], [])
+    monkeypatch.undo()
+    log.set_level(logging.WARNING, logger="llmstream")
+    client, _, _ = make(*[Reply.error(503)] * 5, observers=[])
+    failure(client.stream(PROMPT, trace_id="t-1"), lambda s: s.result())
+    lines = [record.getMessage().partition(":")[0] for record in log.records]
+    assert lines == [*["call retried"] * (len(lines) - 1), "call ended"]
+    assert f"attempts={len(lines)} retries={len(lines) - 1}" in log.records[-1].getMessage()
 
 
 def test_the_lines_of_a_retry_and_an_error(log: pytest.LogCaptureFixture) -> None:

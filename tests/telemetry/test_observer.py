@@ -32,7 +32,6 @@ from llmstream.telemetry.context import current_trace_id
 from llmstream.telemetry.log import LogObserver
 from llmstream.telemetry.observer import Dispatcher, Observer
 from llmstream.telemetry.records import CallRecord, RequestContent
-from llmstream.telemetry.reporter import start_reporter
 from llmstream.testing import Answer, LLMServer, Pause, Reply
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -395,11 +394,10 @@ def test_an_observer_may_make_calls_itself() -> None:
 def test_none_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without observers and with the logger silenced there is no reporter at all; with either one
     there is."""
-    known: dict[str, Any] = {"begun": 0.0, "trace_id": "t", "api": "responses", "host": "h"}
-    call = type("Call", (), dict.fromkeys(("model", "max_output_tokens", "temperature", "top_p")))
 
     def watched(*observers: Any) -> bool:
-        return start_reporter(Dispatcher(observers), call, **known) is not None
+        dispatcher = Dispatcher(observers)
+        return dispatcher.listens(dispatcher.hooks())
 
     logger = logging.getLogger("llmstream")
     monkeypatch.setattr(logger, "level", logging.ERROR)

@@ -526,6 +526,8 @@ def _matched(items: list[ItemState], output: list[ev.Item]) -> dict[int, ItemSta
     another text. Within each step the item at the same position comes first (some servers count
     positions from 1).
     """
+    if len(items) == len(output) == 1 and items[0].id is not None and items[0].id == output[0].id:
+        return {0: items[0]}  # the usual case
     matched: dict[int, ItemState] = {}
     # Ordered: a dict that has lost its first thousands is slow to find the next one.
     left = OrderedDict((item.index, item) for item in items)
@@ -794,7 +796,8 @@ class ResponsesDialect(TypedDialect):
         ):
             event.chunks = state.append_fast(fast, event.delta)
             return CONTENT
-        return super().apply(state, event)
+        state.fast_path = None
+        return self.table[type(event)](state, event)
 
     def standing(self, state: State, event: AnyEvent) -> Standing:
         kind = type(event)
