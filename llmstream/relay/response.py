@@ -46,7 +46,7 @@ def response_of(
     if stream is None:
         return Response(204, access, _NOTHING)
     if has_method(stream, "events") and has_method(stream, "cancel"):
-        if last_event_id is not None:
+        if last_event_id:
             stream.close()
             return Response(204, access, _NOTHING)
         body = sse(stream, protocol, version=version, heartbeat=heartbeat, **options)
