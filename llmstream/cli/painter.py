@@ -1,0 +1,109 @@
+"""Where an answer is painted while it arrives: `painter_for(sys.stdout)`.
+
+A painter is used by one thread. It starts no thread, keeps no file and sets no signal handler: what
+it holds back is painted with the next piece, by `tick`, or by `finish` and `abort`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TextIO
+
+from .._core.terminal import for_terminal
+
+__all__ = ["Painter", "PipePainter", "PlainPainter", "painter_for"]
+
+
+class Painter(Protocol):
+    """Takes the pieces of one answer, and shows them. All of it may raise OSError, of the output.
+
+    Pieces may be cut anywhere. After `finish` or `abort` the painter takes no more.
+    """
+
+    def add(self, text: str) -> None:
+        """A piece of the answer."""
+
+    def thinking(self, text: str) -> None:
+        """A piece of the thinking; pipes and files are not given it."""
+
+    def restart(self) -> None:
+        """The answer begins anew. What is painted stays, and a line says so."""
+
+    def tick(self) -> None:
+        """Paint what is held back, if it is time. For a caller that waits for the next piece."""
+
+    def finish(self) -> None:
+        """The answer is whole: paint the rest, and end the line."""
+
+    def abort(self) -> None:
+        """The answer ends early, by an error or an interrupt: paint what has arrived, and leave the
+        terminal as it was found. Also after `finish`, and twice."""
+
+
+def painter_for(out: TextIO, *, plain: bool = False, end_line: bool = True) -> Painter:
+    """The painter for `out`: Markdown on a terminal, if rich is there (extra `rich`); text on a
+    terminal that cannot move its cursor, and with `plain`; the text as it is elsewhere.
+
+    `end_line`: whether a pipe is given a newline after a text that does not end with one.
+    """
+    if not out.isatty():
+        return PipePainter(out, end_line=end_line)
+    return PlainPainter(out)
+
+
+class PipePainter:
+    """Writes the answer as it is, each piece at once."""
+
+    def __init__(self, out: TextIO, *, end_line: bool = True) -> None:
+        self._out = out
+        self._end_line = end_line
+        self._last = "\n"
+
+    def add(self, text: str) -> None:
+        self._write(text)
+
+    def thinking(self, text: str) -> None:
+        """Not written: a program that reads the answer would take it for a part of it."""
+
+    def restart(self) -> None:
+        if not self._last.endswith("\n"):
+            self._write("\n")
+        self._write("[the answer begins anew]\n")
+
+    def tick(self) -> None:
+        """Nothing is held back."""
+
+    def finish(self) -> None:
+        if self._end_line and not self._last.endswith("\n"):
+            self._write("\n")
+
+    def abort(self) -> None:
+        self.finish()
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._out.write(text)
+            self._out.flush()
+            self._last = text
+
+
+class PlainPainter(PipePainter):
+    """Writes the answer to a terminal: control characters are shown as escapes."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__(out)
+        self._thinking = False
+
+    def add(self, text: str) -> None:
+        self._write(self._turned(False, text))
+
+    def thinking(self, text: str) -> None:
+        self._write(self._turned(True, text))
+
+    def _turned(self, thinking: bool, text: str) -> str:
+        """`text`, after a line that says that the thinking begins, or that it has ended."""
+        text = for_terminal(text)
+        if not text or thinking == self._thinking:
+            return text
+        self._thinking = thinking
+        line = "" if self._last.endswith("\n") else "\n"
+        return f"{line}[{'thinking' if thinking else 'answer'}]\n{text}"
