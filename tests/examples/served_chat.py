@@ -11,7 +11,7 @@ from llmstream import relay
 from llmstream.examples.flask_chat import create_app
 from llmstream.examples.service import PAGE, client_from_env
 
-HEARTBEAT = 1.0  # seconds: a browser that left is noticed within this and one more
+HEARTBEAT = 0.5  # seconds: a browser that left is noticed within this and one more
 
 
 def flask_app() -> Flask:
