@@ -638,6 +638,34 @@ def test_a_forked_child_has_connections_of_its_own(redis_server: RedisServer, lo
     assert text_in(whole(log, "b")) == TEXT
 
 
+def test_a_lock_of_redis_py_that_was_held_at_a_fork_holds_up_nobody(
+    redis_server: RedisServer, log_of: Make
+) -> None:
+    log = log_of(redis_server)
+    publish(log, Scripted(*WORDS, finishes=True)).wait(PATIENCE)
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with log._line.client.connection_pool._lock:
+            held.set()
+            over.wait(PATIENCE)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(PATIENCE)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if text_in(whole(log)) == TEXT else 1)
+    over.set()
+    thread.join()
+    try:
+        eventually(lambda: os.waitpid(child, os.WNOHANG)[0], "the child does not hang")
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+
+
 # ---- mistakes ----------------------------------------------------------------------------------
 
 

@@ -23,9 +23,9 @@ from log_tools import (
     kind,
     text_in,
 )
-from support import ANSWER, DELTAS, OPENING, PATIENCE, PROMPT, eventually, in_threads
+from support import ANSWER, DELTAS, ONCE, OPENING, PATIENCE, PROMPT, eventually, in_threads
 
-from llmstream import Cancelled, Client, ConfigurationError, relay
+from llmstream import Cancelled, Client, ConfigurationError, StreamInterrupted, relay
 from llmstream.relay.body import BrokenBody
 from llmstream.relay.log.base import TOO_LONG, UNATTENDED
 from llmstream.testing import Answer, LLMServer, Reply, Reset, Silence
@@ -116,6 +116,19 @@ def test_the_connection_is_cut_at_each_event_in_turn(log: Any, server: LLMServer
             assert whole(log) == all_of_it
         assert len(server.requests) == 1
     assert text_in(all_of_it) == "one two three four"
+
+
+def test_the_answer_can_be_kept(log: Any, server: LLMServer) -> None:
+    """Whoever has published it waits for its end, and has its result."""
+    server.script(Reply(ANSWER), Reply([*OPENING, Reset()]))
+    with Client("responses", base_url=server.base_url, api_key="k") as client:
+        stream = client.stream(PROMPT)
+        assert publish(log, stream).wait(PATIENCE)
+        assert stream.result().text == "one two three four"
+        failing = client.stream(PROMPT, retry=ONCE)
+        assert publish(log, failing, "b").wait(PATIENCE)
+        with pytest.raises(StreamInterrupted):
+            failing.result()
 
 
 def test_the_connection_is_cut_while_the_answer_is_made(log: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from ..._core.checks import has_method, shown
 from ..._runtime.clock import SYSTEM_CLOCK
-from ..._runtime.fork import process_number
+from ..._runtime.fork import process_number, renew_in_child
 from ..._transport.race import shut_down
 from ...errors import ConfigurationError
 from .base import FULL, LogError
@@ -105,14 +106,24 @@ def translated() -> Iterator[None]:
         raise LogError(f"Redis refuses the log of answers: {exc}", retryable=False) from exc
 
 
+def _anew(url: str, current: list[Any]) -> Any:
+    """The client of a forked child. A pool of redis-py 8 that a thread of the parent is using at
+    the fork stays locked: so the parent's client is not used here, and not closed either."""
+    current[0].auto_close_connection_pool = False
+    current[0] = client_of(url)
+    return current[0]
+
+
 class Line:
     """The way to Redis, for commands that do not wait. Thread-safe."""
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        encoder = client.get_encoder()
+    def __init__(self, url: Any) -> None:
+        self.client = client_of(url)
+        encoder = self.client.get_encoder()
         self._encoding, self._errors = encoder.encoding, encoder.encoding_errors
         self._scripts: dict[str, Any] = {}
+        if isinstance(url, str):
+            renew_in_child(self, client=partial(_anew, url, [self.client]), _scripts=dict)
 
     def bytes_of(self, value: Any) -> bytes:
         """What was sent, though the client may have decoded it."""
@@ -159,12 +170,12 @@ class Blocked:
     """The connection of one thread that waits for new entries of a stream (XREAD BLOCK). Another
     thread may end the wait."""
 
-    def __init__(self, client: Any) -> None:
-        self._shared = client
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._own: list[Any] = []  # one client at most, with the connection; `pop` is atomic
         self._process = process_number()
         timeout = None
-        pool = getattr(client, "connection_pool", None)
+        pool = getattr(line.client, "connection_pool", None)
         if pool is not None:
             timeout = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
         # A reply that comes later than the socket's timeout would be an error.
@@ -199,9 +210,9 @@ class Blocked:
             self._own.clear()  # the connection is the parent's
             self._process = process_number()
         if not self._own:
-            pool = getattr(self._shared, "connection_pool", None)
+            pool = getattr(self._line.client, "connection_pool", None)
             if pool is None:  # a cluster finds the server of each key
-                return self._shared
+                return self._line.client
             import redis
 
             self._own.append(redis.Redis(connection_pool=pool, single_connection_client=True))

@@ -35,7 +35,7 @@ from .base import (
     checked_seconds,
     failed,
 )
-from .line import Away, Blocked, Line, Patience, client_of, milliseconds, text_of
+from .line import Away, Blocked, Line, Patience, milliseconds, text_of
 
 __all__ = ["RedisLog"]
 
@@ -118,7 +118,7 @@ class RedisLog:
         self.max_answer_bytes = checked_count("max_answer_bytes", max_answer_bytes)
         _checked_prefix(prefix)
         self._client_is_own = isinstance(url, str)
-        self._line = Line(client_of(url))
+        self._line = Line(url)
         self._setup = _Setup(self._line, self.ttl, self.lease, self.max_answer_bytes, prefix)
         new_keeper = partial(_Keeper, self._setup)  # it must not refer to this log
         self._keeper = new_keeper()
@@ -333,7 +333,7 @@ class _Reader:
         self._setup = setup
         self._keys = keys
         self._at = at
-        self._blocked = Blocked(setup.line.client)
+        self._blocked = Blocked(setup.line)
         self._patience = Patience(setup.lease)
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._look_at = -NEVER  # when to ask whether the producer lives
@@ -419,7 +419,7 @@ class _Keeper:
         self._is_alive = False
         self._heard = "0-0"  # the last command
         self._bell: SimpleQueue[None] = SimpleQueue()
-        self._blocked = Blocked(setup.line.client)  # where the thread listens
+        self._blocked = Blocked(setup.line)  # where the thread listens
 
     @property
     def worker(self) -> str:
@@ -485,7 +485,7 @@ class _Keeper:
 
     def _obey(self, seconds: float) -> None:
         if self._blocked.is_closed():
-            self._blocked = Blocked(self._setup.line.client)
+            self._blocked = Blocked(self._setup.line)
             if not self._writers:  # closed in vain
                 return
         commands = self._setup.commands_of(self.worker)
