@@ -145,6 +145,10 @@ def _listener() -> Iterator[socket.socket]:
         yield listener
 
 
+# Where the tests are killed, the servers end too (Linux; they are in sessions of their own).
+_WITH_US = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+
+
 @contextlib.contextmanager
 def _run(
     folder: Path,
@@ -159,7 +163,7 @@ def _run(
     kept = {n: v for n, v in os.environ.items() if not n.lower().endswith("_proxy")}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *command] if is_python else command,
+            [*_WITH_US, *([sys.executable, *command] if is_python else command)],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
