@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from shells import notebook  # noqa: F401 (a fixture)
 from support import ONCE, clocks
 
 from llmstream import Client

@@ -9,9 +9,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from shells import Notebook
 from support import ANSWER, BLOCKS, ONCE, PROMPT, clocks, eventually, run_traced
 
-from llmstream import Client, SubscriberLagged, fanout, pace
+from llmstream import Client, Result, SubscriberLagged, fanout, pace
 from llmstream.testing import LLMServer, Reply, Silence
 
 pytestmark = pytest.mark.attack
@@ -50,12 +51,17 @@ def handled(client: Client) -> None:
     assert client.stream(PROMPT).handle(Handler())
 
 
+def displayed(client: Client) -> None:
+    assert client.stream(PROMPT).display(0.001).text == "one two three four"
+
+
 WORK: dict[str, tuple[Callable[[Client], None], Any]] = {
     "pace": (paced, ANSWER),
     "pace, left": (paced_and_left, HANGING),
     "fanout": (fanned, ANSWER),
     "fanout, left": (fanned_and_left, HANGING),
     "handle": (handled, ANSWER),
+    "display, printed": (displayed, ANSWER),
 }
 
 
@@ -96,11 +102,35 @@ def test_an_interrupt_at_any_line(
     monkeypatch.setattr("sys.unraisablehook", lambda _: None)
     server.default = lambda _: answer
     client = client_for(server, retry=ONCE, timeouts=clocks(30.0))
-    total = interrupted(lambda: work(client), at=-1)
+    interrupt_everywhere(lambda: work(client))
+    client.close()
+    eventually(lambda: server.open_connections == 0, "the connections are closed")
+
+
+def interrupt_everywhere(work: Callable[[], None]) -> None:
+    total = interrupted(work, at=-1)
     assert total > 50
     for at in range(1, total, 2):
-        interrupted(lambda: work(client), at)
+        interrupted(work, at)
         assert [*pace(["the next reader"])]
         eventually(lambda: not readers(), f"the threads of the readers have ended ({at})")
+
+
+def test_an_interrupt_at_any_line_of_a_notebook(
+    notebook: Notebook,
+    server: LLMServer,
+    client_for: Callable[..., Client],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cell after it has its own output, and the shell is as it was."""
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+    server.default = lambda _: ANSWER
+    client = client_for(server, retry=ONCE, timeouts=clocks(30.0))
+    interrupt_everywhere(lambda: displayed(client))
+    notebook.outputs.clear()
+    result = notebook.run("result = client.stream('Hi').display(progress=False)", client=client)
+    assert notebook.shown == [result.text]
+    formatter = notebook.shell.display_formatter.ipython_display_formatter
+    assert Result not in formatter.type_printers
     client.close()
     eventually(lambda: server.open_connections == 0, "the connections are closed")
