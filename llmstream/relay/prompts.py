@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -78,7 +77,8 @@ def prompt_of(
             return relay.flask_response(client.stream(turns), "ui-message")
 
     Each turn is {"role": "user" or "assistant", "content": text}. A turn with files has a list of
-    parts in the form of Chat Completions, which every API of this library takes.
+    parts in the form of Chat Completions, which every API of this library takes. (The Messages API
+    has no audio: `client.stream` raises ConfigurationError for it.)
 
     Args:
         body: the request's body, as bytes, as text, or the object that a framework has decoded.
@@ -108,7 +108,7 @@ def prompt_of(
     posted = _form(body, max_bytes) if protocol == "html" else None
     turns: list[_Turn] = []
     parts = 0
-    for turn in read(posted or read_object(body, max_bytes)):
+    for turn in read(posted or read_object(body, max_bytes), kept):
         turns.append(turn)
         if len(turns) > max_turns:
             raise BadRequest(f"the body has more than {max_turns:,} messages", status=413)
@@ -226,23 +226,34 @@ def _file(media: _Media) -> dict[str, Any]:
 _TYPE = re.compile(r"[a-z]+(?:/[a-z0-9][a-z0-9.+-]*)?")
 _DATA = re.compile(r"data:([a-z]+/[a-z0-9][a-z0-9.+-]*)(?:;[a-z0-9-]+=[\w.+-]+)*;base64,", re.I)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_PRIVATE = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".intranet", ".corp")
+# Labels, the last of which is no number: some resolvers take such a name for an address. Nothing is
+# encoded: some fetchers decode it.
+_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]*[a-z0-9])?")
+_PRIVATE = (
+    *(".local", ".localhost", ".internal", ".intranet", ".private", ".corp", ".lan", ".home"),
+    *(".svc", ".arpa", ".onion", ".test", ".invalid"),
+)
+_EXACT = ("image", "audio", "video")  # what is said to be one of these has to be one
 
 
 def _media(url: str, type: str, name: str | None, place: str) -> _Media:
     """A file of the browser. Raises BadRequest for a URL that nobody should follow."""
     type = type.lower().removesuffix("/*")
+    if type and not _TYPE.fullmatch(type):
+        raise BadRequest(f"the body has a file without a media type, at {place}")
     if url[:5].lower() == "data:":
         head = _DATA.match(url)
         if head is None or not _BASE64.fullmatch(url, head.end()):
             raise BadRequest(f"the body has a data: URL that is not in base64, at {place}")
-        type = type or head[1].lower()
+        given, type = type.partition("/")[0], head[1].lower()
+        if given in _EXACT and given != type.partition("/")[0]:
+            raise BadRequest(f"the body has a data: URL that is not of its media type, at {place}")
     elif not _is_public(url):
         raise BadRequest(
             f"the body has a file that is neither a data: URL nor an https address of a public "
             f"host, at {place}"
         )
-    if not _TYPE.fullmatch(type):
+    elif not type:
         raise BadRequest(f"the body has a file without a media type, at {place}")
     return _Media(type, url, name)
 
@@ -257,17 +268,12 @@ def _is_public(url: str) -> bool:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return False
-    if parts.scheme.lower() != "https" or port not in (None, 443) or "@" in parts.netloc:
+    if parts.scheme.lower() != "https" or port not in (None, 443) or "\\" in url:
         return False
-    host = host.rstrip(".")
-    if "." not in host or host.endswith(_PRIVATE) or "\\" in url:
+    if "@" in parts.netloc or "[" in parts.netloc:
         return False
-    try:
-        ip_address(host)
-    except ValueError:
-        # No name of a host ends with a number; some resolvers take such a one for an address.
-        return not host.rpartition(".")[2][:1].isdigit()
-    return False
+    host = host.removesuffix(".")
+    return _HOST.fullmatch(host) is not None and not host.endswith(_PRIVATE)
 
 
 # ---- what each client posts --------------------------------------------------------------------
@@ -316,14 +322,13 @@ class _ToolPart(msgspec.Struct, rename="camel"):
         return _Turn("tool", [text], (), self.tool_call_id)
 
 
-def _ui_messages(body: Mapping[str, Any]) -> Iterator[_Turn]:
+def _ui_messages(body: Mapping[str, Any], kept: frozenset[str]) -> Iterator[_Turn]:
     """`useChat` of ai 5, 6 and 7."""
     for number, message in enumerate(converted(body, _UIBody).messages):
-        place = f"messages[{number}]"
-        yield from _ui_turns(message, place)
+        yield from _ui_turns(message, f"messages[{number}]", kept)
 
 
-def _ui_turns(message: _UIMessage, place: str) -> Iterator[_Turn]:
+def _ui_turns(message: _UIMessage, place: str, kept: frozenset[str]) -> Iterator[_Turn]:
     """One message may be an answer of several steps: text, calls and their outputs, text."""
     written = not message.parts and isinstance(message.content, str)
     content: list[str | _Media] = [message.content] if written else []
@@ -342,9 +347,14 @@ def _ui_turns(message: _UIMessage, place: str) -> Iterator[_Turn]:
         elif type == "file" and message.role == "user":
             file = converted(part, _FilePart, at)
             content.append(_media(file.url, file.media_type, file.filename, f"{at}.url"))
-        elif type == "dynamic-tool" or type.startswith("tool-"):
+        elif "tool" in kept and _is_tool(type):
             tools.append(converted(part, _ToolPart, at))
     yield from _ui_step(message.role, content, tools)
+
+
+def _is_tool(type: str) -> bool:
+    old = "tool-invocation"  # of version 4, in a history that was stored
+    return type == "dynamic-tool" or (type.startswith("tool-") and type != old)
 
 
 def _ui_step(role: str, content: list[str | _Media], tools: list[_ToolPart]) -> Iterator[_Turn]:
@@ -354,21 +364,40 @@ def _ui_step(role: str, content: list[str | _Media], tools: list[_ToolPart]) -> 
 
 class _Function(msgspec.Struct):
     name: str
-    arguments: str = ""
+    arguments: str | dict[str, Any] = ""  # some clients decode them
+
+
+class _Custom(msgspec.Struct):
+    name: str
+    input: str = ""
 
 
 class _ToolCall(msgspec.Struct):
     id: str
-    function: _Function
+    function: _Function | None = None
+    custom: _Custom | None = None  # of a tool whose arguments are free text
 
-    def call(self) -> _Call:
-        return _Call(self.id, self.function.name, self.function.arguments or "{}")
+    def call(self) -> _Call | None:
+        if self.function is not None:
+            arguments = self.function.arguments or "{}"
+            return _Call(self.id, self.function.name, _as_text(arguments))
+        if self.custom is not None:  # as a call that every API has
+            return _Call(self.id, self.custom.name, _as_json({"input": self.custom.input}))
+        return None
+
+
+def _calls(calls: Any, place: str, kept: frozenset[str]) -> tuple[_Call, ...]:
+    """The calls of an assistant's message in the form of Chat Completions."""
+    if "tool" not in kept or calls is None:
+        return ()
+    read = (call.call() for call in converted(calls, list[_ToolCall], place))
+    return tuple(call for call in read if call is not None)
 
 
 class _AGUIMessage(msgspec.Struct, rename="camel"):
     role: str
     content: Any = None  # of an activity it is an object
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: Any = None
     tool_call_id: str | None = None
     error: str | None = None
 
@@ -397,18 +426,20 @@ class _AGUIBinary(msgspec.Struct, rename="camel"):  # before 1.0
 _AGUI_MEDIA = {"image": "image", "audio": "audio", "video": "video", "document": "application"}
 
 
-def _agui_messages(body: Mapping[str, Any]) -> Iterator[_Turn]:
+def _agui_messages(body: Mapping[str, Any], kept: frozenset[str]) -> Iterator[_Turn]:
     """`HttpAgent` of @ag-ui/client."""
     for number, message in enumerate(converted(body, _AGUIBody).messages):
-        if message.role not in _ROLES:
-            continue  # reasoning and activities
-        place = f"messages[{number}].content"
+        if message.role not in kept:  # also reasoning and activities
+            yield _Turn(message.role, [])
+            continue
+        place = f"messages[{number}]"
         if message.role == "tool":
             text = message.error or _as_text(message.content)
             yield _Turn("tool", [text], (), message.tool_call_id)
             continue
-        content = list(_pieces(message.content, place, _agui_part))
-        yield _Turn(message.role, content, tuple(c.call() for c in message.tool_calls or ()))
+        content = list(_pieces(message.content, f"{place}.content", _agui_part, message.role))
+        calls = _calls(message.tool_calls, f"{place}.toolCalls", kept)
+        yield _Turn(message.role, content, calls)
 
 
 def _agui_part(part: Mapping[str, Any], type: str, place: str) -> str | _Media | None:
@@ -431,7 +462,7 @@ def _agui_part(part: Mapping[str, Any], type: str, place: str) -> str | _Media |
 class _ChatMessage(msgspec.Struct):
     role: str
     content: Any = None
-    tool_calls: list[_ToolCall] | None = None
+    tool_calls: Any = None
     tool_call_id: str | None = None
 
 
@@ -466,18 +497,21 @@ class _AudioPart(msgspec.Struct):
     input_audio: _Audio
 
 
-def _chat_messages(body: Mapping[str, Any]) -> Iterator[_Turn]:
+def _chat_messages(body: Mapping[str, Any], kept: frozenset[str]) -> Iterator[_Turn]:
     """An OpenAI client."""
     posted = converted(body, _ChatBody)
     if posted.messages is None:
         raise BadRequest("the body has no messages")
     for number, message in enumerate(posted.messages):
-        place = f"messages[{number}].content"
-        content = list(_pieces(message.content, place, _chat_part))
+        if message.role not in kept:
+            yield _Turn(message.role, [])
+            continue
+        place = f"messages[{number}]"
+        content = list(_pieces(message.content, f"{place}.content", _chat_part, message.role))
         if message.role == "tool":
             yield _Turn("tool", content, (), message.tool_call_id)
             continue
-        yield _Turn(message.role, content, tuple(c.call() for c in message.tool_calls or ()))
+        yield _Turn(message.role, content, _calls(message.tool_calls, f"{place}.tool_calls", kept))
 
 
 def _chat_part(part: Mapping[str, Any], type: str, place: str) -> str | _Media | None:
@@ -495,15 +529,17 @@ def _chat_part(part: Mapping[str, Any], type: str, place: str) -> str | _Media |
     return None
 
 
-def _own_messages(body: Mapping[str, Any]) -> Iterator[_Turn]:
+def _own_messages(body: Mapping[str, Any], kept: frozenset[str]) -> Iterator[_Turn]:
     """A page of one's own: {"prompt": text}, or turns as an OpenAI client has them."""
     prompt = converted(body, _ChatBody).prompt
     if prompt is None:
-        return _chat_messages(body)
+        return _chat_messages(body, kept)
     return iter((_Turn("user", [prompt]),))
 
 
-_READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[_Turn]]] = {
+_Reader = Callable[[Mapping[str, Any], frozenset[str]], Iterator[_Turn]]
+
+_READERS: dict[str, _Reader] = {
     "events": _own_messages,
     "ui-message": _ui_messages,
     "ag-ui": _agui_messages,
@@ -517,8 +553,9 @@ def _pieces(
     content: Any,
     place: str,
     read: Callable[[Mapping[str, Any], str, str], str | _Media | None],
+    role: str,
 ) -> Iterator[str | _Media]:
-    """Content that is a text, a list of parts, or absent."""
+    """Content that is a text, a list of parts, or absent. Only a user has files."""
     if content is None:
         return
     if isinstance(content, str):
@@ -531,7 +568,7 @@ def _pieces(
         type = part.get("type") if isinstance(part, Mapping) else None
         if not isinstance(part, Mapping) or not isinstance(type, str):
             raise BadRequest(f"the body is not as its protocol has it, at {at}")
-        found = read(part, type, at)
+        found = read(part, type, at) if role == "user" or type == "text" else None
         if found is not None:
             yield found
 

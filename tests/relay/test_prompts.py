@@ -299,6 +299,63 @@ def test_many_messages_are_read_in_linear_time() -> None:
     assert answer["content"] == "a" * 9_000
 
 
+CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        (CUSTOM, '{"input":"ls -l"}'),
+        ({**CALL, "function": {"name": "f", "arguments": {"x": 1}}}, '{"x":1}'),
+    ],
+    ids=["free text", "decoded"],
+)
+@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+def test_calls_of_any_kind(api: str, call: Any, arguments: str) -> None:
+    """The relay itself sends calls with free text to an OpenAI client, which posts them back."""
+    answered = {"role": "tool", "tool_call_id": "c1", "content": "x"}
+    body = chat(USER, {"role": "assistant", "tool_calls": [call]}, answered, USER)
+    assert prompt_of(body, "chat-completions") == [{"role": "user", "content": "Hi\n\nHi"}]
+    turns = prompt_of(body, "chat-completions", roles=TOOLS)
+    (found,) = turns[1]["tool_calls"]
+    assert found["function"]["arguments"] == arguments
+    with Client(
+        api, base_url="http://service/v1", model="m", transport=(sent := FakeTransport())
+    ) as client:
+        sent.script(Answer("Fine."))
+        assert client.stream(turns).result().text == "Fine."
+
+
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ("chat-completions", {"role": "assistant", "content": "I look.", "tool_calls": "?"}),
+        ("ag-ui", {"role": "assistant", "content": "I look.", "toolCalls": [{}]}),
+        ("ui-message", said("assistant", "I look.", {"type": "tool-x", "toolCallId": 5})),
+        ("ui-message", said("assistant", "I look.", {"type": "tool-invocation"})),  # version 4
+        (
+            "chat-completions",
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "text", "text": "I look."},
+                    {"type": "image_url", "image_url": {"url": "/made.png"}},
+                ],
+            },
+        ),
+    ],
+)
+def test_what_is_left_out_ends_no_conversation(protocol: str, message: Any) -> None:
+    """A page posts its history with every question: one odd part would refuse them all."""
+    odd = {"role": "tool", "content": {"celsius": 21}, "parts": []}
+    question = said("user", "And?") if protocol == "ui-message" else {**USER, "content": "And?"}
+    wrap = {"ui-message": ui, "ag-ui": agui}.get(protocol, chat)
+    assert prompt_of(wrap(message, odd, question), protocol) == [
+        {"role": "assistant", "content": "I look."},
+        {"role": "user", "content": "And?"},
+    ]
+
+
 def test_failed_tools() -> None:
     """The model is told."""
     failed = {**TOOL, "state": "output-error", "errorText": "No such city", "output": None}
@@ -379,6 +436,14 @@ def test_files_of_the_assistant_are_left_out() -> None:
         "https://169.254.169.254/latest/meta-data",
         "https://metadata.google.internal/x",
         "https://router.local/x",
+        "https://router.%6c%6fcal/x",
+        "https://metadata.google.%69nternal/x",
+        "https://kubernetes.default.svc/x",
+        "https://nas.home/x",
+        "https://[v1.example]/x",
+        "https://a..example.com/x",
+        "https://169.254.169.254./x",
+        "https://[::ffff:10.0.0.1]/x",
         "https://user:pw@example.com/a.png",
         "https://example.com:8443/a.png",
         "https://example.com\\@10.0.0.1/a.png",
@@ -389,6 +454,8 @@ def test_files_of_the_assistant_are_left_out() -> None:
         "data:image/png,raw",
         "data:image/png;base64,not base64!",
         "data:;base64,aGk=",
+        "data:text/html;base64,aGk=",
+        "data:application/octet-stream;base64,aGk=",
         "https://example.com/" + "a" * 9000,
     ],
 )
@@ -399,6 +466,24 @@ def test_addresses_that_nobody_should_follow(url: str) -> None:
         prompt_of(body, "ui-message")
     assert "messages[0].parts[1].url" in str(caught.value)
     assert not url or url not in str(caught.value)
+
+
+def test_a_public_host_is_one_however_it_is_written() -> None:
+    for url in (
+        "https://example.com",
+        "HTTPS://Example.COM:443/a.png?b=[c]#d@e",
+        "https://a_b.xn--bcher-kva.example.museum./",
+        "https://8.example.com/",
+    ):
+        body = ui(said("user", {"type": "file", "mediaType": "image/*", "url": url}))
+        assert prompt_of(body, "ui-message")[0]["content"][0]["image_url"] == {"url": url}
+
+
+def test_a_file_is_what_its_own_data_says() -> None:
+    """An image that is posted as a file is an image: not every API has images as files."""
+    part = {"type": "file", "file": {"filename": "a.png", "file_data": PNG}}
+    (turn,) = prompt_of(chat({"role": "user", "content": [part]}), "chat-completions")
+    assert turn["content"] == [{"type": "image_url", "image_url": {"url": PNG}}]
 
 
 # ---- what is no body -----------------------------------------------------------------------------
