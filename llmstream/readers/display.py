@@ -217,7 +217,7 @@ class _Painter:
             parts = [f"{chars:,} characters"]
         else:
             parts = ["thinking" if stream.thinking else "waiting"]
-        parts.append(f"{self._elapsed:.0f} s")
+        parts.append(f"{int(self._elapsed)} s")
         if (number := len(stream.attempts)) > 1:
             parts.append(f"attempt {number}")
         return f"*{' · '.join(parts)}*"
