@@ -6,6 +6,8 @@ it holds back is painted with the next piece, by `tick`, or by `finish` and `abo
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Protocol, TextIO
 
 from .._core.terminal import for_terminal
@@ -47,6 +49,12 @@ def painter_for(out: TextIO, *, plain: bool = False, end_line: bool = True) -> P
     """
     if not out.isatty():
         return PipePainter(out, end_line=end_line)
+    if not plain and os.environ.get("TERM", "xterm") not in ("dumb", "unknown", ""):
+        with contextlib.suppress(ImportError):
+            from .screen import ScreenPainter
+
+            if ScreenPainter.can_paint():
+                return ScreenPainter(out)
     return PlainPainter(out)
 
 
