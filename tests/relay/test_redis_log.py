@@ -326,6 +326,92 @@ def test_redis_is_restarted_with_its_data(own: Make, log_of: Make) -> None:
     assert is_whole(events)
 
 
+def test_redis_is_back_with_its_data_within_the_lease(own: Make, log_of: Make) -> None:
+    """It takes the time that it was away for passed. A browser that comes first does not take the
+    producer for dead."""
+    server = own(keeps=True)
+    lease = 3.0
+    log, stream = log_of(server, lease=lease), Scripted("one")
+    publish(log, stream)
+    browser = Browser(relay.follow(log, "a"))
+    browser.reads("one")
+    time.sleep(0.9)  # the lease is renewed every second
+    server.kill()
+    time.sleep(lease - 0.6)
+    server.start()
+    events = [browser.ended] + [Browser(relay.follow(log, "a")).ended for _ in range(3)]
+    time.sleep(0.5)
+    stream.finish()
+    assert all(is_whole(ended()) for ended in events)
+    assert not stream.cancelled
+
+
+def test_an_answer_that_cannot_be_renewed_ends_no_other(
+    redis_server: RedisServer, log_of: Make
+) -> None:
+    log, streams = log_of(redis_server), [Scripted("one") for _ in range(3)]
+    for number, stream in enumerate(streams):
+        publish(log, stream, str(number))
+    browsers = [Browser(relay.follow(log, str(number))) for number in range(3)]
+    for browser in browsers:
+        browser.reads("one")
+    with redis_server.client() as client:
+        client.delete("llmstream:{0}:log")
+        client.set("llmstream:{0}:log", "something else")
+    assert errors_in(browsers[0].ended()) == [UNAVAILABLE]
+    eventually(lambda: streams[0].cancelled, "it is stopped, though it has nothing to say")
+    time.sleep(2 * LEASE)
+    relay.stop(log, "1")
+    eventually(lambda: streams[1].cancelled, "a stop is heard")
+    streams[2].finish()
+    assert is_whole(browsers[2].ended())
+
+
+def test_redis_refuses_for_a_moment(redis_server: RedisServer, log_of: Make) -> None:
+    """Somebody's script runs for long: Redis answers BUSY meanwhile."""
+    log, stream = log_of(redis_server, lease=20.0), Scripted("one")
+    publish(log, stream)
+    browser = Browser(relay.follow(log, "a"))
+    browser.reads("one")
+    spin = (
+        "local t = redis.call('TIME'); local till = t[1] * 1000000 + t[2] + 700000; "
+        "repeat t = redis.call('TIME') until t[1] * 1000000 + t[2] > till"
+    )
+    with redis_server.client() as client:
+        client.config_set("lua-time-limit", 20)
+        other = threading.Thread(target=client.eval, args=(spin, 0))
+        other.start()
+        time.sleep(0.2)
+        stream.say(" two")
+        with pytest.raises(relay.LogError, match="for now"):
+            relay.follow(log, "a")
+        other.join(PATIENCE)
+    stream.finish()
+    events = browser.ended()
+    assert is_whole(events)
+    assert text_in(events) == "one two"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("BUSY Redis is busy running a script.", Away),
+        ("MISCONF Redis is configured to save RDB snapshots, but", Away),
+        ("NOREPLICAS Not enough good replicas to write.", Away),
+        # Redis 6.2, in a script
+        ("Error running script (call to f_a): @user_script:3: -READONLY You can't write", Away),
+        ("Error running script (call to f_a): @user_script:3: -OOM command not allowed", FULL),
+        ("WRONGTYPE Operation against a key", UNAVAILABLE),
+    ],
+)
+def test_what_redis_refuses_for_now(words: str, kind: Any) -> None:
+    redis = pytest.importorskip("redis")
+    with pytest.raises((relay.LogError, Away)) as caught, line_module.translated():
+        raise redis.exceptions.ResponseError(words)
+    error = caught.value
+    assert kind in (type(error), getattr(error, "shown", None))
+
+
 def test_redis_is_killed_and_stays_away(own: Make, log_of: Make) -> None:
     server = own()
     log, stream = log_of(server), Scripted("one")

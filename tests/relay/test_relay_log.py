@@ -407,6 +407,15 @@ def test_stop_ends_the_call_and_tells_the_readers(make: Make, server: LLMServer)
         assert not relay.stop(there, "")
 
 
+def test_any_text_is_a_reason(log: Any) -> None:
+    for number, reason in enumerate(["half a \ud83d", "a\nline\x00", "x" * 100_000]):
+        stream = Scripted("one")
+        publish(log, stream, str(number))
+        assert relay.stop(log, str(number), reason)
+        eventually(lambda stream=stream: stream.cancelled, "it is stopped")
+        assert stream.cancelled[0].startswith(reason[:6])
+
+
 def test_stop_before_the_first_token(log: Any) -> None:
     stream = Scripted()
     publish(log, stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -21,6 +22,12 @@ _SOCKET_SECONDS = 5.0  # for a command, and for a connection
 _MOST_BLOCKED = 2.5  # seconds of one XREAD; less than _SOCKET_SECONDS
 _COUNT = 256  # entries that are taken in one go
 _CONNECTIONS = 10_000  # of a pool; every reader that waits has one
+
+# What passes by itself. In a script Redis 6 puts words of its own before them, and a "-".
+_FOR_NOW = re.compile(
+    "(?:^|-)(?:BUSY|LOADING|READONLY|CLUSTERDOWN|TRYAGAIN|MASTERDOWN|NOREPLICAS|MISCONF) "
+)
+_FULL = re.compile("(?:^|-)OOM ")
 
 Fields = dict[str, Any]
 
@@ -95,6 +102,7 @@ def translated() -> Iterator[None]:
         redis.exceptions.BusyLoadingError,
         redis.exceptions.ReadOnlyError,
         redis.exceptions.ClusterDownError,
+        redis.exceptions.MasterDownError,
         redis.exceptions.TryAgainError,
         redis.exceptions.RedisClusterException,
         OSError,
@@ -103,6 +111,10 @@ def translated() -> Iterator[None]:
     except redis.exceptions.OutOfMemoryError as exc:
         raise LogError(f"Redis has no memory left: {exc}", shown=FULL) from exc
     except redis.exceptions.RedisError as exc:
+        if _FOR_NOW.search(str(exc)):
+            raise Away(f"Redis refuses for now: {exc}") from exc
+        if _FULL.search(str(exc)):
+            raise LogError(f"Redis has no memory left: {exc}", shown=FULL) from exc
         raise LogError(f"Redis refuses the log of answers: {exc}", retryable=False) from exc
 
 

@@ -20,7 +20,7 @@ from ...errors import Cancelled, ConfigurationError
 from ...telemetry.observer import logger
 from ..parts import End, Failure, Part
 from ..protocols import PROTOCOLS, make_encoder
-from ..protocols.base import Encoder, Version
+from ..protocols.base import Encoder, Version, clean
 from ..pump import Batches
 from ..reading import checked_stream, parts_of
 from .base import (
@@ -125,7 +125,7 @@ def stop(log: Log, id: str, reason: str | None = None) -> bool:
         raise ConfigurationError(f"reason={shown(reason)}: pass a string, or None")
     if not is_answer_id(id):
         return False
-    return found.stop(id, reason or "stopped by relay.stop()")
+    return found.stop(id, clean(reason or "stopped by relay.stop()"))
 
 
 def _latest(protocol: str) -> Version | None:

@@ -44,6 +44,7 @@ _OBJECT = 64  # bytes that a frame takes besides its own
 _LONGEST_REASON = 1000  # characters
 _PAUSE = 0.1  # seconds between two tries of a Redis that does not answer
 _MARGIN = 0.02  # seconds after the end of a lease at which a reader looks
+_GRACE = 1.0  # seconds, of a long lease, that a producer has where a reader finds no lease
 _SHORTEST = 0.02  # seconds between two rounds of renewals
 _CLOSE_SECONDS = 2.0  # at close, for the last frames of all answers
 
@@ -63,7 +64,10 @@ class _Setup:
         # has to find out that the producer is dead.
         self.log_ms = milliseconds(max(ttl, 2 * lease))
         self.ttl_ms = milliseconds(ttl)
-        self.lease_ms = milliseconds(lease)
+        # A Redis that was away takes the lease's time for passed: so who finds none gives the
+        # producer time to renew it first. Both are the lease.
+        self.grace = min(_GRACE, lease / 5)
+        self.lease_ms = milliseconds(lease - self.grace)
         self._prefix = prefix
 
     def keys(self, id: str) -> list[str]:
@@ -200,6 +204,8 @@ class _Writer:
         self._number = 0  # of the last frame
         self._size = 0
         self._is_over = True  # there is nothing, or nothing more, to be written
+        self.renew_at = -NEVER  # the keeper's: when to renew the lease
+        self.is_late = False  # the keeper's: it could not
 
     @property
     def patience(self) -> float:
@@ -337,6 +343,7 @@ class _Reader:
         self._patience = Patience(setup.lease)
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._look_at = -NEVER  # when to ask whether the producer lives
+        self._is_missed = False  # there was no lease, a grace ago
         self._is_ended = False  # the log has an end, which may be ahead
 
     def take(self, seconds: float) -> list[Entry]:
@@ -349,6 +356,7 @@ class _Reader:
             except Away as exc:
                 self._patience.failed(exc)
                 self._look_at = -NEVER  # it may come back without the answer
+                self._is_missed = False
                 SYSTEM_CLOCK.wait(self._bell, min(_PAUSE, until - SYSTEM_CLOCK.monotonic()))
                 found = []
             if found or SYSTEM_CLOCK.monotonic() >= until:
@@ -362,15 +370,19 @@ class _Reader:
         if now < self._look_at:
             return
         frames, breaks = failed(self.about, _STOPPED)
+        ending = [_BREAKS if breaks else _WHOLE, *frames]
         left = self._setup.line.once(
             scripts.LOOK,
             self._keys[:3],
             self._at.generation,
             self._setup.ttl_ms,
             _read_ms(self.about),
-            _BREAKS if breaks else _WHOLE,
-            *frames,
+            *(ending if self._is_missed else [""]),
         )
+        self._is_missed = left == scripts.NO_LEASE
+        if self._is_missed:
+            self._look_at = now + self._setup.grace
+            return
         if left < 0:
             raise _lost(left)
         if left == 0:
@@ -463,15 +475,14 @@ class _Keeper:
             raise
 
     def _keep(self) -> None:
-        due = SYSTEM_CLOCK.monotonic() + self._interval()
         while self._writers:
-            now = SYSTEM_CLOCK.monotonic()
             try:
-                if now >= due:
-                    self._renew()
-                    due = now + self._interval()
-                self._obey(min(due - now, self._interval()))
+                self._renew()
+                due = min((writer.renew_at for writer in list(self._writers)), default=-NEVER)
+                self._obey(min(due - SYSTEM_CLOCK.monotonic(), self._interval()))
             except (Away, LogError):
+                for writer in list(self._writers):
+                    writer.renew_at = -NEVER  # at once when Redis is back: time has passed for it
                 SYSTEM_CLOCK.wait(self._bell, _PAUSE)
 
     def _interval(self) -> float:
@@ -480,8 +491,21 @@ class _Keeper:
         return max(_SHORTEST, min(self._setup.lease, shortest) / 3)
 
     def _renew(self) -> None:
-        for writer in list(self._writers):
-            writer.renew()
+        """The leases that are due. One that cannot be renewed (its server of a cluster is away, its
+        keys are somebody else's) comes after all others, which do not wait for it."""
+        for writer in sorted(self._writers, key=lambda one: (one.is_late, one.renew_at)):
+            if writer.renew_at > SYSTEM_CLOCK.monotonic():
+                continue
+            try:
+                writer.renew()
+            except (Away, LogError) as exc:
+                writer.is_late = True
+                writer.renew_at = SYSTEM_CLOCK.monotonic() + _PAUSE
+                if isinstance(exc, LogError) and not exc.retryable:
+                    writer.stop(exc.failure, exc.message)
+                return
+            writer.is_late = False
+            writer.renew_at = SYSTEM_CLOCK.monotonic() + self._interval()
 
     def _obey(self, seconds: float) -> None:
         if self._blocked.is_closed():

@@ -15,7 +15,9 @@ clock but that of Redis counts, and that only once.
 
 from __future__ import annotations
 
-__all__ = ["APPEND", "CLAIM", "COMMAND", "LOOK", "OPEN", "RENEW", "STOP", "WITHDRAW"]
+__all__ = ["APPEND", "CLAIM", "COMMAND", "LOOK", "NO_LEASE", "OPEN", "RENEW", "STOP", "WITHDRAW"]
+
+NO_LEASE = -3  # of LOOK
 
 _LAST = """
 local function last_of(key)
@@ -101,8 +103,8 @@ return {first[2][2], generation, number}
 )
 
 # log, lease, read; generation, log's ms, read's ms (0: for ever), the end and the frames that are
-# stored if the producer is dead... -> the ms for which it is not, 0: the answer has ended;
-# -1: there is no such log
+# stored if there is no lease, or "" -> the ms that the lease has left; 0: the answer has ended;
+# -1: there is no such log; -3: there is no lease, and nothing was stored
 LOOK = (
     _LAST
     + """
@@ -114,6 +116,7 @@ if left >= 0 then
   if ARGV[3] ~= '0' then redis.call('SET', KEYS[3], '1', 'PX', ARGV[3]) end
   return math.max(left, 1)
 end
+if ARGV[4] == '' then return -3 end
 for i = 5, #ARGV do
   number = number + 1
   redis.call('XADD', KEYS[1], generation .. '-' .. number, 'frame', ARGV[i])
@@ -143,8 +146,9 @@ STOP = (
     _LAST
     + """
 local generation, number, by = last_of(KEYS[1])
-if not generation or by or redis.call('EXISTS', KEYS[2]) == 0 then return '' end
+if not generation or by then return '' end
 redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
+if redis.call('EXISTS', KEYS[2]) == 0 then return '' end
 return redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][2][6]
 """
 )
