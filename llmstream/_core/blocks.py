@@ -32,7 +32,7 @@ TABLE_ROWS = 12  # of these a table's columns get their widths; each further row
 PARAGRAPH = 160  # characters after which a paragraph may be cut
 _NEXT_TRY = 40  # and, where something is open there, the characters until the next try
 _FORCED = 3000  # and those after which it is cut though something is open
-_WINDOW = 4000  # characters that are first looked at for the end of a block
+_WINDOW = 1000  # characters that are first looked at for the end of a block
 
 
 class Token(Protocol):

@@ -229,6 +229,7 @@ class Renderer:
         )
         self._words = _Words(encode)
         self._tables = _Tables(self._words, self._line)
+        self._lexers: dict[str, Any] = {}
 
     def rows(
         self, units: Sequence[Unit], state: Rendered, width: int
@@ -388,13 +389,20 @@ class Renderer:
             rows.append(Text("```", _DIM))
         return rows
 
+    def _lexer(self, language: str) -> Any:
+        """What knows the words of a language, or None."""
+        if language not in self._lexers:
+            self._lexers[language] = Syntax("", language, tab_size=0).lexer
+        return self._lexers[language]
+
     def _highlighted(self, code: Code) -> list[Text]:
         lines = [self._encode(line) for line in code.lines]
         before = [self._encode(line) for line in code.before]
         whole = "\n".join([*before, *lines])
         language = code.info.split(maxsplit=1)[0] if code.info else ""
-        if language and len(whole) <= _HIGHLIGHTED:
-            text = Syntax(whole, language, theme="ansi_dark", tab_size=0).highlight(whole)
+        lexer = self._lexer(language) if language and len(whole) <= _HIGHLIGHTED else None
+        if lexer is not None:
+            text = Syntax(whole, lexer, theme="ansi_dark").highlight(whole)
             rows = list(text.split("\n", allow_blank=True))
             if [row.plain for row in rows[: len(before) + len(lines)]] == [*before, *lines]:
                 return rows[len(before) : len(before) + len(lines)]
