@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import math
 import re
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,14 @@ from ..stream import Stream
 from .command import Command, Parser
 from .exit_codes import FAILED
 from .output import complain, print_pieces, remark, report_error, write
-from .service import add_service_options, client_for, text_argument
+from .painter import Painter, painter_for
+from .service import (
+    add_request_options,
+    add_service_options,
+    client_for,
+    request_options,
+    text_argument,
+)
 from .stdin import FIRST_BYTE, Deadline, read_all, read_if_any
 
 if TYPE_CHECKING:
@@ -49,22 +57,27 @@ SOURCES = (
 
 def _add_arguments(parser: Parser) -> None:
     parser.description = "Stream the answer of a large language model to stdout."
-    add = parser.add_argument
-    add("prompt", nargs="?", help="the prompt; '-' or none: standard input")
-    add_service_options(parser)
-    add("--instructions", metavar="TEXT", help="the system prompt")
-    add("--max-tokens", type=int, metavar="N", help="at most N tokens of answer")
-    add(
+    parser.usage = f"{parser.prog} [OPTION ...] [PROMPT ...]"
+    parser.takes_words = True
+    group = parser.add_argument_group("the prompt")
+    group.add_argument(
+        "words", nargs="*", metavar="PROMPT", help="words; '-' or none: standard input"
+    )
+    group.add_argument(
         "--stdin",
         action=argparse.BooleanOptionalAction,
         help="wait for the end of standard input, or do not read it",
     )
+    add_request_options(parser)
+    add_service_options(parser)
+    add = parser.add_argument_group("the call and its output").add_argument
     add(
         "--total",
         type=float,
         metavar="SECONDS",
         help="hard deadline, from the start of the command, with the time spent on standard input",
     )
+    add("--plain", action="store_true", help="on a terminal: the text alone, without Markdown")
     add("--json", action="store_true", help="print every event as JSON, one a line")
     add(
         "--stats",
@@ -118,19 +131,18 @@ def _call(options: argparse.Namespace, *observers: TimelineObserver) -> int:
     deadline = Deadline(options.total, SYSTEM_CLOCK.monotonic())
     try:
         limits = Timeouts(total=options.total)  # refused before anything is read
+        asked = request_options(options)
         write("")  # a closed output is reported before the call costs
         prompt = _prompt(options, deadline)
         with client_for(options, observers) as client:
             api = client.settings.api
             stream = client.stream(
                 prompt,
-                instructions=text_argument(options.instructions),
-                max_output_tokens=options.max_tokens,
                 timeouts=_limits(limits, deadline),
+                **asked,
             )
             with stream:
-                pieces = _events(stream) if options.json else stream
-                print_pieces(pieces, end_line=not options.json, as_json=options.json)
+                _show(stream, options)
         code = 0
     except LLMStreamError as error:
         if isinstance(error, DeadlineExceeded) and stream is not None:
@@ -154,7 +166,8 @@ def _limits(limits: Timeouts, deadline: Deadline) -> Timeouts:
 
 def _prompt(options: argparse.Namespace, deadline: Deadline) -> str:
     """The argument, standard input, or both with an empty line between them."""
-    given = None if options.prompt == "-" else text_argument(options.prompt)
+    words = options.words
+    given = None if words in ([], ["-"]) else text_argument(" ".join(words))
     if options.stdin is False:
         piped = ""
     elif given is None or options.stdin:
@@ -165,6 +178,27 @@ def _prompt(options: argparse.Namespace, deadline: Deadline) -> str:
     if not parts:
         raise ConfigurationError("no prompt: give one as an argument or on standard input")
     return "\n\n".join(parts)
+
+
+def _show(stream: Stream, options: argparse.Namespace) -> None:
+    if options.json:
+        print_pieces(_events(stream), end_line=False, as_json=True)
+    elif options.plain or not sys.stdout.isatty():
+        print_pieces(stream, end_line=True)
+    else:
+        _paint(stream, painter_for(sys.stdout))
+
+
+def _paint(stream: Stream, painter: Painter) -> None:
+    try:
+        for chunk in stream.chunks():
+            if chunk.type == "text":
+                painter.add(chunk.text)
+            elif chunk.type == "thinking":
+                painter.thinking(chunk.text)
+        painter.finish()
+    finally:
+        painter.abort()
 
 
 def _events(stream: Stream) -> Iterator[str]:

@@ -44,6 +44,7 @@ CLOSED_PIPE = SIGNALLED + 13
 _OTHERS: dict[int, str] = {
     0: "success",
     FAILED: "the output cannot be written, a check failed, or a fault of this program",
+    SIGNALLED + 1: "SIGHUP (the terminal was closed)",
     SIGNALLED + 2: "SIGINT (Ctrl-C)",
     CLOSED_PIPE: "whoever reads the output has closed it",
     SIGNALLED + 15: "SIGTERM",

@@ -14,19 +14,22 @@ from .batch import BATCH
 from .bench import BENCH
 from .check import CHECK
 from .command import Command, Parser
+from .completion import completion_command
 from .dashboard import DASHBOARD
 from .exit_codes import CLOSED_PIPE, FAILED, SIGNALLED, exit_code_meanings
 from .keys import KEYS
 from .output import complain, flush_quietly, prepare_output, report_error
-from .signals import Terminated, die_with, hand_back
+from .signals import Terminated, die_with, hand_back, hangup
 
 __all__ = ["COMMANDS", "main"]
 
 # The first word of the command line -> the command. Without one of these words it is ASK.
 COMMANDS: dict[str, Command] = {
+    "ask": ASK,
     "batch": BATCH,
     "bench": BENCH,
     "check": CHECK,
+    "completion": completion_command(lambda: COMMANDS),
     "dashboard": DASHBOARD,
     "keys": KEYS,
 }
@@ -37,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code.
 
     `argv` are the arguments without the program's name. None: those of the process, which ends
-    after the command. A prompt that is the name of a command can be given on standard input. While
-    the command runs it handles SIGINT and SIGTERM, so only a main thread can call it. Raises
+    after the command. A prompt that begins with the name of a command is given to `ask`. While the
+    command runs it handles SIGINT, SIGTERM and SIGHUP, so only a main thread can call it. Raises
     SystemExit for `--help`, `--version` and a mistake in the arguments.
     """
     try:
@@ -58,12 +61,14 @@ def _run(arguments: list[str]) -> int:
     try:
         prepare_output()
         command, options = _parsed(arguments)
-        die_with(signal.SIGINT, signal.SIGTERM)
+        die_with(signal.SIGINT, signal.SIGTERM, *hangup())
         return _result(command, options)
-    except BrokenPipeError:
-        flush_quietly(sys.stdout)
-        return CLOSED_PIPE
     except OSError as error:  # the library's own errors are handled below: this is stdout's
+        if isinstance(error.__context__, Terminated):  # the terminal is gone, too
+            raise error.__context__ from None
+        if isinstance(error, BrokenPipeError):
+            flush_quietly(sys.stdout)
+            return CLOSED_PIPE
         complain("cannot write the output", error.strerror or type(error).__name__)
         flush_quietly(sys.stdout)
         return FAILED
@@ -95,6 +100,7 @@ def _parsed(arguments: list[str]) -> tuple[Command, argparse.Namespace]:
         command, parser = ASK, _overview()
     else:
         parser = Parser(prog=f"llmstream {name}")
+        parser.hint = f"; a prompt that begins with {name!r}: llmstream ask {name} ..."
         arguments = arguments[1:]
     command.add_arguments(parser)
     return command, parser.parse_args(arguments)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeAlias
 
-__all__ = ["Terminated", "die_with", "hand_back"]
+__all__ = ["Terminated", "die_with", "hand_back", "hangup"]
 
 
 class Terminated(BaseException):
@@ -29,6 +29,13 @@ _taken: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """Not SIG_IGN: of a signal that is already on its way then, CPython prints a traceback."""
+
+
+def hangup() -> list[signal.Signals]:
+    """SIGHUP, which a terminal sends when it is closed: none on Windows, nor where `nohup` has seen
+    to it that the command goes on."""
+    found = getattr(signal, "SIGHUP", None)
+    return [] if found is None or signal.getsignal(found) is signal.SIG_IGN else [found]
 
 
 def die_with(*signals: signal.Signals) -> None:

@@ -285,7 +285,7 @@ def at_a_terminal(
 def test_a_terminal_is_not_given_control_characters(llm_server: LLMServer) -> None:
     """Newline and tab stay; colours, titles, clipboards and overrides are visible escapes."""
     llm_server.script(Answer(f"{ODD}\nend"))
-    assert at_a_terminal(llm_server, "hi") == (0, f"{SHOWN}\nend\n".encode())
+    assert at_a_terminal(llm_server, "--plain", "hi") == (0, f"{SHOWN}\nend\n".encode())
 
 
 @posix
@@ -324,7 +324,7 @@ def test_an_error_at_a_terminal_is_safe(llm_server: LLMServer, only: str) -> Non
 def test_what_the_terminal_lacks_is_an_escape(llm_server: LLMServer) -> None:
     """Both at once: an encoding, and a terminal."""
     llm_server.script(Answer("\x1b\N{GRINNING FACE}"))
-    code, shown = at_a_terminal(llm_server, "hi", PYTHONIOENCODING="ascii")
+    code, shown = at_a_terminal(llm_server, "--plain", "hi", PYTHONIOENCODING="ascii")
     assert (code, shown) == (0, rb"\x1b\U0001f600" + b"\n")
 
 
