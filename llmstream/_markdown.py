@@ -37,6 +37,8 @@ _AUTOLINK = re.compile(r"<(https?://[^\s<>\"'`]+)>")
 _IMAGE = re.compile(r"(?<!\\)((?:\\\\)*)!(?=\[)")
 _LONGEST = 300  # characters of a destination before its first / or ?
 _LINK = re.compile(rf"\](?=([(:])\s*([^\s/?]{{1,{_LONGEST}}}))")
+# A block of an extension of Python-Markdown, which marimo uses: its attributes may be handlers.
+_BLOCK = re.compile(r"^([ \t>]*)(?=///+[ \t]*[\w-]+[ \t]*(?:\|.*)?$)", re.MULTILINE)
 # A scheme ends at the first colon, if no / ? or # comes before it (RFC 3986, 3.1).
 _SCHEME = re.compile(r"([^/?#:]*):")
 _HARMLESS = frozenset({"http", "https", "mailto"})
@@ -148,7 +150,7 @@ def _code_block(
 
 
 def _is_risky(text: str) -> bool:
-    if _TAG.search(text) or "![" in text:
+    if _TAG.search(text) or "![" in text or _BLOCK.search(text):
         return True
     return any(not _is_harmless(found[2]) for found in _LINK.finditer(text))
 
@@ -202,6 +204,7 @@ def _marked(text: str, tag: str = "&lt;") -> str:
     text = _AUTOLINK.sub(r"\1", text)
     # An entity after a backslash would be none.
     text = _ESCAPED_TAG.sub(lambda found: found[1][: len(found[1]) // 2 * 2] + tag, text)
+    text = _BLOCK.sub(r"\1\\", text)
     text = _IMAGE.sub(r"\1\\!", text)
     return _LINK.sub(lambda found: "]" if _is_harmless(found[2]) else "]\\", text)
 

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from support import ENDLESS, OPENING, PACKAGE, PATIENCE, TWO_TOKENS, eventually, python
 from test_readmes import RUN_BY, blocks_of
+from test_safe_markdown import ATTACKS, Looked
 
-from llmstream import Client
+from llmstream import Client, Result
 from llmstream.testing import Answer, Cut, LLMServer, Pause, Reply
 
 pytestmark = [
@@ -211,14 +212,20 @@ def test_marimo(service: LLMServer, tmp_path: Path) -> None:
 
 
 def test_a_result_in_marimo() -> None:
-    """marimo shows a result as Markdown, too."""
+    """marimo shows a result as Markdown, too. Its extensions of Markdown make nothing that acts of
+    what a model writes."""
     pytest.importorskip("marimo")
     from marimo._output.formatting import try_format
 
-    from llmstream import Result
+    def shown(text: str) -> str:
+        return str(try_format(Result(text=text, finish="stop")).data)
 
-    shown = try_format(Result(text="**x** <b>", finish="stop"))
-    assert "<strong>x</strong> &lt;b&gt;" in shown.data
+    assert "<strong>x</strong> &lt;b&gt;" in shown("**x** <b>")
+    for text in ATTACKS:
+        problems = Looked(shown(text)).problems
+        # What marimo writes itself: links open another tab, formulas have a tag of their own.
+        theirs = ("<a target>", "<a rel>", "<marimo-tex>", "<sub>")
+        assert not [one for one in problems if one not in theirs], (text, shown(text))
 
 
 # ---- Flask and FastAPI ---------------------------------------------------------------------------

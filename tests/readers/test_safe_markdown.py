@@ -142,6 +142,8 @@ ATTACKS = [
     "\r```\r<script>\r```\r<b>",
     "<\x00script>alert(1)</script><\x0bb>",
     "<scr\x01ipt>",
+    "/// details | T\n    attrs: {onclick: alert(1)}\nx\n///",
+    "> /// html | img[src=x]\n> ///",
     "a\n: <b>\n\n[^1]\n\n[^1]: <i>",
     "|a|b|\n|-|-|\n|<b>|`|<i>|`|",
 ]
@@ -153,6 +155,13 @@ PIECES = st.sampled_from(
         *("[x]", "](", "]:", "]", "[", "(", ")", "![", "!", "[x](javascript:a)", "javascript:a"),
         *("[x]: javascript:a", "&colon;", "&#106;", "https://a.b/", "<https://a.b/>", " ", "word"),
         *("\t", "\x00", "\x0b", "\\begin{a}", "\\end{a}", "\n$$\n", "\n[^1]: ", "\n: ", "[^1]"),
+        *(
+            "\n/// details | T",
+            "\n    attrs: {onclick: a}\n",
+            "\n///\n",
+            "{: onclick=a}",
+            "{onclick=a}",
+        ),
     ]
 )
 
