@@ -108,8 +108,11 @@ class Body(Reading[bytes]):
                 # so when it asks again, or the prompt is run twice (see `response_of`).
                 return with_id(opening, 0) if self._encoder.has_ids else opening
         while isinstance(found := self._batches.look(), list):
-            if data := self._encoded(found) if found else self._encoder.heartbeat:
+            if found and (data := self._encoded(found)):
+                self._batches.wrote()
                 return data
+            if not found and self._encoder.heartbeat:
+                return self._encoder.heartbeat
         if found is None and self._failure is not None and not self._encoder.shows_failure:
             raise BrokenBody(
                 f"the answer failed ({self._failure.type}, trace_id {self._failure.trace_id}), and "

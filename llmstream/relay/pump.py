@@ -30,7 +30,7 @@ def characters(part: Part) -> int:
 
 class Batches(Reading["list[Part]"]):
     """Lists of parts, neighbours merged, each at most every `interval` seconds; the first at once,
-    and the last. An empty list says that nothing has come for `heartbeat` seconds.
+    and the last. An empty list says that nothing was written for `heartbeat` seconds (see `wrote`).
 
     One thread reads it, any thread may close it. It ends after an End or a Failure. A Batches that
     is closed or dropped before cancels the stream, and ends the thread.
@@ -97,13 +97,17 @@ class Batches(Reading["list[Part]"]):
         if self._is_due:
             if batch := merged(self._taken()):
                 self._due = now + self._interval
-                self._beats.wrote(now)
                 return batch
             if end is not None:  # without an End, and without a Failure
                 raise end.error or Cancelled("the stream ended without a last part")
         if self._beats.beat(now):
             return []
         return (self._beats.at if self._is_due else min(self._due, self._beats.at)) - now
+
+    def wrote(self) -> None:
+        """What `look` has returned is written now. Not every part is, in every protocol: where a
+        model thinks for minutes and nobody is shown it, there have to be heartbeats."""
+        self._beats.wrote(SYSTEM_CLOCK.monotonic())
 
     def wait(self, seconds: float) -> None:
         """Wait for as long as `look` has said; may return early."""

@@ -27,7 +27,7 @@ from llmstream import Cancelled, Client, ConfigurationError, Stream, relay
 from llmstream.relay import pump as pump_module
 from llmstream.relay.body import Body, BrokenBody
 from llmstream.relay.loop import from_thread
-from llmstream.relay.parts import End, Part, Text
+from llmstream.relay.parts import End, Part, Text, Thinking
 from llmstream.relay.protocols.base import COMMENT
 from llmstream.relay.pump import Batches
 from llmstream.relay.reading import parts_of
@@ -37,6 +37,10 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 BEAT = 0.05  # seconds: a heartbeat that a test can wait for
 TWO_WORDS = [*OPENING, *DELTAS[:2]]
+LONG_THOUGHT = Answer("one", thinking="one two three four five six seven eight nine ten " * 2)
+LONG_CALL = Answer(
+    tool_calls=[("f", '{"text": "one two three four five six seven eight nine ten"}')]
+)
 
 
 class Letters:
@@ -225,10 +229,57 @@ def test_a_write_that_comes_alone_has_an_echo(hands: Hands) -> None:
     for word in "one", "two", "three":
         source.give(Text(word))
         assert source.batches.look() == [Text(word)]
+        source.batches.wrote()
         hands.now += 0.25
     until(150)
     assert beats == [47.5, 48.0]
     source.batches.close()
+
+
+class Silent(Letters):
+    """Has no words for what the model thinks."""
+
+    def encode(self, part: Part) -> list[bytes]:
+        return [] if isinstance(part, Thinking) else super().encode(part)
+
+
+def test_what_is_not_shown_is_no_reason_for_silence(hands: Hands) -> None:
+    """A model may think for minutes; the browser may leave meanwhile, and so may a proxy."""
+    source = Given()
+    body = Body(source.batches, Silent())
+    beats: list[float] = []
+    assert body._look() == b"."
+    while hands.now < 132:
+        source.give(Thinking("hm"))
+        while isinstance(found := body._look(), bytes):
+            assert found == b"."
+            beats.append(round(hands.now - 100, 3))
+        hands.now += 0.25
+    assert beats == [0.5, 15.5, 16.0, 31.0, 31.5]
+    source.give(Text("a"))
+    assert body._look() == b"[Ta]"
+    body.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "protocol", "options"),
+    [
+        (LONG_THOUGHT, "events", {"thinking": False}),
+        (LONG_CALL, "chat-completions", {}),  # calls are sent at the end
+    ],
+)
+def test_heartbeats_come_while_nothing_is_shown(
+    server: LLMServer,
+    client_for: Callable[..., Client],
+    answer: Answer,
+    protocol: str,
+    options: dict[str, bool],
+) -> None:
+    steps = [step for block in answer.blocks() for step in (block, Pause(BEAT / 2))]
+    server.script(Reply(steps))
+    stream = client_for(server).stream("Hi")
+    body = relay.sse(stream, protocol, heartbeat=BEAT, interval=0, **options)
+    assert b"".join(body).count(COMMENT) > 5
 
 
 def test_an_end_without_a_last_part_is_no_end(hands: Hands) -> None:
