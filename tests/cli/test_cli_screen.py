@@ -19,22 +19,22 @@ from llmstream.cli.screen import ScreenPainter
 GRAMMAR = MarkdownGrammar()
 
 
-class Ticking:
-    """A clock on which each look takes some time: every piece is painted, or every few of them."""
+class Clock:
+    """Time that stands still but where a test moves it."""
 
-    def __init__(self, step: float = 1.0) -> None:
+    def __init__(self) -> None:
         self.now = 0.0
-        self.step = step
 
     def __call__(self) -> float:
-        self.now += self.step
         return self.now
 
 
 def paint(text: str, cuts: list[int], screen: Screen, step: float = 1.0) -> list[str]:
-    """What a screen has, after `text` has arrived in pieces."""
-    painter = ScreenPainter(screen, clock=Ticking(step), size=screen.size)
+    """What a screen has, after `text` has arrived in pieces, one every `step` seconds."""
+    clock = Clock()
+    painter = ScreenPainter(screen, clock=clock, size=screen.size)
     for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        clock.now += step
         painter.add(text[begin:end])
     painter.finish()
     return screen.rows
