@@ -1,4 +1,4 @@
-"""A real terminal: one pane of a tmux server of its own, with nothing of its user's configuration."""
+"""A real terminal: one pane of a tmux server of its own, without anybody's configuration."""
 
 from __future__ import annotations
 

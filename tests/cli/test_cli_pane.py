@@ -16,10 +16,9 @@ from panes import Pane, require_tmux
 from screens import Screen
 from support import PATIENCE, eventually
 
-pytest.importorskip("rich")
-pytestmark = pytest.mark.slow
-
 from llmstream.cli.screen import ScreenPainter
+
+pytestmark = pytest.mark.slow
 
 # Reads commands as JSON, a line each, and answers each with the size of the terminal and the
 # processor time that painting has taken so far.
@@ -41,13 +40,27 @@ with open(sys.argv[1]) as commands, open(sys.argv[2], "w") as replies:
 
 PARTS = [
     "## Section {n}\n\n",
-    "Paragraph {n} is **long** enough to be wrapped, with `code` and *emphasis* in it, and it goes "
-    "on with more words than fit on a row, so that it is cut before it ends, at least once or "
-    "twice. The 中文 in it is wide, and the word number {n} is in it once.\n\n",
+    """Paragraph {n} is **long** enough to be wrapped, with `code` and *emphasis* in it, and it goes \
+on with more words than fit on a row, so that it is cut before it ends, at least once or twice. The \
+中文 in it is wide, and the word number {n} is in it once.
+
+""",
     "1. item {n} one\n2. item {n} two\n   - nested {n}\n3. item {n} three\n\n",
-    '```python\ndef function_{n}(argument):\n    """Code {n} is not wrapped."""\n'
-    "    for one in range({n}):\n        print(one, argument)\n\n    return {n}\n\n\n"
-    "class Class{n}:\n    value = {n}\n    other = '{n}'\n```\n\n",
+    """```python
+def function_{n}(argument):
+    # Code {n} is not wrapped.
+    for one in range({n}):
+        print(one, argument)
+
+    return {n}
+
+
+class Class{n}:
+    value = {n}
+    other = '{n}'
+```
+
+""",
     "> quoted {n}\n>\n> and more of it\n\n",
     "| name {n} | value |\n|---|---:|\n| a{n} | {n} |\n| b{n} | {n} |\n\n",
     "---\n\n",

@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from screens import Screen
 
-pytest.importorskip("rich")
-
 from llmstream._core.blocks import Splitter, split
 from llmstream.cli.markdown import MarkdownGrammar
 from llmstream.cli.screen import ScreenPainter
