@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .._core.checks import has_method, shown
 from ..errors import ConfigurationError
-from .body import sse
+from .body import Body, sse
 from .http import headers
 from .protocols.base import Version
 
@@ -38,17 +38,20 @@ def response_of(
     """The response to a browser. `stream` is a Stream that nobody has read, or a body that is one
     already (of `sse`, or of `follow`), or None: there is nothing, or nothing more, for which 204 is
     what every client understands. `last_event_id` is the header of the request: with it a browser
-    wants to go on with an answer, and a Stream would be another one."""
+    wants to go on with an answer, and a Stream, or the body of one, would be another answer."""
     head = headers(protocol, version=version, cors=cors)
     access = {
         name: value for name, value in head.items() if name.startswith("Access") or name == "Vary"
     }
+    # Some proxies keep a 204, and the next answer of this address is another one.
+    nothing = Response(204, {"Cache-Control": "no-store", **access}, _NOTHING)
     if stream is None:
-        return Response(204, access, _NOTHING)
-    if has_method(stream, "events") and has_method(stream, "cancel"):
-        if last_event_id:
-            stream.close()
-            return Response(204, access, _NOTHING)
+        return nothing
+    is_stream = has_method(stream, "events") and has_method(stream, "cancel")
+    if last_event_id and (is_stream or isinstance(stream, Body)):
+        stream.close()
+        return nothing
+    if is_stream:
         body = sse(stream, protocol, version=version, heartbeat=heartbeat, **options)
         return Response(200, head, body)
     if not has_method(stream, "__next__") or not has_method(stream, "close"):

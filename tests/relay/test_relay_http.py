@@ -197,6 +197,7 @@ def test_flask_without_a_body(app: Any) -> None:
     response = app.test_client().get("/nothing")
     assert (response.status_code, response.data) == (204, b"")
     assert response.headers["Access-Control-Allow-Origin"] == "https://a"
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 def test_flask_closes_what_is_not_read(app: Any, server: LLMServer) -> None:
@@ -212,10 +213,12 @@ def test_flask_closes_what_is_not_read(app: Any, server: LLMServer) -> None:
     server.wait_closed(0)
 
 
-def test_flask_does_not_run_a_prompt_twice(app: Any, server: LLMServer) -> None:
+@pytest.mark.parametrize("path", ["/chat", "/made"])
+def test_flask_does_not_run_a_prompt_twice(app: Any, server: LLMServer, path: str) -> None:
     """A browser that lost its connection asks again by itself."""
-    response = app.test_client().get("/chat", headers={"Last-Event-ID": "3"})
+    response = app.test_client().get(path, headers={"Last-Event-ID": "3"})
     assert (response.status_code, response.data) == (204, b"")
+    assert response.headers["Cache-Control"] == "no-store"
     assert not server.requests
 
 
