@@ -40,9 +40,9 @@ with open(sys.argv[1]) as commands, open(sys.argv[2], "w") as replies:
 
 PARTS = [
     "## Section {n}\n\n",
-    """Paragraph {n} is **long** enough to be wrapped, with `code` and *emphasis* in it, and it goes \
-on with more words than fit on a row, so that it is cut before it ends, at least once or twice. The \
-中文 in it is wide, and the word number {n} is in it once.
+    """Paragraph {n} is **long** enough to be wrapped, with `code` and *emphasis* in it, \
+and it goes on with more words than fit on a row, so that it is cut before it ends, at least once \
+or twice. The 中文 in it is wide, and the word number {n} is in it once.
 
 """,
     "1. item {n} one\n2. item {n} two\n   - nested {n}\n3. item {n} three\n\n",

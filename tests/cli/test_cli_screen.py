@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from corpus import PROPERTY
 from hypothesis import given
 from hypothesis import strategies as st
