@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .. import relay
 from .._settings.environment import find_in_environment
 from ..client import Client
+from ..errors import ConfigurationError
 
 __all__ = [
     "HEADERS",
@@ -19,6 +22,7 @@ __all__ = [
     "client_from_env",
     "log_from_env",
     "read_arguments",
+    "run_server",
     "trusted_hosts",
 ]
 
@@ -88,7 +92,26 @@ def read_arguments(program: str) -> argparse.Namespace:
     ):
         add(option, dest=variable, metavar=option[2:].upper(), help=what)
     options = parser.parse_args()
+    if not 0 <= options.port <= 65_535:
+        parser.error("--port: pass a number from 0 to 65535")
+    if not (options.page / "index.html").is_file():
+        parser.error(f"--page: there is no {options.page / 'index.html'} (is the page built?)")
     for name, value in vars(options).items():
         if name.startswith("LLMSTREAM_") and value is not None:
             os.environ[name] = value
     return options
+
+
+def run_server(serve: Callable[[], None]) -> None:
+    """Run a server until Ctrl-C. What is wrong with the machine or the settings is one sentence."""
+    try:
+        serve()
+    except KeyboardInterrupt:
+        print()
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in ("flask", "django"):
+            raise
+        sys.exit(f"This server needs {name}: pip install 'llmstream-sync[{name}]'")
+    except (ConfigurationError, OSError) as error:
+        sys.exit(f"The server cannot start: {error}")

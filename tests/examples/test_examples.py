@@ -7,15 +7,17 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PACKAGE, PROMPT, eventually, output_of
+from support import PACKAGE, PATIENCE, PROMPT, eventually, output_of
 from upstream import Says, Upstream
 
 from llmstream import Client, relay
@@ -209,6 +211,51 @@ def upstream(nothing_left: None) -> Iterator[Upstream]:
 @pytest.mark.parametrize("name", ["flask_chat", "django_chat"])
 def test_it_runs_and_ends_with_an_interrupt(upstream: Upstream, name: str, tmp_path: Path) -> None:
     check_program(name, upstream.environment(), tmp_path, "one two")
+
+
+# Runs a module as `python -m` does, where what its first argument names is not installed.
+WITHOUT = """
+    import runpy, sys
+    sys.modules[sys.argv[1]] = None
+    del sys.argv[:2]
+    runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.hosts
+@pytest.mark.parametrize("name", ["flask_chat", "django_chat"])
+def test_what_is_wrong_at_the_start_is_a_sentence(name: str, tmp_path: Path) -> None:
+    framework = name.partition("_")[0]
+
+    def run(*arguments: str, missing: str = "nothing_of_this_name", **settings: str) -> Any:
+        command = [sys.executable, "-c", textwrap.dedent(WITHOUT), missing]
+        return subprocess.run(
+            [*command, f"llmstream.examples.{name}", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PACKAGE), **settings},
+            timeout=PATIENCE,
+        )
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        key = {"OPENAI_API_KEY": "sk-1"}
+        port = str(taken.getsockname()[1])
+        for found, words in (
+            (run("--port", port, **key), "in use"),
+            (run("--port", "70000", **key), "65535"),
+            (run("--page", "nowhere", **key), "nowhere"),
+            (run("--port", "0", REDIS_URL="nope://user:secret@host", **key), "RedisLog(url)"),
+            (run("--port", "0", missing="xllamacpp"), "llmstream-sync[local]"),
+            (run("--port", "0", missing=framework, **key), f"llmstream-sync[{framework}]"),
+        ):
+            assert found.returncode in (1, 2), found
+            assert words in found.stderr
+            assert "Traceback" not in found.stderr
+            assert "secret" not in found.stderr
+    found = run("--help", missing=framework)
+    assert found.returncode == 0
+    assert "--port" in found.stdout
 
 
 @pytest.mark.local

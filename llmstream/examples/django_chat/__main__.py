@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..service import read_arguments, trusted_hosts
+from ..service import read_arguments, run_server, trusted_hosts
 
 
 def main() -> None:
@@ -19,11 +19,8 @@ def main() -> None:
     def tell(port: object) -> None:
         print(f"http://{options.host}:{port} (Django's own server, for development)", flush=True)
 
-    try:
-        run(options.host, options.port, application, threading=True, on_bind=tell)
-    except KeyboardInterrupt:
-        print()
+    run(options.host, options.port, application, threading=True, on_bind=tell)
 
 
 if __name__ == "__main__":
-    main()
+    run_server(main)
