@@ -92,8 +92,9 @@ class RedisLog:
         url: `redis://`, `rediss://` (TLS) or `unix://`, as redis-py takes them; or a client of
             redis-py that is not asynchronous, also of a cluster or of Sentinel. A reader that waits
             for an answer holds one connection: a client of your own has to allow that many
-            (`max_connections`), and its `socket_timeout` is the time after which a Redis that does
-            not answer is given up.
+            (`max_connections`). A command to a Redis that does not answer takes it as long as its
+            `socket_timeout` and its `retry` say, by default of redis-py 10 times 5 s: give it
+            `retry=Retry(NoBackoff(), 0)`, because the log itself tries again, for `lease` seconds.
         ttl: seconds that an answer is kept after its end.
         lease: seconds after which a producer that gives no sign of life is dead, and its readers
             are told. As long a Redis that is away is waited for, by producers and readers.
