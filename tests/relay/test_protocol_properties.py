@@ -357,6 +357,17 @@ def _flat(text: str) -> str:
     return text.replace("\n", "")
 
 
+@pytest.mark.parametrize("version", [2, 4])
+def test_names_and_ids_are_the_same_in_html(version: int) -> None:
+    """Whatever a service has put into them."""
+    odd = 'a"><b>\r\n\nid: 9\n&amp;\u2028'
+    frames = encoded(make_encoder("html", version), [CallEnd(odd, "f", "{}"), End(model=odd)])
+    events = [event.data for event in parse_sse(b"".join(frames))]
+    (_, call), *_ = shown([events[0]]).elements
+    (_, done), *_ = shown([events[1]]).elements
+    assert (call["data-id"], done["data-model"]) == (odd, odd)
+
+
 @given(st.lists(words, min_size=1, max_size=5))
 @QUICK
 def test_line_ends_survive_html(pieces: list[str]) -> None:

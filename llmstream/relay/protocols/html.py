@@ -41,7 +41,9 @@ __all__ = ["HTMLEncoder"]
 
 _CLOSE = frame(b"<!-- closed -->", "close")
 _NAMED = 2  # the version in which every event has a name
-_ODD = {ord("\0"): "\ufffd", 0x2028: "&#8232;", 0x2029: "&#8233;", ord("\n"): "<br>"}
+_ODD = {ord("\0"): "\ufffd", 0x2028: "&#8232;", 0x2029: "&#8233;"}
+_IN_TEXT = {**_ODD, ord("\n"): "<br>"}
+_IN_ATTRIBUTE = {**_ODD, ord("\n"): "&#10;", ord("\r"): "&#13;"}
 
 
 class HTMLEncoder(TableEncoder):
@@ -125,12 +127,12 @@ def _event(fragment: str, name: str) -> list[bytes]:
 def _escaped(text: str) -> str:
     """As the text of an element, on one line."""
     lines = clean(text).replace("\r\n", "\n").replace("\r", "\n")
-    return escape(lines).translate(_ODD)
+    return escape(lines).translate(_IN_TEXT)
 
 
 def _data(**attributes: Any) -> str:
     """Attributes named data-*, for those that have a value."""
     return "".join(
-        f' data-{name.replace("_", "-")}="{_escaped(str(value))}"'
+        f' data-{name.replace("_", "-")}="{escape(clean(str(value))).translate(_IN_ATTRIBUTE)}"'
         for name, value in present(**attributes).items()
     )
