@@ -62,6 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterat
         fails=Says(["one ", "two "], error="sk-secret of http://internal"),
         refused=Says(status=401),
         busy=Says(status=503),
+        right=Says(["Two words\n", "مرحبا بالعالم\n", "- שלום עולם\n", "last"], every=0.01),
         wide=Says(["w" * 500, "\n```\n", "c" * 500, "\n```\n"]),
     )
     folder = tmp_path_factory.mktemp("site")
@@ -117,6 +118,20 @@ def test_markdown_is_nodes_and_keeps_the_text(page: ChatPage) -> None:
     links = page.answer.locator("a")
     assert links.evaluate_all("nodes => nodes.map(n => n.href)") == ["https://example.org/a?b=c"]
     assert links.get_attribute("rel") == "noopener noreferrer"
+
+
+def test_a_line_begins_where_its_script_does(page: ChatPage) -> None:
+    page.ask("right")
+    page.until_ended()
+    sides = page.answer.locator(".text").evaluate(
+        """text => [...text.children].map(line => {
+          const words = document.createRange();
+          words.selectNodeContents(line.lastChild);
+          const { left, right } = words.getBoundingClientRect(), box = line.getBoundingClientRect();
+          return left - box.left < box.right - right ? "left" : "right";
+        })"""
+    )
+    assert sides == ["left", "right", "right", "left"]
 
 
 def test_the_wait_is_shown(page: ChatPage) -> None:
