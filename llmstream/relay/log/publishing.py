@@ -69,7 +69,8 @@ def publish(
             return relay.flask_response(relay.follow(log, id, last))
 
     Returns at once. A thread reads the stream; the answer goes on while nobody follows it, for
-    `unattended` seconds after the last reader has left (None: to its end), and is then stopped.
+    `unattended` seconds after the last reader has left (None: to its end), and is then stopped. (In
+    Redis a reader whose browser takes nothing for that long counts as one that has left.)
 
     An id is published once, as long as the log has it. A second `publish` with the same id, in
     whatever process, sends nothing: it closes the stream that it was given, and returns a
