@@ -292,7 +292,7 @@ class Renderer:
     ) -> tuple[list[Text], Rendered]:
         try:
             nodes = _nodes(tokens)
-            if any(token.level >= _NESTING for token in tokens):
+            if any(token.level >= _NESTING - 2 for token in tokens):
                 raise RecursionError
             if nodes and nodes[0][0].type == "table_open":
                 rows, widths = self._tables.table(nodes[0][1], unit.source, width)

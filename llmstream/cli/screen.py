@@ -145,6 +145,19 @@ class ScreenPainter:
     def _paint(self, *, final: bool = False) -> None:
         begun = self._clock()
         before = self._shown
+        try:
+            after, held, pieces = self._next(before, final=final)
+        except Exception:
+            # A fault of a library, say of a lexer: the answer counts more than its colors.
+            after, held, pieces = self._as_text(before, final=final)
+        # From here on it counts as written: what an interrupt leaves of it, `abort` writes.
+        self._shown, self._text, self._held, self._unwritten = after, "", held, pieces
+        self._flush()
+        now = self._clock()
+        self._due = now + max(_SHORTEST, _COSTS * (now - begun))
+
+    def _next(self, before: _Shown, *, final: bool) -> tuple[_Shown, str, list[str]]:
+        """What is shown after the next painting, and what is written for it."""
         width, height = self._size()
         text, held = self._taken(final=final)
         base = _THINKING if self._is_thinking else None
@@ -161,11 +174,18 @@ class ScreenPainter:
         if done or painted != before.live or width != before.width:
             up = rows_of(before.texts, width) if width < before.width else len(before.live)
             pieces = _frame(up, done, painted)
-        # From here on it counts as written: what an interrupt leaves of it, `abort` writes.
-        self._shown, self._text, self._held, self._unwritten = after, "", held, pieces
-        self._flush()
-        now = self._clock()
-        self._due = now + max(_SHORTEST, _COSTS * (now - begun))
+        return after, held, pieces
+
+    def _as_text(self, before: _Shown, *, final: bool) -> tuple[_Shown, str, list[str]]:
+        """What is not printed yet, as it is written."""
+        text, held = self._taken(final=final)
+        parts = [before.rendered.carry.plain] if before.rendered.carry is not None else []
+        fence = before.splitter.fence
+        if fence is not None and not fence.opened:
+            parts.append(f"```{fence.info}")
+        rows = "\n".join([*parts, before.splitter.pending + text]).rstrip("\n").split("\n")
+        after = _Shown(rendered=Rendered(begun=True))
+        return after, held, _frame(len(before.live), rows, ())
 
     def _write(self, text: str) -> None:
         self._unwritten.append(text)
