@@ -39,6 +39,9 @@ def django_response(
     (EventSource does). Given as `last_event_id`, a Stream gets 204, which ends it: the prompt is
     not run a second time. To go on with an answer, see `publish` and `follow`.
 
+    A view for GET needs Django's `require_GET`: its servers ask for the whole answer for a HEAD
+    request too, and drop it.
+
     GZipMiddleware leaves the response alone. Under ASGI no thread waits for the answer of a Stream;
     the view may be a plain function. Raises what `sse` and `headers` raise, and ConfigurationError
     without Django.
