@@ -19,6 +19,8 @@ __all__ = ["Command", "Parser"]
 _THINKING = re.compile(
     r"on|off|none|minimal|low|medium|high|xhigh|max|\d+|\{.*", re.IGNORECASE | re.DOTALL
 )
+# argparse's sentences about words that belong to no option.
+_STRANGE_WORDS = re.compile(r"unrecognized arguments: (?!-)|argument (?!-)\S+: invalid choice")
 _LOOKS_LIKE_AN_OPTION = re.compile(r"-(?!\d*\.?\d+$)\S+")
 
 
@@ -34,8 +36,7 @@ class Parser(argparse.ArgumentParser):
     takes_words = False
 
     def error(self, message: str) -> NoReturn:
-        strange = "unrecognized" in message or "invalid choice" in message
-        remark(message + self.hint if strange else message)
+        remark(message + self.hint if _STRANGE_WORDS.match(message) else message)
         self.exit(2)
 
     def parse_known_args(  # type: ignore[override]

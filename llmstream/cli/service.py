@@ -161,6 +161,8 @@ def _has_address(api: str | None) -> bool:
 
 
 def _thinking(text: str) -> Any:
+    if not text:
+        raise argparse.ArgumentTypeError("write an effort such as low, a number of tokens, or off")
     if text in ("on", "off"):
         return text == "on"
     if re.fullmatch(r"[+-]?[0-9]{1,20}", text):

@@ -109,6 +109,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no number": (["--temperature", "hot", "hi"], "--temperature"),
     "a temperature beyond reason": (["--temperature", "1000", "hi"], "temperature"),
     "thoughts below zero": (["--thinking=-3", "hi"], "thinking"),
+    "thoughts that are nothing": (["--thinking=", "hi"], "an effort"),
     "thoughts that are no JSON": (["--thinking", "{secret", "hi"], "not a JSON object"),
     "no JSON": (["--extra", "top_p=secret", "hi"], "'{\"top_p\": 0.9}'"),
     "a list": (["--extra", '["secret"]', "hi"], "not a JSON object"),
