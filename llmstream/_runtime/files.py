@@ -14,14 +14,14 @@ __all__ = ["check_replaceable", "replace_file"]
 _DESCRIPTORS = ("/dev/", "/proc/")
 
 
-def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
+def replace_file(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
     """Put a file with `data` in the place of the file `path`, whole: a process that is killed, or a
     disk that is full, leaves the old one. Raises OSError.
 
     The new file is written beside the old one, so the folder has to be writable. It has the old
-    one's permissions, else those of any new file. A symbolic link stays, and what it points to is
-    replaced. A device or a pipe is written to. It is not flushed to the disk: after a loss of power
-    the file system decides.
+    one's permissions, else those of any new file; with `private` its owner alone may read it. A
+    symbolic link stays, and what it points to is replaced. A device or a pipe is written to. It is
+    not flushed to the disk: after a loss of power the file system decides.
     """
     target = _replaceable(path)
     if target is None:
@@ -31,6 +31,8 @@ def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
     part, descriptor = _create_beside(target)
     try:
         with open(descriptor, "wb") as file:
+            if private and hasattr(os, "fchmod"):
+                os.fchmod(descriptor, 0o600)
             file.write(data)
         os.replace(part, target)
     except BaseException:

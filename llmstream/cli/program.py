@@ -12,6 +12,7 @@ from ..errors import LLMStreamError
 from .ask import ASK, SOURCES
 from .batch import BATCH
 from .bench import BENCH
+from .chat import CHAT
 from .check import CHECK
 from .command import Command, Parser
 from .completion import completion_command
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "ask": ASK,
     "batch": BATCH,
     "bench": BENCH,
+    "chat": CHAT,
     "check": CHECK,
     "completion": completion_command(lambda: COMMANDS),
     "dashboard": DASHBOARD,

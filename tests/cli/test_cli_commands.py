@@ -45,6 +45,7 @@ def test_there_are_these_commands() -> None:
         "ask",
         "batch",
         "bench",
+        "chat",
         "check",
         "completion",
         "dashboard",

@@ -1,0 +1,201 @@
+"""One answer of a chat: asked for, painted, stopped by Ctrl-C or `/stop`, and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from types import FrameType, TracebackType
+from typing import Any
+
+from .._runtime.clock import SYSTEM_CLOCK
+from .._runtime.readable import is_readable
+from .._runtime.threads import spawn
+from ..errors import ConfigurationError
+from ..result import LLMStreamError, Result
+from ..stream import Stream
+from .painter import Painter
+
+__all__ = ["Answered", "Interrupts", "read_answer", "typing_ahead"]
+
+_LOOK = 0.05  # seconds between two looks at the end of an answer, while somebody may type
+_STOPPED = "stopped by its reader"
+
+
+class Interrupts:
+    """What Ctrl-C does in a chat at a terminal: it stops the answer that runs; elsewhere it raises
+    KeyboardInterrupt. A second one during an answer raises as well: the terminal may be blocked."""
+
+    def __init__(self, line: Callable[[], str]) -> None:
+        self.stopped = False  # whether the latest answer was stopped
+        self.line = ""  # what stood in the line at the latest interrupt
+        self._typed = line
+        self._stream: Stream | None = None
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupts:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGINT, self._before or signal.SIG_DFL)
+
+    def begin(self, stream: Stream) -> None:
+        """From now on they stop `stream`."""
+        self.stopped = False
+        self._stream = stream
+
+    def end(self) -> None:
+        """No answer runs."""
+        self._stream = None
+
+    def stop(self) -> None:
+        """Stop the answer that runs; any thread may."""
+        stream = self._stream
+        if stream is not None:
+            self.stopped = True
+            stream.cancel(_STOPPED)
+
+    @contextlib.contextmanager
+    def ignored(self) -> Iterator[None]:
+        """Another program has the terminal, and Ctrl-C is its own."""
+        handler = signal.signal(signal.SIGINT, lambda number, frame: None)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._stream is not None and not self.stopped:
+            self.stop()
+            return
+        self.line = self._typed()
+        raise KeyboardInterrupt
+
+
+class Answered:
+    """How an answer ended.
+
+    Args:
+        text: what was shown.
+        result: the answer, or what had arrived of it.
+        error: why it is not whole, None if it is.
+        stopped: whether its reader stopped it.
+    """
+
+    def __init__(
+        self, text: str, result: Result, error: LLMStreamError | None, stopped: bool
+    ) -> None:
+        self.text = text
+        self.result = result
+        self.error = error
+        self.stopped = stopped
+
+
+def read_answer(stream: Stream, painter: Painter, interrupts: Interrupts | None) -> Answered:
+    """Read a stream to its end and paint it. Raises what the painter raises, and, without
+    `interrupts`, what an interrupt does."""
+    shown: list[str] = []
+    error: LLMStreamError | None = None
+    result = Result()
+    if interrupts is not None:
+        interrupts.begin(stream)
+    try:
+        try:
+            with stream:  # begins the call, which may fail at once
+                _paint(stream, painter, shown)
+                result = stream.result()
+        except LLMStreamError as failure:
+            error, result = failure, failure.partial
+        painter.finish() if error is None else painter.abort()
+    except KeyboardInterrupt:
+        if interrupts is None:
+            raise
+        stream.close()
+        try:
+            stream.result()
+        except LLMStreamError as failure:
+            error, result = failure, failure.partial
+    finally:
+        if interrupts is not None:
+            interrupts.end()
+        painter.abort()
+    stopped = interrupts is not None and interrupts.stopped and error is not None
+    return Answered("".join(shown), result, error, stopped)
+
+
+def _paint(stream: Stream, painter: Painter, shown: list[str]) -> None:
+    for chunk in stream.chunks():
+        if chunk.type == "thinking":
+            painter.thinking(chunk.text)
+        elif chunk.type == "restart":
+            shown.clear()
+            painter.restart()
+        elif chunk.type in ("text", "refusal"):
+            only = stream.state.primary
+            if only is None or chunk.index == only:
+                shown.append(chunk.text)
+                painter.add(chunk.text)
+
+
+@contextlib.contextmanager
+def typing_ahead(ahead: deque[str | None], stop: Callable[[], None]) -> Iterator[None]:
+    """While an answer is painted: `/stop` and Enter stop it, and any other line that is typed is
+    read after it. What is typed is not shown, since it would run into the answer.
+
+    Where the terminal's modes cannot be set (Windows), nothing is read meanwhile.
+    """
+    try:
+        import termios
+
+        terminal = sys.stdin.fileno()
+        modes = termios.tcgetattr(terminal)
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    quiet = list(modes)
+    quiet[3] &= ~termios.ECHO
+    bell: SimpleQueue[None] = SimpleQueue()
+    running = [True]
+
+    def watch() -> None:
+        try:
+            while running:
+                if is_readable(terminal, _LOOK) and running:
+                    _take(os.read(terminal, 65536), ahead, stop)
+        except (OSError, ValueError):
+            pass  # the terminal is gone: the next read of it says so
+        finally:
+            bell.put(None)
+
+    try:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
+        try:
+            spawn(watch, "typing")
+        except ConfigurationError:  # without a thread `/stop` waits for the end
+            bell.put(None)
+        yield
+    finally:
+        running.clear()
+        SYSTEM_CLOCK.wait(bell, 1.0)
+        with contextlib.suppress(termios.error, OSError):
+            termios.tcsetattr(terminal, termios.TCSADRAIN, modes)
+
+
+def _take(data: bytes, ahead: deque[str | None], stop: Callable[[], None]) -> None:
+    if not data:
+        ahead.append(None)
+    for line in data.decode("utf-8", "replace").splitlines():
+        if line.strip().lower() == "/stop":
+            stop()
+        else:
+            ahead.append(line)
