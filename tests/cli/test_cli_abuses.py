@@ -189,7 +189,7 @@ def test_08_a_pipe_that_closes(abuse: Abuse) -> None:
     where SIGPIPE was ignored or blocked by the caller."""
 
     def endless(recorded: Recorded) -> Reply:
-        return Reply([*TWO_WORDS, *[ANSWER.blocks()[5]] * 30_000, Silence()])
+        return Reply([*Answer("brave " * 20_000).blocks()[:-8], Silence()])
 
     abuse.server.script(endless, endless)
     line = '{ "$@"; echo "code $?" >&2; } | head -c 5 >/dev/null'
@@ -305,7 +305,7 @@ def test_15_the_terminal_is_closed(abuse: Abuse) -> None:
             ended.append(os.waitstatus_to_exitcode(status))
         return bool(done)
 
-    eventually(is_over, BOUND)
+    eventually(is_over, "the command ends", BOUND)
     assert ended == [129]
     abuse.server.wait_closed(0)
 
