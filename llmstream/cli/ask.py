@@ -23,7 +23,7 @@ from ..stream import Stream
 from .command import Command, Parser
 from .exit_codes import FAILED
 from .output import complain, print_pieces, remark, report_error, write
-from .painter import Painter, painter_for
+from .painter import paint, painter_for
 from .service import (
     add_request_options,
     add_service_options,
@@ -186,19 +186,7 @@ def _show(stream: Stream, options: argparse.Namespace) -> None:
     elif options.plain or not sys.stdout.isatty():
         print_pieces(stream, end_line=True)
     else:
-        _paint(stream, painter_for(sys.stdout))
-
-
-def _paint(stream: Stream, painter: Painter) -> None:
-    try:
-        for chunk in stream.chunks():
-            if chunk.type == "text":
-                painter.add(chunk.text)
-            elif chunk.type == "thinking":
-                painter.thinking(chunk.text)
-        painter.finish()
-    finally:
-        painter.abort()
+        paint(stream, painter_for(sys.stdout))
 
 
 def _events(stream: Stream) -> Iterator[str]:

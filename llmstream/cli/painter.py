@@ -11,8 +11,15 @@ import os
 from typing import Protocol, TextIO
 
 from .._core.terminal import for_terminal
+from .._runtime.clock import SYSTEM_CLOCK
+from ..readers.handlers import TimedChunks
+from ..readers.source import chunks_of
+from ..result import Chunk
+from ..stream import Stream
 
-__all__ = ["Painter", "PipePainter", "PlainPainter", "painter_for"]
+__all__ = ["Painter", "PipePainter", "PlainPainter", "paint", "painter_for"]
+
+_TICK = 0.1  # seconds between two looks at what is held back, while nothing comes
 
 
 class Painter(Protocol):
@@ -56,6 +63,54 @@ def painter_for(out: TextIO, *, plain: bool = False, end_line: bool = True) -> P
             if ScreenPainter.can_paint():
                 return ScreenPainter(out)
     return PlainPainter(out)
+
+
+def paint(stream: Stream, painter: Painter) -> None:
+    """Read the stream to its end and paint it: text, refusals and thinking. What is held back is
+    painted also while nothing comes, so the stream is then read in a thread of its own.
+
+    Raises what the stream raises, and OSError of the output. After an error or an interrupt the
+    stream is ended, and what has arrived is on the terminal.
+    """
+    try:
+        if isinstance(painter, PipePainter):
+            for chunk in stream.chunks():
+                _show(chunk, stream, painter)
+        else:
+            _paint_in_time(stream, painter)
+        painter.finish()
+    finally:
+        painter.abort()
+
+
+def _paint_in_time(stream: Stream, painter: Painter) -> None:
+    due = SYSTEM_CLOCK.monotonic()
+    items = TimedChunks(chunks_of(stream), stream, lambda: due)
+    try:
+        while True:
+            chunk = items.get()
+            if items.ended:
+                return
+            if chunk is not None:
+                _show(chunk, stream, painter)
+            else:
+                painter.tick()
+                due = SYSTEM_CLOCK.monotonic() + _TICK
+    except BaseException:
+        stream.cancel("the painting has ended")
+        items.close()
+        raise
+
+
+def _show(chunk: Chunk, stream: Stream, painter: Painter) -> None:
+    if chunk.type == "thinking":
+        painter.thinking(chunk.text)
+    elif chunk.type == "restart":
+        painter.restart()
+    elif chunk.type in ("text", "refusal"):
+        primary = stream.state.primary  # of several choices one is the answer
+        if primary is None or chunk.index == primary:
+            painter.add(chunk.text)
 
 
 class PipePainter:

@@ -15,7 +15,7 @@ from .progress import UNDONE, Progress
 from .pump import BLOCK, Cursor, Lease, Pump
 from .source import Chunks, Source, checked_source, chunks_of
 
-__all__ = ["METHODS", "Handlers", "handle"]
+__all__ = ["METHODS", "Handlers", "TimedChunks", "handle"]
 
 METHODS = ("on_token", "on_progress", "on_complete", "on_error", "on_restart")
 _ASKED_FOR = METHODS[:-1]
@@ -107,7 +107,7 @@ class _Handling:
         chunks = chunks_of(self._stream)
         # Only a thread can wait for the stream while this one waits for the next report.
         timed = self._tell.on_progress is not None and self._every_seconds is not None
-        items = _Timed(chunks, self._stream, self._next_report) if timed else _Direct(chunks)
+        items = TimedChunks(chunks, self._stream, self._next_report) if timed else _Direct(chunks)
         try:
             result = self._read(items)
         except BaseException:
@@ -120,7 +120,7 @@ class _Handling:
             self._tell.on_complete(result)
         return result
 
-    def _read(self, items: _Direct | _Timed) -> Result:
+    def _read(self, items: _Direct | TimedChunks) -> Result:
         while True:
             try:
                 chunk = items.get()
@@ -214,8 +214,8 @@ class _Direct:
         self._chunks.close()
 
 
-class _Timed:
-    """The chunks, read in a thread of their own."""
+class TimedChunks:
+    """The chunks, read in a thread of their own; `due` is when `get` returns without one."""
 
     def __init__(self, chunks: Chunks, stream: Source, due: Callable[[], float]) -> None:
         self._pump: Pump[Chunk] = Pump(chunks, stream, _LIMIT, "handle")

@@ -41,9 +41,9 @@ class Pane:
             "tmux-256color\nset -g remain-on-exit on\n",
             "utf-8",
         )
-        given = [f"-e{name}={value}" for name, value in (environment or {}).items()]
+        given = [f"{name}={value}" for name, value in (environment or {}).items()]
         size = [f"-x{width}", f"-y{height}"]
-        self._tmux("-f", str(config), "new-session", "-d", *size, *given, "--", *command)
+        self._tmux("-f", str(config), "new-session", "-d", *size, "--", "env", *given, *command)
 
     def _tmux(self, *words: str) -> str:
         assert TMUX is not None
