@@ -8,7 +8,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -16,7 +16,7 @@ from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.readable import is_readable
 from .._runtime.threads import spawn
 from ..errors import ConfigurationError
-from ..result import LLMStreamError, Result
+from ..result import Chunk, LLMStreamError, Result
 from ..stream import Stream
 from .painter import Painter
 
@@ -134,7 +134,7 @@ def read_answer(stream: Stream, painter: Painter, interrupts: Interrupts | None)
 
 
 def _paint(stream: Stream, painter: Painter, shown: list[str]) -> None:
-    for chunk in stream.chunks():
+    for chunk in _chunks(stream, painter):
         if chunk.type == "thinking":
             painter.thinking(chunk.text)
         elif chunk.type == "restart":
@@ -145,6 +145,39 @@ def _paint(stream: Stream, painter: Painter, shown: list[str]) -> None:
             if only is None or chunk.index == only:
                 shown.append(chunk.text)
                 painter.add(chunk.text)
+
+
+def _chunks(stream: Stream, painter: Painter) -> Iterator[Chunk]:
+    """The chunks; between them the painter paints what it holds back. A thread reads the stream for
+    that, and has ended once this is closed."""
+    arrived: SimpleQueue[Chunk | None] = SimpleQueue()
+    chunks = stream.chunks()
+
+    def read() -> None:
+        try:
+            for chunk in chunks:
+                arrived.put(chunk)
+        except LLMStreamError:
+            pass  # `Stream.result` raises it
+        finally:
+            arrived.put(None)
+
+    spawn(read, "chat")
+    chunk: Chunk | None = None
+    try:
+        while True:
+            if arrived.empty():
+                painter.tick()
+            try:
+                chunk = arrived.get(timeout=_LOOK)
+            except Empty:
+                continue
+            if chunk is None:
+                break
+            yield chunk
+    except BaseException:
+        stream.close()  # wakes the thread
+        raise
 
 
 @contextlib.contextmanager
