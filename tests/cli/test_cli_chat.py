@@ -1,0 +1,126 @@
+"""`llmstream chat` without a terminal: lines of a pipe, as a script."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import run
+
+from llmstream.chat import decode
+from llmstream.cli.chat_input import History
+from llmstream.testing import Answer, Cut, LLMServer, Reply
+
+REFUSED = Reply.error(401, message="no")
+
+
+def chat(
+    server: LLMServer, *lines: str, api: str = "responses", options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    base = server.base_url_for(api)
+    stdin = "".join(f"{line}\n" for line in lines)
+    return run("chat", "--api", api, "--base-url", base, "--model", "m", *options, stdin=stdin)
+
+
+@pytest.mark.parametrize(
+    ("api", "field"), [("responses", "input"), ("messages", "messages"), ("chat", "messages")]
+)
+def test_a_script(llm_server: LLMServer, tmp_path: Path, api: str, field: str) -> None:
+    """On any API: stdout has the answers alone; a failed one is a sentence, and /retry asks again;
+    the file is read back, and its turns are sent in the API's own form."""
+    saved = tmp_path / "saved.json"
+    llm_server.script(Answer("one", thinking="hm"), REFUSED, Answer("two"), Answer("three"))
+    done = chat(llm_server, "first", "second", "/retry", f"/save {saved}", "/tokens", api=api)
+    assert (done.returncode, done.stdout) == (0, "one\ntwo\n")
+    assert done.stderr.count("AuthenticationError") == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith("2 answers, 24 tokens in, 68 tokens out\n")
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o600 or os.name == "nt"
+    conversation, model = decode(saved.read_bytes(), "f")
+    assert (model, len(conversation.exchanges)) == ("m", 2)
+    done = chat(llm_server, "third", api=api, options=("--load", str(saved)))
+    assert (done.returncode, done.stdout) == (0, "three\n")
+    prompt: list[Any] = llm_server.requests[3].json()[field]
+    before: list[Any] = llm_server.requests[1].json()[field]
+    assert prompt[: len(before)] == before
+    assert prompt[-1] == {"role": "user", "content": "third"}
+
+
+def test_a_cut_answer_is_kept_as_text(llm_server: LLMServer) -> None:
+    """Every API takes it, and the exit code is that of the latest answer."""
+    begun = Reply([*Answer("Hello brave new world").blocks()[:6], Cut()])
+    llm_server.script(begun, Answer("ok"), begun)
+    done = chat(llm_server, "one", "two")
+    assert (done.returncode, done.stdout) == (0, "Hello brave\nok\n")
+    assert "stays in the conversation" in done.stderr
+    kept = llm_server.requests[1].json()["input"][1]
+    assert kept == {"role": "assistant", "content": "Hello brave"}
+    assert chat(llm_server, "three").returncode == 16
+
+
+def test_attachments(llm_server: LLMServer, tmp_path: Path) -> None:
+    """A text and an image are sent, and stderr says so; what cannot be read sends nothing."""
+    (tmp_path / "a b.txt").write_text("inside\n", "utf-8")
+    (tmp_path / "i.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    llm_server.script(Answer("ok"))
+    text, image = tmp_path / "a b.txt", tmp_path / "i.png"
+    done = chat(llm_server, f'look at @"{text}" and @{image}.')
+    assert done.returncode == 0
+    assert done.stderr.count("(attached: ") == 2
+    image_part, text_part = llm_server.requests[0].json()["input"][0]["content"]
+    assert image_part["type"] == "input_image"
+    assert "\ninside\n" in text_part["text"]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "fifo")
+        done = chat(llm_server, f"@{tmp_path / 'fifo'}", f"@{tmp_path}", f"@{tmp_path}/none")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 3
+    assert len(llm_server.requests) == 1
+
+
+def test_system_model_edit_and_mistakes(llm_server: LLMServer, tmp_path: Path) -> None:
+    """Each is heard by the next request; each mistake is one sentence."""
+    taken = tmp_path / "notes.txt"
+    taken.write_text("mine", "utf-8")
+    llm_server.script(Answer("a"), Answer("b"))
+    lines = ["/system be brief", "/model m2", "one", "/edit two", f"/save {taken}", "/load none"]
+    done = chat(llm_server, *lines, "/nonsense", "/stop", "/help", "/quit", "never")
+    bodies = [request.json() for request in llm_server.requests]
+    assert [(body["model"], body["instructions"]) for body in bodies] == [("m2", "be brief")] * 2
+    assert bodies[1]["input"] == [{"role": "user", "content": "two"}]
+    assert done.stderr.count("llmstream: ") == 3
+    assert taken.read_text("utf-8") == "mine"
+
+
+def test_a_message_that_has_no_end_is_not_sent(llm_server: LLMServer) -> None:
+    """A script that was cut off asks nothing by half."""
+    done = chat(llm_server, '"""', "half")
+    assert (done.returncode, len(llm_server.requests)) == (2, 0)
+    assert "not sent" in done.stderr
+
+
+def test_settings_that_cannot_work_are_noticed_first() -> None:
+    """Before anything is typed."""
+    done = run("chat", "--api", "chat", "--base-url", "http://127.0.0.1:9/v1", stdin="")
+    assert done.returncode == 2
+    assert "model" in done.stderr
+
+
+def test_the_history_keeps_every_message(tmp_path: Path) -> None:
+    """Line feeds and backslashes too; another kind of file is refused and not waited for."""
+    history = History(tmp_path / "state" / "history")
+    messages = ["one", "a\nb", "c\\n", "d\\\\", "e\\\nf", "é"]
+    for message in messages:
+        history.append(message)
+    assert history.load() == messages
+    assert history.path.read_bytes().startswith(b"one\n")
+    if hasattr(os, "mkfifo"):
+        assert stat.S_IMODE(history.path.stat().st_mode) == 0o600
+        history.path.unlink()
+        os.mkfifo(history.path)
+        with pytest.raises(OSError):
+            history.load()
