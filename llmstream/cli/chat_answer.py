@@ -162,7 +162,7 @@ def _chunks(stream: Stream, painter: Painter) -> Iterator[Chunk]:
         finally:
             arrived.put(None)
 
-    spawn(read, "chat")
+    spawn(read, "answer")
     chunk: Chunk | None = None
     try:
         while True:
