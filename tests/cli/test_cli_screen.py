@@ -15,7 +15,7 @@ from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 from screens import Screen
-from support import run_traced
+from support import executed_lines, run_traced
 
 from llmstream._core.blocks import Splitter, split
 from llmstream.cli.markdown import MarkdownGrammar
@@ -275,6 +275,23 @@ def test_it_is_painted_twelve_times_a_second_and_a_tenth_of_the_time() -> None:
         clock.now += 10.0
         painter.tick()
         assert "word word" in screen.rows[-1]
+
+
+def test_the_work_grows_as_the_answer_does() -> None:
+    """Twice the text, painted in twice as many pieces, is about twice the work."""
+    block = "\n\n".join(BLOCKS[:5]) + "\n\n" + BLOCKS[11] + "\n\n" + BLOCKS[20] + "\n\n"
+
+    def work(count: int) -> int:
+        text = block * count
+        cuts = list(range(50, len(text), 50))
+        return executed_lines(lambda: paint(text, cuts, Unseen(80, 24)))
+
+    class Unseen(Screen):
+        def write(self, text: str) -> int:
+            return len(text)
+
+    work(1)  # imports, and what is kept
+    assert work(4) <= 2.5 * work(2)
 
 
 # ---- ends ----------------------------------------------------------------------------------------
