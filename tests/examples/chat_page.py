@@ -33,7 +33,7 @@ class ChatPage:
     def __init__(self, tab: Any, url: str) -> None:
         self.tab = tab
         self.problems: list[str] = []
-        tab.set_default_timeout(2 * PATIENCE * 1000)
+        tab.set_default_timeout(4 * PATIENCE * 1000)  # longer than the page's own clock
         tab.on("pageerror", lambda error: self.problems.append(str(error)))
         tab.on("console", lambda message: self._said(message.text))
         tab.add_init_script(_WATCH)

@@ -15,15 +15,19 @@ __all__ = ["CuttingProxy"]
 
 _EVENT_STREAM = re.compile(rb"^content-type: *text/event-stream.*?\r\n\r\n", re.I | re.M | re.S)
 _END = b"\n\n"  # of an event
+_DATA = re.compile(rb"^data:", re.M)
 _AT_ONCE = struct.pack("ii", 1, 0)
 
 
 class CuttingProxy:
     """Between browsers and a server; one request a connection.
 
-    `cuts` has, for each response of events in turn, the number of events (comments count) after
-    which its connection is reset; without one left it is not. `served` lists where these responses
-    came from. `route` chooses the server's port by the request's first line.
+    `cuts` has, for each response of events in turn, the number of events after which its connection
+    ends; without one left it does not. Comments do not count: whether one comes before an event
+    depends on who is faster, and a page that is brought nothing many times waits longer each time.
+    For the same reason a connection is reset only where it has brought nothing: a reset takes away
+    what the browser has not read. `served` lists where these responses came from. `route` chooses
+    the server's port by the request's first line.
     """
 
     def __init__(self, route: Callable[[str], int]) -> None:
@@ -46,20 +50,20 @@ class CuttingProxy:
             server.sendall(head)
             up = threading.Thread(target=_copy, args=(browser, server), name="cutting-proxy")
             up.start()
-            is_cut = False
+            is_reset = False
             try:
-                is_cut = self._answer(server, browser, port)
+                is_reset = self._answer(server, browser, port)
             finally:
                 # A thread that reads a socket holds it open: it has to leave before the close.
                 with contextlib.suppress(OSError):
                     browser.shutdown(socket.SHUT_RD)
                 up.join()
-                if is_cut:  # without lingering: the connection ends with a reset
+                if is_reset:  # without lingering: the connection ends with a reset
                     browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
                 browser.close()
 
     def _answer(self, server: socket.socket, browser: socket.socket, port: int) -> bool:
-        """Hand on the response, to its end or to where it is cut, which it returns."""
+        """Hand on the response, to its end or to where it is cut. Returns whether none was."""
         data, left = b"", None
         is_known = False
         while piece := server.recv(65_536):
@@ -76,9 +80,9 @@ class CuttingProxy:
             while left is not None and _END in data:
                 event, _, data = data.partition(_END)
                 browser.sendall(event + _END)
-                left -= 1
+                left -= _DATA.search(event) is not None
                 if left == 0:
-                    return True
+                    return False
             if is_known and left is None:
                 browser.sendall(data)
                 data = b""

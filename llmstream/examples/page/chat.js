@@ -299,6 +299,10 @@ log.addEventListener("scroll", () => {
   height = log.scrollTop;
   $("newest").hidden = following;
 });
+// At once: the text may grow between the wheel and the scroll event, and take the view back.
+log.addEventListener("wheel", (event) => {
+  if (event.deltaY < 0 && log.scrollTop > 0) following = $("newest").hidden = false;
+}, { passive: true });
 const sizes = new ResizeObserver(() => { if (following) toNewest(); });
 sizes.observe(log); // and every answer
 $("newest").onclick = () => { following = true; toNewest(); prompt.focus(); };
