@@ -142,6 +142,11 @@ class PipedLines:
         """Nothing was changed."""
 
 
+def _recalled(message: str) -> str:
+    """A message as readline takes it: without NUL, which ends its strings."""
+    return message.replace("\0", "").encode("utf-8", "replace").decode()
+
+
 class TerminalLines:
     """The lines of a terminal, by readline where Python has it: with editing, a history, the
     completion of commands and file names, and several lines that are pasted as one message."""
@@ -168,7 +173,7 @@ class TerminalLines:
             readline.set_completer_delims(" \t\n")
             readline.set_completer(self._complete)
             for message in history.load() if history is not None else ():
-                readline.add_history(message)
+                readline.add_history(_recalled(message))
 
     def read(self, prompt: str, prefill: str = "") -> str:
         if self.ahead and not prefill:
@@ -195,7 +200,7 @@ class TerminalLines:
 
     def remember(self, message: str) -> None:
         if self._readline is not None:
-            self._readline.add_history(message.encode("utf-8", "replace").decode())
+            self._readline.add_history(_recalled(message))
         if self._history is not None:
             with contextlib.suppress(OSError):  # the chat goes on without it
                 self._history.append(message)

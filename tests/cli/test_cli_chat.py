@@ -12,7 +12,7 @@ import pytest
 from test_cli import run
 
 from llmstream.chat import decode
-from llmstream.cli.chat_input import History
+from llmstream.cli.chat_input import History, TerminalLines
 from llmstream.testing import Answer, Cut, LLMServer, Reply
 
 REFUSED = Reply.error(401, message="no")
@@ -124,3 +124,17 @@ def test_the_history_keeps_every_message(tmp_path: Path) -> None:
         os.mkfifo(history.path)
         with pytest.raises(OSError):
             history.load()
+
+
+def test_a_nul_in_a_message_or_in_the_history_ends_no_chat(tmp_path: Path) -> None:
+    """The library that edits lines takes none, in a message that was typed ahead either."""
+    readline = pytest.importorskip("readline")
+    history = History(tmp_path / "history")
+    history.path.write_bytes(b"a\0b\n")
+    lines = TerminalLines(history, [])
+    try:
+        assert readline.get_history_item(1) == "ab"
+        lines.remember("c\0d\ud83d")
+        assert readline.get_history_item(2) == "cd?"
+    finally:
+        lines.close()
