@@ -205,7 +205,10 @@ class ScreenPainter:
 def _frame(up: int, done: list[str], painted: tuple[str, ...]) -> list[str]:
     """What is written for one painting, in pieces: `up` rows are erased, and others take their
     place. The cursor is at the begin of the row below."""
-    pieces = [f"\r\x1b[{up}A\x1b[J" if up else ""]
+    # Row by row: to erase to the end of the screen (ED) from its first place on is to clear it for
+    # tmux, which keeps what was there among the rows that have scrolled away.
+    erase = "\x1b[K\x1b[B" * up
+    pieces = [f"\r\x1b[{up}A{erase}\x1b[{up}A" if up else ""]
     for row in done:
         if len(pieces[-1]) + len(row) > _PIECE:
             pieces.append("")

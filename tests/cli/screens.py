@@ -57,10 +57,12 @@ class Screen(io.StringIO):
         elif command == "A" and not private:
             # What has left the screen cannot be reached any more.
             self._at = max(self._top, self._at - int(number))
-        elif command == "J" and not private and not number:
+        elif command == "B" and not private:
+            self._at = min(self._top + self.height - 1, self._at + int(number or 1))
+            self._rows += [""] * (self._at + 1 - len(self._rows))
+        elif command == "K" and not private and not number:
             assert self._column == 0
-            del self._rows[self._at :]
-            self._rows.append("")
+            self._rows[self._at] = ""
         else:
             raise AssertionError(f"unexpected sequence {private}{number}{command}")
 
