@@ -41,7 +41,7 @@ from ..parts import (
     Thinking,
 )
 from ..posted import BadRequest, converted, read_object
-from .base import TableEncoder, Version, encode_json, frame, present
+from .base import TableEncoder, Version, encode_json, present, typed
 
 __all__ = ["AGUIEncoder"]
 
@@ -74,7 +74,7 @@ class _Call:
         self.is_bare = True  # without arguments so far
 
     def ended(self) -> bytes:
-        return _event("TOOL_CALL_END", toolCallId=self.id)
+        return typed("TOOL_CALL_END", toolCallId=self.id)
 
     def withdrawn(self) -> bytes:
         return _withdrawn(self.message)
@@ -82,7 +82,7 @@ class _Call:
 
 def _retry(encoder: Any, part: Retry) -> list[bytes]:
     value = present(attempt=part.attempt, reason=part.reason, delay=part.delay)
-    return [_event("CUSTOM", name="llmstream.retry", value=value)]
+    return [typed("CUSTOM", name="llmstream.retry", value=value)]
 
 
 class AGUIEncoder(TableEncoder):
@@ -132,7 +132,7 @@ class AGUIEncoder(TableEncoder):
         self._run = self._run or f"run-{part.trace_id}"
         self._name = part.trace_id
         return [
-            _event(
+            typed(
                 "RUN_STARTED",
                 threadId=self._thread,
                 runId=self._run,
@@ -167,7 +167,7 @@ class AGUIEncoder(TableEncoder):
             self._shown.append(id)
             frames += _OPENING[kind](id)
         word = "REASONING" if kind == "thinking" else "TEXT"
-        frames.append(_event(f"{word}_MESSAGE_CONTENT", messageId=self._open[1], delta=text))
+        frames.append(typed(f"{word}_MESSAGE_CONTENT", messageId=self._open[1], delta=text))
         return frames
 
     def _close(self) -> list[bytes]:
@@ -178,10 +178,10 @@ class AGUIEncoder(TableEncoder):
         self._open = None
         if kind == "thinking":
             return [
-                _event("REASONING_MESSAGE_END", messageId=id),
-                _event("REASONING_END", messageId=id),
+                typed("REASONING_MESSAGE_END", messageId=id),
+                typed("REASONING_END", messageId=id),
             ]
-        return [_event("TEXT_MESSAGE_END", messageId=id)]
+        return [typed("TEXT_MESSAGE_END", messageId=id)]
 
     # -- tool calls
 
@@ -192,7 +192,7 @@ class AGUIEncoder(TableEncoder):
         known = self._calls.get(id)
         call = _Call(self._free(id) if known is None else known.id, self._next_message())
         self._calls[id] = call
-        start = _event(
+        start = typed(
             "TOOL_CALL_START",
             toolCallId=call.id,
             toolCallName=name,
@@ -213,7 +213,7 @@ class AGUIEncoder(TableEncoder):
         if call is None or call.is_whole or not part.text:
             return []
         call.is_bare = False
-        return [_event("TOOL_CALL_ARGS", toolCallId=call.id, delta=part.text)]
+        return [typed("TOOL_CALL_ARGS", toolCallId=call.id, delta=part.text)]
 
     def _call_end(self, part: CallEnd) -> list[bytes]:
         frames = []
@@ -245,9 +245,7 @@ class AGUIEncoder(TableEncoder):
         frames = []
         for id, message in self._withdrawn.items():
             answer = f"{message}-answer"
-            result = _event(
-                "TOOL_CALL_RESULT", messageId=answer, toolCallId=id, content="withdrawn"
-            )
+            result = typed("TOOL_CALL_RESULT", messageId=answer, toolCallId=id, content="withdrawn")
             frames += [result, _withdrawn(answer)]
         return frames
 
@@ -259,12 +257,12 @@ class AGUIEncoder(TableEncoder):
         calls = self._calls.values()
         begun = [*self._shown, *(call.message for call in calls)]
         frames = [
-            _event("CUSTOM", name="llmstream.restart", value={"attempt": part.attempt}),
+            typed("CUSTOM", name="llmstream.restart", value={"attempt": part.attempt}),
             *map(_withdrawn, begun),
         ]
         if self._history is not None and begun:
             frames.append(
-                _event("MESSAGES_SNAPSHOT", messages=self._history, metadata=_WITHOUT_WITHDRAWN)
+                typed("MESSAGES_SNAPSHOT", messages=self._history, metadata=_WITHOUT_WITHDRAWN)
             )
         frames += self._close()
         frames += [call.ended() for call in self._open_calls()]
@@ -285,7 +283,7 @@ class AGUIEncoder(TableEncoder):
             *self._close(),
             *self._withdraw_calls(),
             *(() if pending else self._unasked()),
-            _event(
+            typed(
                 "RUN_FINISHED",
                 threadId=self._thread,
                 runId=self._run,
@@ -302,7 +300,7 @@ class AGUIEncoder(TableEncoder):
             return [
                 *self._close(),
                 *self._withdraw_calls(),
-                _event(
+                typed(
                     "RUN_FINISHED",
                     threadId=self._thread,
                     runId=self._run,
@@ -313,7 +311,7 @@ class AGUIEncoder(TableEncoder):
         metadata = present(trace_id=part.trace_id, retryable=part.retryable)
         return [
             *(call.withdrawn() for call in self._open_calls()),
-            _event(
+            typed(
                 "RUN_ERROR",
                 message=part.message,
                 code=part.type,
@@ -337,14 +335,8 @@ class AGUIEncoder(TableEncoder):
     }
 
 
-def _event(type: str, **fields: Any) -> bytes:
-    return frame(encode_json({"type": type, **present(**fields)}))
-
-
 def _text_opening(id: str, **metadata: Any) -> list[bytes]:
-    opening = _event(
-        "TEXT_MESSAGE_START", messageId=id, role="assistant", metadata=metadata or None
-    )
+    opening = typed("TEXT_MESSAGE_START", messageId=id, role="assistant", metadata=metadata or None)
     return [opening]
 
 
@@ -354,8 +346,8 @@ def _refusal_opening(id: str) -> list[bytes]:
 
 def _thinking_opening(id: str) -> list[bytes]:
     return [
-        _event("REASONING_START", messageId=id),
-        _event("REASONING_MESSAGE_START", messageId=id, role="reasoning"),
+        typed("REASONING_START", messageId=id),
+        typed("REASONING_MESSAGE_START", messageId=id, role="reasoning"),
     ]
 
 
@@ -369,7 +361,7 @@ _OPENING: dict[str, Callable[[str], list[bytes]]] = {
 def _withdrawn(id: str) -> bytes:
     """Puts an activity, which the page has no picture of and the client never posts, where a
     message was."""
-    return _event("ACTIVITY_SNAPSHOT", messageId=id, activityType=_WITHDRAWN, content={})
+    return typed("ACTIVITY_SNAPSHOT", messageId=id, activityType=_WITHDRAWN, content={})
 
 
 # With this a snapshot also removes the activities that stand for half messages: the client's own

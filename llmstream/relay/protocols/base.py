@@ -22,6 +22,7 @@ __all__ = [
     "frame",
     "present",
     "reported",
+    "typed",
     "with_id",
 ]
 
@@ -157,6 +158,11 @@ def frame(data: bytes, event: str | None = None) -> bytes:
     """One event of SSE, with its blank line. `data` has no CR; each of its lines is a field."""
     named = f"event: {event}\n".encode() if event is not None else b""
     return named + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
+
+
+def typed(type: str, **fields: Any) -> bytes:
+    """One event of SSE whose data is a JSON object with a `type`, and the fields that are there."""
+    return frame(encode_json({"type": type, **present(**fields)}))
 
 
 def with_id(frame: bytes, id: str | int) -> bytes:

@@ -41,7 +41,7 @@ from ..parts import (
     Thinking,
 )
 from ..posted import converted, read_object
-from .base import TableEncoder, Version, clean, encode_json, frame, present, reported
+from .base import TableEncoder, Version, clean, present, reported, typed
 
 __all__ = ["UIMessageEncoder"]
 
@@ -123,12 +123,12 @@ class UIMessageEncoder(TableEncoder):
     def _begin(self, part: Begin) -> list[bytes]:
         known = present(trace_id=part.trace_id, model=part.model)
         return [
-            _chunk(
+            typed(
                 "start",
                 messageId=self._id or f"msg-{part.trace_id}",
                 messageMetadata={**known, "complete": False},
             ),
-            _chunk("start-step"),
+            typed("start-step"),
         ]
 
     # -- text, thinking and refusals
@@ -151,9 +151,9 @@ class UIMessageEncoder(TableEncoder):
             self._parts += 1
             self._open = kind, str(self._parts)
             frames.append(
-                _chunk(f"{chunk}-start", id=self._open[1], providerMetadata=metadata or None)
+                typed(f"{chunk}-start", id=self._open[1], providerMetadata=metadata or None)
             )
-        frames.append(_chunk(f"{chunk}-delta", id=self._open[1], delta=text))
+        frames.append(typed(f"{chunk}-delta", id=self._open[1], delta=text))
         return frames
 
     def _close(self) -> list[bytes]:
@@ -162,14 +162,14 @@ class UIMessageEncoder(TableEncoder):
             return []
         kind, id = self._open
         self._open = None
-        return [_chunk("reasoning-end" if kind == "reasoning" else "text-end", id=id)]
+        return [typed("reasoning-end" if kind == "reasoning" else "text-end", id=id)]
 
     # -- tool calls
 
     def _call_begin(self, part: CallBegin) -> list[bytes]:
         self._calls[part.id] = part
         is_text = part.custom and self._words.input_encoding
-        start = _chunk(
+        start = typed(
             "tool-input-start",
             toolCallId=part.id,
             toolName=part.name,
@@ -181,7 +181,7 @@ class UIMessageEncoder(TableEncoder):
     def _call_arguments(self, part: CallArguments) -> list[bytes]:
         if part.id not in self._calls or not part.text:
             return []
-        return [_chunk("tool-input-delta", toolCallId=part.id, inputTextDelta=part.text)]
+        return [typed("tool-input-delta", toolCallId=part.id, inputTextDelta=part.text)]
 
     def _call_end(self, part: CallEnd) -> list[bytes]:
         frames = []
@@ -194,7 +194,7 @@ class UIMessageEncoder(TableEncoder):
         del self._calls[part.id]
         return [
             *frames,
-            _chunk(
+            typed(
                 "tool-input-available",
                 toolCallId=part.id,
                 toolName=part.name,
@@ -207,7 +207,7 @@ class UIMessageEncoder(TableEncoder):
         """Calls that the page will never have whole: else it waits for them for ever."""
         calls = [self._calls.pop(id) for id in ids]
         return [
-            _chunk(
+            typed(
                 "tool-input-error",
                 toolCallId=call.id,
                 toolName=call.name,
@@ -226,10 +226,10 @@ class UIMessageEncoder(TableEncoder):
     def _restart(self, part: Restart) -> list[bytes]:
         if not self._words.reset_step:  # the half answer would stay, with the whole one after it
             self._is_over = True
-            return [_chunk("error", errorText=_LOST), _DONE]
+            return [typed("error", errorText=_LOST), _DONE]
         self._open = None
         self._calls.clear()
-        return [_note(restart=part.attempt), _chunk("reset-step")]
+        return [_note(restart=part.attempt), typed("reset-step")]
 
     # -- the end
 
@@ -238,8 +238,8 @@ class UIMessageEncoder(TableEncoder):
         return [
             *self._close(),
             *self._unrun([*self._calls], _CUT_CALL),
-            _chunk("finish-step"),
-            _chunk(
+            typed("finish-step"),
+            typed(
                 "finish",
                 finishReason=_FINISH.get(part.finish or "", "other"),
                 messageMetadata=present(
@@ -256,20 +256,20 @@ class UIMessageEncoder(TableEncoder):
     def _failure(self, part: Failure) -> list[bytes]:
         self._is_over = True
         known = present(trace_id=part.trace_id, usage=reported(part.usage))
-        metadata = _chunk(
+        metadata = typed(
             "message-metadata", messageMetadata={**known, "error": part.type, "complete": False}
         )
         if part.type == "Cancelled":
             return [metadata, *self._aborted(part), _DONE]
         note = _note(error=part.type, retryable=part.retryable, trace_id=part.trace_id)
-        return [metadata, note, _chunk("error", errorText=part.message), _DONE]
+        return [metadata, note, typed("error", errorText=part.message), _DONE]
 
     def _aborted(self, part: Failure) -> list[bytes]:
         """Stopped on purpose. What is open stays open: the message is a half one. Where there is a
         word for that, the page sends nothing by itself after it (`sendAutomaticallyWhen`)."""
-        frames = [_chunk("abort", reason=part.message if self._words.abort_reason else None)]
+        frames = [typed("abort", reason=part.message if self._words.abort_reason else None)]
         if self._words.interrupted:
-            frames.append(_chunk("finish", finishReason="interrupted"))
+            frames.append(typed("finish", finishReason="interrupted"))
         return frames
 
     table: ClassVar[Mapping[type[Any], Callable[[Any, Any], list[bytes]]]] = {
@@ -287,13 +287,9 @@ class UIMessageEncoder(TableEncoder):
     }
 
 
-def _chunk(type: str, **fields: Any) -> bytes:
-    return frame(encode_json({"type": type, **present(**fields)}))
-
-
 def _note(**data: Any) -> bytes:
     """For `onData` of the page; it does not become a part of the message."""
-    return _chunk("data-llmstream", data=present(**data), transient=True)
+    return typed("data-llmstream", data=present(**data), transient=True)
 
 
 def _json_of(arguments: str) -> msgspec.Raw:
