@@ -113,6 +113,27 @@ def executed_lines(work: Callable[[], object]) -> int:
     return count
 
 
+def interrupted(work: Callable[[], None], at: int, places: tuple[str, ...]) -> int:
+    """`work` with a KeyboardInterrupt at the line with this number, of those that are executed in
+    files of the package whose names have one of `places` in them; returns how many these were."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal count
+        name = frame.f_code.co_filename
+        if event == "line" and any(place in name for place in places):
+            count += 1
+            if count == at:
+                raise KeyboardInterrupt
+        return trace if "/llmstream/" in name else None
+
+    try:
+        run_traced(work, trace)
+    except KeyboardInterrupt:
+        assert at <= count
+    return count
+
+
 def run_traced(work: Callable[[], object], trace: Any) -> None:
     """`work`, in this thread, with a trace function (see sys.settrace)."""
     before = sys.gettrace()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 from shells import Notebook
-from support import ANSWER, BLOCKS, ONCE, PROMPT, clocks, eventually, run_traced
+from support import ANSWER, BLOCKS, ONCE, PROMPT, clocks, eventually, interrupted
 
 from llmstream import Client, Result, SubscriberLagged, fanout, pace
 from llmstream.testing import LLMServer, Reply, Silence
@@ -65,26 +64,6 @@ WORK: dict[str, tuple[Callable[[Client], None], Any]] = {
 }
 
 
-def interrupted(work: Callable[[], None], at: int) -> int:
-    """`work` with a KeyboardInterrupt at a line; returns the lines that were executed."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal count
-        name = frame.f_code.co_filename
-        if event == "line" and any(place in name for place in PLACES):
-            count += 1
-            if count == at:
-                raise KeyboardInterrupt
-        return trace if "/llmstream/" in name else None
-
-    try:
-        run_traced(work, trace)
-    except KeyboardInterrupt:
-        assert at <= count
-    return count
-
-
 def readers() -> list[str]:
     names = [thread.name for thread in threading.enumerate()]
     return [name for name in names if name.partition("-")[2] in ("pace", "fanout", "handle")]
@@ -108,10 +87,10 @@ def test_an_interrupt_at_any_line(
 
 
 def interrupt_everywhere(work: Callable[[], None]) -> None:
-    total = interrupted(work, at=-1)
+    total = interrupted(work, at=-1, places=PLACES)
     assert total > 50
     for at in range(1, total, 2):
-        interrupted(work, at)
+        interrupted(work, at, PLACES)
         assert [*pace(["the next reader"])]
         eventually(lambda: not readers(), f"the threads of the readers have ended ({at})")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
-from support import ANSWER, BLOCKS, ONCE, PROMPT, clocks, eventually, run_traced
+from support import ANSWER, BLOCKS, ONCE, PROMPT, clocks, eventually, interrupted
 
 from llmstream import Client, relay
 from llmstream.testing import LLMServer, Reply, Silence
@@ -63,26 +62,6 @@ WORK: dict[str, tuple[Callable[[Client], None], Any]] = {
 }
 
 
-def interrupted(work: Callable[[], None], at: int) -> int:
-    """`work` with a KeyboardInterrupt at a line; returns the lines that were executed."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal count
-        name = frame.f_code.co_filename
-        if event == "line" and any(place in name for place in PLACES):
-            count += 1
-            if count == at:
-                raise KeyboardInterrupt
-        return trace if "/llmstream/" in name else None
-
-    try:
-        run_traced(work, trace)
-    except KeyboardInterrupt:
-        assert at <= count
-    return count
-
-
 def relays() -> list[str]:
     return [one.name for one in threading.enumerate() if one.name == "llmstream-relay"]
 
@@ -99,12 +78,12 @@ def test_an_interrupt_at_any_line(
     monkeypatch.setattr("sys.unraisablehook", lambda _: None)
     server.default = lambda recorded: answer if prompt_text(recorded) == PROMPT else ANSWER
     client = client_for(server, retry=ONCE, timeouts=clocks(30.0))
-    interrupted(lambda: work(client), at=-1)  # imports
-    total = interrupted(lambda: work(client), at=-1)
+    interrupted(lambda: work(client), at=-1, places=PLACES)  # imports
+    total = interrupted(lambda: work(client), at=-1, places=PLACES)
     assert total > 30
     for at in range(1, total, 2):
         with contextlib.suppress(AssertionError):  # of the work that was cut short
-            interrupted(lambda: work(client), at)
+            interrupted(lambda: work(client), at, PLACES)
         # Whoever relays next sees to what a finalizer could not.
         assert b"event: done" in b"".join(relay.sse(client.stream("The next"), interval=0))
         eventually(lambda: not relays(), f"the threads of the relays have ended ({at})")
