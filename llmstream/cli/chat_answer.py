@@ -8,7 +8,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -16,13 +16,13 @@ from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.readable import is_readable
 from .._runtime.threads import spawn
 from ..errors import ConfigurationError
-from ..result import Chunk, LLMStreamError, Result
+from ..result import LLMStreamError, Result
 from ..stream import Stream
-from .painter import Painter
+from .painter import Painter, paint
 
 __all__ = ["Answered", "Interrupts", "read_answer", "typing_ahead"]
 
-_LOOK = 0.05  # seconds between two looks at the end of an answer, while somebody may type
+_LOOK = 0.05  # seconds between two looks at whether an answer has ended, while somebody may type
 _STOPPED = "stopped by its reader"
 
 
@@ -104,7 +104,7 @@ class Answered:
 def read_answer(stream: Stream, painter: Painter, interrupts: Interrupts | None) -> Answered:
     """Read a stream to its end and paint it. Raises what the painter raises, and, without
     `interrupts`, what an interrupt does."""
-    shown: list[str] = []
+    shown = _Shown(painter)
     error: LLMStreamError | None = None
     result = Result()
     if interrupts is not None:
@@ -112,11 +112,10 @@ def read_answer(stream: Stream, painter: Painter, interrupts: Interrupts | None)
     try:
         try:
             with stream:  # begins the call, which may fail at once
-                _paint(stream, painter, shown)
+                paint(stream, shown)
                 result = stream.result()
         except LLMStreamError as failure:
             error, result = failure, failure.partial
-        painter.finish() if error is None else painter.abort()
     except KeyboardInterrupt:
         if interrupts is None:
             raise
@@ -130,54 +129,27 @@ def read_answer(stream: Stream, painter: Painter, interrupts: Interrupts | None)
             interrupts.end()
         painter.abort()
     stopped = interrupts is not None and interrupts.stopped and error is not None
-    return Answered("".join(shown), result, error, stopped)
+    return Answered("".join(shown.pieces), result, error, stopped)
 
 
-def _paint(stream: Stream, painter: Painter, shown: list[str]) -> None:
-    for chunk in _chunks(stream, painter):
-        if chunk.type == "thinking":
-            painter.thinking(chunk.text)
-        elif chunk.type == "restart":
-            shown.clear()
-            painter.restart()
-        elif chunk.type in ("text", "refusal"):
-            only = stream.state.primary
-            if only is None or chunk.index == only:
-                shown.append(chunk.text)
-                painter.add(chunk.text)
+class _Shown:
+    """A painter that also keeps what it is given of the answer, since it last began anew."""
 
+    def __init__(self, painter: Painter) -> None:
+        self.pieces: list[str] = []
+        self._painter = painter
+        self.thinking = painter.thinking
+        self.tick = painter.tick
+        self.finish = painter.finish
+        self.abort = painter.abort
 
-def _chunks(stream: Stream, painter: Painter) -> Iterator[Chunk]:
-    """The chunks; between them the painter paints what it holds back. A thread reads the stream for
-    that, and has ended once this is closed."""
-    arrived: SimpleQueue[Chunk | None] = SimpleQueue()
-    chunks = stream.chunks()
+    def add(self, text: str) -> None:
+        self.pieces.append(text)
+        self._painter.add(text)
 
-    def read() -> None:
-        try:
-            for chunk in chunks:
-                arrived.put(chunk)
-        except LLMStreamError:
-            pass  # `Stream.result` raises it
-        finally:
-            arrived.put(None)
-
-    spawn(read, "answer")
-    chunk: Chunk | None = None
-    try:
-        while True:
-            if arrived.empty():
-                painter.tick()
-            try:
-                chunk = arrived.get(timeout=_LOOK)
-            except Empty:
-                continue
-            if chunk is None:
-                break
-            yield chunk
-    except BaseException:
-        stream.close()  # wakes the thread
-        raise
+    def restart(self) -> None:
+        self.pieces.clear()
+        self._painter.restart()
 
 
 @contextlib.contextmanager
