@@ -6,6 +6,7 @@ at eight times the size: in proportion it is eight times as long, quadratic sixt
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -218,9 +219,15 @@ STREAMS = {"responses": RESPONSES, "messages": MESSAGES, "chat": CHAT}
 
 
 def seconds(work: Callable[[], object]) -> float:
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
+    """CPU seconds without the cyclic collector, whose share is as large as the process's heap."""
+    gc.collect()
+    gc.disable()
+    try:
+        begun = time.process_time()
+        work()
+        return time.process_time() - begun
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
@@ -243,7 +250,7 @@ def test_streams_in_time(api: str, kind: str) -> None:
     """The same, with the work that is done in C."""
     few, many = (list(STREAMS[api][kind](n)) for n in (4 * FEW, 4 * FEW * TIMES))
     base = min(seconds(lambda: fed(api, few)) for _ in range(3))
-    assert min(seconds(lambda: fed(api, many)) for _ in range(2)) < 3 * TIMES * base + 0.1
+    assert min(seconds(lambda: fed(api, many)) for _ in range(2)) < 2 * TIMES * base + 0.1
 
 
 def test_reasoning_details() -> None:
