@@ -12,9 +12,10 @@ from msgspec import Struct
 
 from ...errors import ServiceError
 from ...events.base import AnyEvent, Event, UnknownEvent
-from ...result import LLMStreamError
+from ...result import LLMStreamError, ToolCall
 from ..liveness import is_ping
 from ..numbering import Standing
+from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse
 from ..state import State
 from ..tool_calls import RunningCall, ToolCallState, item_calls, running_item
@@ -127,6 +128,13 @@ class Dialect(Protocol):
         """The answer as messages (or input items) for the next prompt. It has only what is closed:
         no unfinished block, no call whose id is not in `safe`, no thinking at its end."""
 
+    def outcome_turns(self, outcomes: Sequence[ToolOutcome | Approval]) -> list[Any]:
+        """The outcomes of the calls of one answer, as the turns that follow it in the next prompt,
+        in this API's own form."""
+
+    def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
+        """What the service asks to be allowed to run itself, in the items of an answer."""
+
     def continued_turn(self, text: str) -> dict[str, Any]:
         """The assistant's turn for an answer that several requests have produced: its text."""
 
@@ -208,6 +216,9 @@ class TypedDialect:
 
     def running_calls(self, state: State, index: int) -> Sequence[RunningCall]:
         return running_item(state, self.tool_types, index)
+
+    def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
+        return ()
 
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"role": "assistant", "content": text}

@@ -17,11 +17,12 @@ import msgspec
 from ...errors import ConfigurationError
 from ...events import chat as ev
 from ...events.base import AnyEvent, Event, UnknownEvent, decode_json, shallow
-from ...result import Chunk, LLMStreamError, Usage
+from ...result import Chunk, LLMStreamError, ToolCall, Usage
 from ..checks import shown
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..numbering import Standing
+from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
 from ..state import Contradiction, FastPath, ItemState, Misplaced, State, merge_usage, rest_of
 from ..tool_calls import (
@@ -42,6 +43,7 @@ from .profiles import DEFAULT, Profile, endpoint
 from .refused import without_refused
 from .stray import refuse_text, text_fields
 from .tools import asks_for_structure, chosen_tool, function_tool
+from .turns import as_error
 from .usage import metrics_usage, openai_usage
 
 __all__ = ["CHAT", "ChatDialect"]
@@ -492,6 +494,20 @@ class ChatDialect:
         _add_reasoning(message, first, self._profile.returns)
         filled = message["content"] or message.get("refusal") or message.get("tool_calls")
         return (message,) if filled else ()
+
+    def outcome_turns(self, outcomes: Sequence[ToolOutcome | Approval]) -> list[Any]:
+        return [
+            {
+                "role": "tool",
+                "tool_call_id": one.call.id,
+                "content": as_error(one.output) if one.is_error else one.output,
+            }
+            for one in outcomes
+            if isinstance(one, ToolOutcome)  # this API asks for no approval
+        ]
+
+    def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
+        return ()
 
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"role": "assistant", "content": text}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from ...result import Chunk, Usage, decode_arguments
 from ..checks import shown
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
+from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
 from ..state import (
     Contradiction,
@@ -546,6 +547,16 @@ class MessagesDialect(TypedDialect):
             if item.index in ids:
                 block["id"] = ids[item.index]
         return ({"role": "assistant", "content": blocks},) if blocks else ()
+
+    def outcome_turns(self, outcomes: Sequence[ToolOutcome | Approval]) -> list[Any]:
+        """One turn of the user, which has all results, and nothing before them."""
+        results = [
+            _result({"tool_call_id": one.call.id, "content": one.output})
+            | ({"is_error": True} if one.is_error else {})
+            for one in outcomes
+            if isinstance(one, ToolOutcome)  # this API asks for no approval
+        ]
+        return [{"role": "user", "content": results}] if results else []
 
     def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         blocks = payload.get("content") if isinstance(payload, dict) else None

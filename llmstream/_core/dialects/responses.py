@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -20,10 +20,11 @@ import msgspec
 from ...errors import ConfigurationError
 from ...events import responses as ev
 from ...events.base import AnyEvent, UnknownEvent, decode_json, raw_elements, shallow
-from ...result import Chunk, LLMStreamError
+from ...result import Chunk, LLMStreamError, ToolCall
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..numbering import Standing
+from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body, url_below
 from ..state import (
     Contradiction,
@@ -49,7 +50,7 @@ from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 from .stray import has_text, refuse_text, without_text
 from .tools import chosen_tool, function_tool
-from .turns import Audio, Image, calls_of, is_plain, media_of, split_data_url
+from .turns import Audio, Image, as_error, calls_of, is_plain, media_of, split_data_url
 from .usage import openai_usage
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
@@ -887,6 +888,16 @@ class ResponsesDialect(TypedDialect):
             reasoning = []
         return tuple(turn)
 
+    def outcome_turns(self, outcomes: Sequence[ToolOutcome | Approval]) -> list[Any]:
+        return [_outcome(one) for one in outcomes]
+
+    def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
+        return tuple(
+            ToolCall(item.get("id"), item.get("name") or "", item.get("arguments") or "{}")
+            for item in items
+            if isinstance(item, dict) and item.get("type") == "mcp_approval_request"
+        )
+
     def auth(self, api_key: str) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"}
 
@@ -947,6 +958,18 @@ def _items(turn: Mapping[str, Any]) -> Iterator[Any]:
             "name": call.name,
             "arguments": call.arguments,
         }
+
+
+def _outcome(one: ToolOutcome | Approval) -> dict[str, Any]:
+    if isinstance(one, Approval):
+        answer = {"approval_request_id": one.request.id, "approve": one.approve}
+        reason = {"reason": one.reason} if one.reason else {}
+        return {"type": "mcp_approval_response", **answer, **reason}
+    output: Any = as_error(one.output) if one.is_error else one.output
+    if not isinstance(output, str):
+        output = [_part(part, "input_text") for part in output]
+    kind = "custom_tool_call_output" if one.call.custom else "function_call_output"
+    return {"type": kind, "call_id": one.call.id, "output": output}
 
 
 def _part(part: Any, text: str) -> Any:

@@ -7,7 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Audio", "Call", "File", "Image", "calls_of", "is_plain", "media_of", "split_data_url"]
+__all__ = [
+    "Audio",
+    "Call",
+    "File",
+    "Image",
+    "as_error",
+    "calls_of",
+    "is_plain",
+    "media_of",
+    "split_data_url",
+]
 
 
 class Image(NamedTuple):
@@ -84,3 +94,10 @@ def split_data_url(url: str) -> tuple[str, str] | None:
     if not comma or head[:5].lower() != "data:" or not head.lower().endswith(";base64"):
         return None
     return head[5:].partition(";")[0].lower() or "text/plain", data
+
+
+def as_error(output: str | list[Any]) -> str | list[Any]:
+    """The output of a call that failed, for an API that has no field for that."""
+    if isinstance(output, str):
+        return output if output[:5].lower() == "error" else f"Error: {output}"
+    return [{"type": "text", "text": "Error:"}, *output]
