@@ -33,6 +33,7 @@ PURE = {
     "enum",
     "functools",
     "html",
+    "inspect",  # cleandoc only: the text of a docstring
     "itertools",
     "json",
     "math",
@@ -48,7 +49,8 @@ PURE = {
     "urllib",  # urllib.parse only: see below
 }
 PURE_SUBMODULES = {"email": {"email.utils"}, "urllib": {"urllib.parse"}}
-ONLY_IN = {"sseclient": {"_core/sse.py"}}
+# pydantic only computes, and is imported for a type of its own only: the caller has imported it.
+ONLY_IN = {"sseclient": {"_core/sse.py"}, "pydantic": {"_core/typeform.py"}}
 
 # Attribute names that read a clock, the environment, a file or a generator of random numbers,
 # whatever module they are reached through.
@@ -65,6 +67,7 @@ FLOORS = [
     ("records, settings, a local server", "telemetry", "_settings", "local"),
     ("one call", "_call"),
     ("readers", "readers"),
+    ("runs, typed answers", "tools", "output"),
     ("many calls", "parallel"),
     ("stream", "stream"),
     ("client", "client"),

@@ -17,6 +17,7 @@ from ..liveness import is_ping
 from ..numbering import Standing
 from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse
+from ..schema import SchemaRules
 from ..state import State
 from ..tool_calls import RunningCall, ToolCallState, item_calls, running_item
 from .lenient import lenient
@@ -74,7 +75,8 @@ class Dialect(Protocol):
     answer is in the State that is passed in.
 
     `text_part` is the type of a text part in a prompt. `default_max_tokens` is the limit of the
-    answer where the caller sets none and the API requires one.
+    answer where the caller sets none and the API requires one. `schema_rules` is what its strict
+    mode knows of JSON Schema.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Dialect(Protocol):
     default_model: str | None
     text_part: str
     default_max_tokens: int | None
+    schema_rules: ClassVar[SchemaRules]
 
     def with_profile(self, profile: Profile) -> Dialect:
         """The same API as one service implements it."""
@@ -169,6 +172,7 @@ class TypedDialect:
     table: ClassVar[Mapping[type[Any], Apply]]
     essential: ClassVar[frozenset[str]]
     tool_types: ClassVar[Mapping[str, str]]
+    schema_rules: ClassVar[SchemaRules]
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ from ..finish import broken_off, finish_word
 from ..numbering import Standing
 from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
+from ..schema import SchemaRules
 from ..state import Contradiction, FastPath, ItemState, Misplaced, State, merge_usage, rest_of
 from ..tool_calls import (
     RunningCall,
@@ -38,6 +39,7 @@ from ..tool_calls import (
     partition_calls,
 )
 from .base import CONTENT, CUT, NOTHING, PROGRESS, Activity, Effect, unknown
+from .declared import OPENAI_RULES
 from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
 from .refused import without_refused
@@ -174,6 +176,7 @@ class ChatDialect:
     default_model: str | None = None
     text_part = "text"
     default_max_tokens: int | None = None
+    schema_rules: ClassVar[SchemaRules] = OPENAI_RULES
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile

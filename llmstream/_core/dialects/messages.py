@@ -25,6 +25,7 @@ from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
+from ..schema import SchemaRules
 from ..state import (
     Contradiction,
     ItemState,
@@ -53,6 +54,24 @@ _STOP = b'{"type":"message_stop"}'
 _COMPLETE = Effect(PROGRESS.activity, complete=True)
 # The item types that the caller has to run -> the kind of their arguments.
 _TOOL_TYPES = {"tool_use": "json"}
+# Anthropic, "Structured outputs", JSON Schema limitations, and the limits for strict tools of a
+# request. Everything else becomes words of the description, as its own package writes it.
+_RULES = SchemaRules(
+    kept=frozenset({"format", "minItems"}),
+    formats=frozenset(
+        (
+            *("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4"),
+            *("ipv6", "uuid"),
+        )
+    ),
+    least_items=frozenset({0, 1}),
+    recursion=False,
+    loose_words=True,
+    names=r"[a-zA-Z0-9_.-]{1,64}",
+    optional=24,
+    unions=16,
+    tools=20,
+)
 _FINISH = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -477,6 +496,7 @@ class MessagesDialect(TypedDialect):
     table = _TABLE
     essential = frozenset({"delta", "content_block", "text", "thinking", "partial_json"})
     tool_types = _TOOL_TYPES
+    schema_rules = _RULES
 
     def with_profile(self, profile: Profile) -> MessagesDialect:
         return MessagesDialect(profile)

@@ -46,6 +46,7 @@ from ..tool_calls import (
     item_calls,
 )
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
+from .declared import OPENAI_RULES
 from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 from .stray import has_text, refuse_text, without_text
@@ -783,6 +784,7 @@ class ResponsesDialect(TypedDialect):
     table = _TABLE
     essential = frozenset({"delta", "item", "response"})
     tool_types = _TOOL_TYPES
+    schema_rules = OPENAI_RULES
 
     def with_profile(self, profile: Profile) -> ResponsesDialect:
         return ResponsesDialect(profile)

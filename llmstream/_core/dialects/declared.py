@@ -1,0 +1,132 @@
+"""Tools that are functions of the caller, until an API's rules decide how they are sent. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigurationError
+from ..schema import Fitted, SchemaRules, fit
+
+__all__ = ["OPENAI_RULES", "DeclaredTool", "fitted_tools"]
+
+# OpenAI, "Structured model outputs", supported schemas; Chat Completions and Responses have the
+# same. What is not named there (minLength, uniqueItems, default, ...) is refused.
+OPENAI_RULES = SchemaRules(
+    kept=frozenset(
+        (
+            *("pattern", "format", "multipleOf", "minimum", "maximum", "exclusiveMinimum"),
+            *("exclusiveMaximum", "minItems", "maxItems"),
+        )
+    ),
+    formats=frozenset(
+        (
+            *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6"),
+            *("uuid",),
+        )
+    ),
+    all_required=True,
+    levels=10,
+    properties=5_000,
+    enum_values=1_000,
+    characters=120_000,
+)
+
+
+class DeclaredTool(dict[str, Any]):
+    """A function as a tool: a dict in the form of the Responses API whose `parameters` are the
+    schema that the function really has. The dialect that sends it fits that to its API.
+
+    `strict`: True, the API has to follow the schema; None, it does where it can; False, never.
+    `eager`: whether the arguments are streamed as they are generated, without the API's check.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        parameters: Mapping[str, Any],
+        *,
+        strict: bool | None = None,
+        eager: bool = False,
+    ) -> None:
+        about = {"description": description} if description else {}
+        super().__init__(type="function", name=name, **about, parameters=parameters)
+        self.strict = strict
+        self.eager = eager
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (dict(self), self.strict, self.eager)
+
+    def fitted(self, rules: SchemaRules, *, never: bool = False) -> Fitted:
+        """The schema by an API's rules. `never`: the service knows no strict mode."""
+        name = self["name"]
+        try:
+            return fit(self["parameters"], rules, strict=False if never else self.strict)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"the tool {name!r}: {exc}") from None
+
+
+def _remade(fields: dict[str, Any], strict: bool | None, eager: bool) -> DeclaredTool:
+    tool = DeclaredTool(
+        fields["name"],
+        fields.get("description", ""),
+        fields["parameters"],
+        strict=strict,
+        eager=eager,
+    )
+    tool.clear()
+    tool.update(fields)
+    return tool
+
+
+class _Budget:
+    """What all strict schemas of one request may have together."""
+
+    def __init__(self, rules: SchemaRules) -> None:
+        self._most = (rules.tools, rules.optional, rules.unions)
+        self._used = (0, 0, 0)
+
+    def takes(self, fitted: Fitted, must: bool) -> bool:
+        """Whether one more is within it; if it `must` be strict, the service is to say."""
+        used = tuple(
+            a + b for a, b in zip(self._used, (1, fitted.optional, fitted.unions), strict=True)
+        )
+        fits = all(most is None or n <= most for n, most in zip(used, self._most, strict=True))
+        if fits or must:
+            self._used = used  # type: ignore[assignment]
+        return fits or must
+
+
+def fitted_tools(
+    tools: Sequence[Any], rules: SchemaRules, *, never: bool = False
+) -> list[tuple[Any, Fitted | None]]:
+    """Each tool, and its fitted schema if it is a function of the caller. A schema is strict only
+    while the request has room for it; those that must be strict come first."""
+    found = [
+        (one, one.fitted(rules, never=never) if isinstance(one, DeclaredTool) else None)
+        for one in tools
+    ]
+    budget = _Budget(rules)
+    strict: set[int] = set()
+    for must in (True, False):
+        for number, (one, fitted) in enumerate(found):
+            if fitted is None or not fitted.strict or bool(one.strict) is not must:
+                continue
+            if budget.takes(fitted, must):
+                strict.add(number)
+    return [
+        (one, fitted if fitted is None or number in strict else _not_strict(fitted))
+        for number, (one, fitted) in enumerate(found)
+    ]
+
+
+def _not_strict(fitted: Fitted) -> Fitted:
+    if not fitted.strict:
+        return fitted
+    return Fitted(
+        schema=fitted.schema,
+        strict=False,
+        reason="the other tools of the request use up what may be strict in one",
+        described=fitted.described,
+    )

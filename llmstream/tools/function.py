@@ -1,0 +1,574 @@
+"""Functions that a model may call: `Tool`, `tool`, `ToolError`.
+
+Name, description and schema come from the signature, the hints and the docstring of a function;
+what a model sends as arguments is checked by the same hints before the function runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import keyword
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CodeType, MethodType
+from typing import Any, overload
+
+import msgspec
+
+from .._core.checks import CENTURY, checked_json, checked_range, few, shown
+from .._core.credentials import is_credential
+from .._core.dialects.declared import DeclaredTool
+from .._core.dialects.tools import function_tool
+from .._core.typeform import Misfit, TypeForm, default_of, not_json, with_definitions
+from ..errors import ConfigurationError
+from ..result import decode_arguments
+
+__all__ = ["Tool", "ToolArgumentsError", "ToolError", "as_tools", "declarations", "tool"]
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what every API takes
+_PLACE = re.compile(r"at `\$")
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_FAULTS = 3  # of an object's arguments, those that are told
+
+
+class ToolError(Exception):
+    """Raised by a tool that has failed: the model receives `words`, a text or a list of content
+    parts, as the outcome of its call. Of any other exception it receives the text too."""
+
+    def __init__(self, words: str | list[Any]) -> None:
+        super().__init__(words)
+        self.words = words
+
+
+class ToolArgumentsError(ValueError):
+    """The arguments of a call do not fit. The message can be sent back to the model."""
+
+
+class Tool:
+    """A function that a model may call. Immutable; any thread may use it.
+
+    Args:
+        function: a function, method, `functools.partial`, or object with `__call__`. Each parameter
+            needs a type hint: `typing.Any` is one. `*args` and `**kwargs` are refused, and so are
+            async functions, since tools run in threads. An argument that a partial holds is not
+            asked of the model.
+        name: 1 to 64 letters, digits, '_' and '-'. Default: the function's own.
+        description: what the model reads. Default: the docstring without its sections. The section
+            of the parameters (Google, NumPy or reST style) describes these; that needs the extra
+            `tools`, and without it the whole docstring is the description.
+        parameters: a JSON schema of an object, in place of one from the hints. The arguments are
+            then passed as the JSON has them, without a check but that the function takes them.
+        strict: True, for an API that is to follow the schema strictly; ConfigurationError at the
+            request if it cannot. Default: where it can. False: never.
+        sequential: whether it runs alone: calls before it in a turn have finished, those after it
+            have not begun.
+        timeout: seconds that a call may take. Default: what `client.run(tool_timeout=)` says.
+        eager: whether the Messages API streams the arguments as they are generated, without a
+            check of its own (`eager_input_streaming`). The other APIs always do.
+
+    A parameter with a default may be left out, or be null where its type has no None. `from_` is
+    `from` to the model, for every name that Python reserves. The default itself is shown to the
+    model where JSON has it, unless the parameter's name says that it is a secret.
+
+    `tool.call(arguments)` checks and calls; `tool(...)` calls the function as ever. Raises
+    ConfigurationError for what cannot work.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        /,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        strict: bool | None = None,
+        sequential: bool = False,
+        timeout: float | None = None,
+        eager: bool = False,
+    ) -> None:
+        _check_callable(function)
+        self.function = function
+        self.name = _checked_name(function, name)
+        for option, value in (("sequential", sequential), ("eager", eager)):
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"tool({option}={shown(value)}): pass True or False")
+        if strict is not None and not isinstance(strict, bool):
+            raise ConfigurationError(f"tool(strict={shown(strict)}): pass True, False or None")
+        if description is not None and not isinstance(description, str):
+            raise ConfigurationError("tool(description=): pass a string")
+        self.strict = strict
+        self.sequential = sequential
+        self.timeout = (
+            None if timeout is None else checked_range("tool(timeout)", timeout, 0.001, CENTURY)
+        )
+        self.eager = eager
+        doc = _Docstring(_doc_of(function))
+        self.description = doc.description if description is None else description
+        self._method = _is_unbound(function)
+        self._parameters: tuple[_Parameter, ...] | None = None
+        if parameters is None:
+            self._parameters = _parameters_of(function, self._method)
+            self.parameters = _schema_of(self._parameters, doc)
+        else:
+            self.parameters = _checked_schema(parameters)
+        self._options = {
+            "name": name,
+            "description": description,
+            "parameters": parameters,
+            "strict": strict,
+            "sequential": sequential,
+            "timeout": timeout,
+            "eager": eager,
+        }
+        self.__doc__ = _doc_of(function)
+        self.__name__ = self.name
+        self.__qualname__ = getattr(function, "__qualname__", self.name)
+        self.__module__ = getattr(function, "__module__", None) or __name__
+        self.__wrapped__ = function
+
+    def __repr__(self) -> str:
+        return f"Tool({self.name!r})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Tool:
+        """A method as a tool: bound to its object."""
+        return self if owner is None or not self._method else self._bound(owner)
+
+    def _bound(self, owner: Any) -> Tool:
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound.function = MethodType(self.function, owner)
+        bound._method = False
+        return bound
+
+    def __reduce__(self) -> Any:
+        """As a global name where it has one, as functions pickle."""
+        found: Any = sys.modules.get(self.__module__)
+        for step in self.__qualname__.split("."):
+            found = getattr(found, step, None)
+        if found is self:
+            return self.__qualname__
+        return _remade, (self.function, self._options)
+
+    def declaration(self) -> DeclaredTool:
+        """What a request says of it, before its API's rules are applied."""
+        if self._method:
+            raise ConfigurationError(
+                f"the tool {self.name!r} is a method: pass that of an object, `an_object."
+                f"{self.name}`"
+            )
+        return DeclaredTool(
+            self.name, self.description, self.parameters, strict=self.strict, eager=self.eager
+        )
+
+    def call(self, arguments: str | bytes) -> Any:
+        """Call the function with the arguments that a model has sent, as JSON text, and return what
+        it returns. Raises ToolArgumentsError, before anything runs, for arguments that do not fit,
+        and whatever the function raises."""
+        return self.bind(arguments)()
+
+    def bind(self, arguments: str | bytes) -> Callable[[], Any]:
+        """The call of the function with these arguments, which are checked now."""
+        given = self._decoded(arguments)
+        if self._parameters is None:
+            return self._bind_unchecked(given)
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        known = {parameter.wire: parameter for parameter in self._parameters}
+        for name, raw in given.items():
+            parameter = known.get(name)
+            if parameter is None:
+                faults.append(f"Object contains unknown field `{name[:64]}`")
+                continue
+            try:
+                if not parameter.stands_for_default(raw):
+                    values[parameter.name] = parameter.form.decode(bytes(raw))
+            except Misfit as exc:
+                faults.append(_placed(str(exc), name))
+        for parameter in self._parameters:
+            if parameter.required and parameter.wire not in given:
+                faults.append(f"Object missing required field `{parameter.wire}`")
+        if faults:
+            more = f"; and {len(faults) - _FAULTS} more" if len(faults) > _FAULTS else ""
+            raise self._refused("; ".join(faults[:_FAULTS]) + more)
+        return self._bound_call(values)
+
+    def _bound_call(self, values: dict[str, Any]) -> Callable[[], Any]:
+        args: list[Any] = []
+        positional = [one for one in self._parameters or () if one.positional]
+        last = max((n for n, one in enumerate(positional) if one.name in values), default=-1)
+        for one in positional[: last + 1]:
+            args.append(values.pop(one.name) if one.name in values else one.default)
+        return functools.partial(self.function, *args, **values)
+
+    def _bind_unchecked(self, given: dict[str, msgspec.Raw]) -> Callable[[], Any]:
+        values = {name: msgspec.json.decode(raw) for name, raw in given.items()}
+        try:
+            inspect.signature(self.function).bind(**values)
+        except TypeError as exc:
+            raise self._refused(str(exc)) from None
+        return functools.partial(self.function, **values)
+
+    def _decoded(self, arguments: str | bytes) -> dict[str, msgspec.Raw]:
+        try:
+            try:
+                return _OBJECT.decode(arguments or "{}")
+            except msgspec.ValidationError:
+                text = arguments if isinstance(arguments, str) else arguments.decode()
+                inner = decode_arguments(text)  # a gateway may have encoded them twice
+                if not isinstance(inner, dict):
+                    raise
+                return _OBJECT.decode(msgspec.json.encode(inner))
+        except msgspec.ValidationError as exc:
+            raise self._refused(str(exc)) from None
+        except (msgspec.DecodeError, ValueError, OverflowError) as exc:
+            raise self._refused(not_json(exc)) from None
+        except RecursionError:
+            raise self._refused("The JSON is nested too deeply") from None
+
+    def _refused(self, why: str) -> ToolArgumentsError:
+        return ToolArgumentsError(
+            f"The arguments of {self.name} do not fit its parameters: {why}. Nothing has run. "
+            "Correct the arguments and call it again."
+        )
+
+
+def _remade(function: Callable[..., Any], options: dict[str, Any]) -> Tool:
+    return Tool(function, **options)
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> Tool: ...
+
+
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    strict: bool | None = None,
+    sequential: bool = False,
+    timeout: float | None = None,
+    eager: bool = False,
+) -> Callable[[Callable[..., Any]], Tool]: ...
+
+
+def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """A function as a `Tool`: `@tool`, or `@tool(sequential=True, timeout=5.0)` with the options of
+    `Tool`. A function without it is a tool with the defaults: `client.run(..., tools=[fn])`."""
+    if function is None:
+        return functools.partial(_remade, options=options)
+    return Tool(function, **options)
+
+
+# ---- tools= ------------------------------------------------------------------------------------
+
+
+def as_tools(tools: Any) -> list[Tool | Mapping[str, Any]]:
+    """The values of `tools=`: functions as Tools, dicts as they are. Raises ConfigurationError for
+    two with one name."""
+    found: list[Tool | Mapping[str, Any]] = []
+    names: set[str] = set()
+    if isinstance(tools, Mapping):
+        raise ConfigurationError("tools: pass a list of functions, tools and dicts")
+    for one in few("tools", tools, "functions, tools and dicts"):
+        made = one if isinstance(one, Mapping) else _as_tool(one)
+        name = made.name if isinstance(made, Tool) else (function_tool(made) or {}).get("name")
+        if isinstance(name, str):
+            if name in names:
+                raise ConfigurationError(
+                    f"tools: two have the name {name!r}: give one of them another, "
+                    "`tool(name=...)(function)`"
+                )
+            names.add(name)
+        found.append(made)
+    return found
+
+
+def _as_tool(value: Any) -> Tool:
+    if isinstance(value, Tool):
+        return value
+    inner = getattr(value, "__func__", None) if isinstance(value, MethodType) else None
+    if isinstance(inner, Tool):  # of a class method
+        return inner._bound(value.__self__)
+    return Tool(value)
+
+
+def declarations(tools: Any) -> list[Mapping[str, Any]]:
+    """The values of `tools=` as a request has them."""
+    return [one.declaration() if isinstance(one, Tool) else one for one in as_tools(tools)]
+
+
+# ---- what can be called ------------------------------------------------------------------------
+
+
+def _check_callable(function: Any) -> None:
+    if isinstance(function, Tool):
+        raise ConfigurationError(f"{function!r} is a tool already: decorate it once")
+    if isinstance(function, type):
+        raise ConfigurationError(
+            f"the class {function.__name__} is not a tool: pass a function, with a parameter of "
+            "this type"
+        )
+    if isinstance(function, classmethod):
+        raise ConfigurationError("a class method as a tool: put @classmethod above @tool")
+    if not callable(function):
+        raise ConfigurationError(f"tools: pass functions, tools and dicts, not {shown(function)}")
+    for one in (function, _innermost(function), getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one):
+            raise ConfigurationError(
+                f"the tool {_own_name(function)!r} is an async function, and tools run in threads: "
+                "pass a function that runs it, such as `def f(x: int): return "
+                "asyncio.run(async_f(x))`"
+            )
+
+
+def _innermost(function: Any) -> Any:
+    """The function itself, without partials, wrappers, bindings and objects around it."""
+    for _ in range(100):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, (MethodType, staticmethod)):
+            function = function.__func__
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif not hasattr(function, "__code__") and hasattr(type(function), "__call__"):  # noqa: B004
+            inner = type(function).__call__
+            if not hasattr(inner, "__code__"):
+                break
+            function = inner
+        else:
+            break
+    return function
+
+
+def _own_name(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
+
+
+def _checked_name(function: Any, name: Any) -> str:
+    chosen = _own_name(function) if name is None else name
+    if not isinstance(chosen, str) or not _NAME.fullmatch(chosen):
+        raise ConfigurationError(
+            f"a tool cannot have the name {shown(chosen)}: give it one of 1 to 64 letters, digits, "
+            "'_' and '-', `tool(name=...)(function)`"
+        )
+    return chosen
+
+
+def _checked_schema(parameters: Any) -> dict[str, Any]:
+    if not isinstance(parameters, Mapping):
+        raise ConfigurationError(f"tool(parameters={shown(parameters)}): pass a JSON schema")
+    checked_json("tool(parameters)", parameters)
+    schema = dict(parameters)
+    if schema.get("type", "object") != "object":
+        raise ConfigurationError("tool(parameters=): the schema has to be of an object")
+    if "$ref" not in schema and "allOf" not in schema:
+        schema = {"type": "object", "properties": {}, **schema}
+    return schema
+
+
+def _doc_of(function: Any) -> str:
+    """The docstring of the function, or that of the object's class. A partial has that of its
+    function."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    doc = getattr(function, "__doc__", None)
+    if not hasattr(function, "__name__") and hasattr(type(function), "__call__"):  # noqa: B004
+        doc = type(function).__call__.__doc__ or doc
+    return doc if isinstance(doc, str) else ""
+
+
+class _Docstring:
+    """A docstring: the description, and one of each parameter."""
+
+    def __init__(self, text: str) -> None:
+        self.description = inspect.cleandoc(text) if text else ""
+        self.parameters: dict[str, str] = {}
+        if not text:
+            return
+        try:
+            from docstring_parser import ParseError, parse
+        except ImportError:
+            return  # the whole docstring has it all, too
+        try:
+            parsed = parse(text)
+        except (ParseError, ValueError, IndexError, AttributeError):
+            return
+        self.description = (parsed.description or "").strip()
+        for param in parsed.params:
+            for name in param.arg_name.split(","):  # NumPy: `x, y : int`
+                if param.description:
+                    self.parameters[name.strip().lstrip("*")] = param.description.strip()
+
+
+# ---- parameters --------------------------------------------------------------------------------
+
+
+class _Parameter(msgspec.Struct, frozen=True):
+    """A parameter of a function. `wire` is its name in JSON."""
+
+    name: str
+    wire: str
+    form: TypeForm[Any]
+    required: bool
+    positional: bool
+    default: Any
+
+    def stands_for_default(self, raw: msgspec.Raw) -> bool:
+        """Whether a value is null and means that the parameter is left out. An API that wants every
+        parameter in each call has no other way to say that."""
+        if self.required or bytes(raw) != b"null":
+            return False
+        try:
+            self.form.decode(b"null")
+        except Misfit:
+            return True
+        return False
+
+
+def _parameters_of(function: Any, is_method: bool) -> tuple[_Parameter, ...]:
+    found = list(_asked(function, is_method))
+    hints = _hints_of(function)
+    types = []
+    for one in found:
+        hint = hints.get(one.name, inspect.Parameter.empty)
+        if hint is inspect.Parameter.empty:
+            raise ConfigurationError(
+                f"the parameter {one.name!r} of the tool {_own_name(function)!r} has no type hint, "
+                "so a model cannot know what to send: give it one (typing.Any for any JSON value)"
+            )
+        types.append(hint)
+    try:
+        forms = TypeForm.of_each(types)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"the tool {_own_name(function)!r}: {exc}") from None
+    return tuple(
+        _Parameter(
+            name=one.name,
+            wire=one.name[:-1] if keyword.iskeyword(one.name[:-1]) else one.name,
+            form=form,
+            required=one.default is inspect.Parameter.empty,
+            positional=one.kind is inspect.Parameter.POSITIONAL_ONLY,
+            default=one.default,
+        )
+        for one, form in zip(found, forms, strict=True)
+    )
+
+
+def _asked(function: Any, is_method: bool) -> Iterator[inspect.Parameter]:
+    """The parameters that the model is asked for."""
+    try:
+        known = [*inspect.signature(function).parameters.values()]
+    except (ValueError, TypeError):
+        raise ConfigurationError(
+            f"the tool {_own_name(function)!r} has no signature that Python knows: pass a function "
+            "that calls it"
+        ) from None
+    held = function.keywords if isinstance(function, functools.partial) else {}
+    for number, one in enumerate(known):
+        if one.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            stars = "*" if one.kind is inspect.Parameter.VAR_POSITIONAL else "**"
+            raise ConfigurationError(
+                f"the tool {_own_name(function)!r} takes {stars}{one.name}, which a schema cannot "
+                "name: pass a function with the parameters by name, or give "
+                "`tool(parameters=...)` a schema"
+            )
+        if one.name not in held and not (is_method and number == 0):
+            yield one
+
+
+def _is_unbound(function: Any) -> bool:
+    """Whether it is a function in the body of a class: its first parameter is the object."""
+    code = getattr(function, "__code__", None)
+    outer = getattr(function, "__qualname__", "").rpartition(".")[0]
+    if code is None or not outer or outer.endswith("<locals>") or not code.co_argcount:
+        return False
+    first = code.co_varnames[0]
+    return first in ("self", "cls") and first not in getattr(function, "__annotations__", {})
+
+
+def _hints_of(function: Any) -> dict[str, Any]:
+    """The type hints. Those that name a type of the function around it are found in its frame or
+    in the function's own cells."""
+    inner = _innermost(function)
+    try:
+        return typing.get_type_hints(inner, include_extras=True)
+    except NameError as exc:
+        missing = exc
+    except Exception as exc:  # whatever an annotation raises
+        raise ConfigurationError(
+            f"the hints of the tool {_own_name(function)!r} cannot be read "
+            f"({type(exc).__name__}: {exc})"
+        ) from None
+    try:
+        return typing.get_type_hints(inner, localns=_names_around(inner), include_extras=True)
+    except Exception:
+        raise ConfigurationError(
+            f"the hints of the tool {_own_name(function)!r} name a type that is not found "
+            f"({missing}): define it at the level of the module, or write the hints without quotes "
+            "and `from __future__ import annotations`"
+        ) from None
+
+
+def _names_around(function: Any) -> dict[str, Any]:
+    code = getattr(function, "__code__", None)
+    found: dict[str, Any] = {}
+    if not isinstance(code, CodeType):
+        return found
+    frame = sys._getframe(1).f_back
+    while frame is not None:  # from the inside to the outside
+        if _contains(frame.f_code, code):
+            found = {**frame.f_locals, **found}
+        frame = frame.f_back
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # it is not set yet
+            continue
+    return found
+
+
+def _contains(outer: CodeType, inner: CodeType, depth: int = 0) -> bool:
+    return depth < 20 and any(
+        one is inner or (isinstance(one, CodeType) and _contains(one, inner, depth + 1))
+        for one in outer.co_consts
+    )
+
+
+def _schema_of(parameters: Sequence[_Parameter], doc: _Docstring) -> dict[str, Any]:
+    definitions: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    for one in parameters:
+        written = with_definitions(one.form.schema, definitions)
+        described = doc.parameters.get(one.name) or doc.parameters.get(one.wire)
+        if described and "description" not in written:
+            written["description"] = described
+        if not one.required and one.default is not None and not is_credential(one.name):
+            written = {**written, **default_of(one.default)}
+        properties[one.wire] = written
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": [one.wire for one in parameters if one.required],
+        "additionalProperties": False,
+    }
+    return {**schema, "$defs": definitions} if definitions else schema
+
+
+def _placed(text: str, name: str) -> str:
+    """A fault of one argument, with its place in all of them."""
+    place = f"`$.{name}"
+    if _PLACE.search(text):
+        return _PLACE.sub(lambda _: f"at {place}", text)
+    return f"{text} - at {place}`"
