@@ -408,7 +408,7 @@ class Client:
         if stop is not None:
             given["stop"] = checked_stop(stop)
         if tools is not None:
-            given["tools"] = checked_tools(tools)
+            given["tools"] = checked_tools(_as_dicts(tools))
         if tool_choice is not None:
             given["tool_choice"] = checked_tool_choice(tool_choice)
         if thinking is not None:
@@ -534,6 +534,15 @@ def _model(asked: str | None, settings: str | None, default: str | None) -> str:
     if not chosen:
         raise ConfigurationError("this API has no default model: pass model=")
     return chosen
+
+
+def _as_dicts(tools: Any) -> Any:
+    """`tools` with functions as what is declared of them. Dicts alone are left to be checked."""
+    if isinstance(tools, (list, tuple)) and all(isinstance(one, Mapping) for one in tools):
+        return tools
+    from .tools.function import declarations
+
+    return declarations(tools)
 
 
 def _check_cost(limit: CostLimit | None) -> None:

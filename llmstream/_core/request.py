@@ -43,7 +43,8 @@ class HTTPRequest(Struct, frozen=True):
     """One HTTP request. A dialect writes it without credentials; `Endpoint.dress` adds them.
     `choices` is the number of answers that it asks for. `stored` is False where it asks the service
     not to store the answer. `limit` is that of the answer's tokens, where the service may not
-    report that it has cut the answer."""
+    report that it has cut the answer. `strict` are the names of the tools that the library itself
+    asks to be strict: without that the request is still the one that was asked for."""
 
     method: str
     url: str
@@ -52,6 +53,7 @@ class HTTPRequest(Struct, frozen=True):
     choices: int = 1
     stored: bool = True
     limit: Any = None
+    strict: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"HTTPRequest({self.method} {bare_url(self.url)}, {len(self.body)} bytes)"

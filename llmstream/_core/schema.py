@@ -629,7 +629,7 @@ class _Nulls:
             return False
         branch = self._root.resolved(branch)
         if isinstance(value, list):
-            return branch.get("type") == "array"
+            return bool(branch.get("type") == "array")
         if branch.get("type") != "object":
             return any(self._may_fit(value, inner) for inner in _parts(branch))
         for name, inner in (branch.get("properties") or {}).items():

@@ -216,7 +216,7 @@ def checked_tools(tools: Any) -> list[Any] | None:
     if tools is None:
         return None
     if not isinstance(tools, (list, tuple)) or not all(isinstance(t, Mapping) for t in tools):
-        raise ConfigurationError("tools: pass a list of dicts, one for each tool")
+        raise ConfigurationError("tools: pass a list of functions, tools and dicts")
     checked_json("tools", tools)
     return list(tools)
 

@@ -24,7 +24,7 @@ from ..finish import broken_off, finish_word
 from ..numbering import Standing
 from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..schema import SchemaRules
+from ..schema import Fitted, SchemaRules
 from ..state import Contradiction, FastPath, ItemState, Misplaced, State, merge_usage, rest_of
 from ..tool_calls import (
     RunningCall,
@@ -39,7 +39,7 @@ from ..tool_calls import (
     partition_calls,
 )
 from .base import CONTENT, CUT, NOTHING, PROGRESS, Activity, Effect, unknown
-from .declared import OPENAI_RULES
+from .declared import OPENAI_RULES, DeclaredTool, WrittenTools, write_tools
 from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
 from .refused import without_refused
@@ -190,6 +190,7 @@ class ChatDialect:
         if request.background:
             raise ConfigurationError("the Chat Completions API has no background responses")
         profile = self._profile
+        tools = self._tools(request.tools) if request.tools else None
         body = {
             "model": request.model,
             "messages": _messages(request),
@@ -199,7 +200,7 @@ class ChatDialect:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stop": request.stop,
-            "tools": [_tool(tool) for tool in request.tools] if request.tools else None,
+            "tools": tools.written if tools else None,
             "tool_choice": _tool_choice(request.tool_choice),
             **_thinking(request.thinking, profile),
         }
@@ -212,7 +213,12 @@ class ChatDialect:
             headers,
             encode_body(body, request.extra_body),
             choices if isinstance(choices, int) else 1,
+            strict=tools.strict if tools else (),
         )
+
+    def _tools(self, tools: Any) -> WrittenTools:
+        knows = self._profile.strict_tools
+        return write_tools(tools, self.schema_rules, partial(_declared_tool, knows), _tool, knows)
 
     def auth(self, api_key: str) -> dict[str, str]:
         return bearer(api_key)
@@ -1092,6 +1098,11 @@ def _messages(request: Request) -> list[Any]:
 def _tool(tool: Any) -> Any:
     known = function_tool(tool)
     return tool if known is None else {"type": "function", "function": known}
+
+
+def _declared_tool(knows_strict: bool, tool: DeclaredTool, fitted: Fitted) -> Any:
+    strict = {"strict": fitted.strict} if knows_strict or fitted.strict else {}
+    return _tool({**tool, "parameters": fitted.schema, **strict})
 
 
 def _tool_choice(choice: Any) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from ...errors import ConfigurationError
 from ..schema import Fitted, SchemaRules, fit
 
-__all__ = ["OPENAI_RULES", "DeclaredTool", "fitted_tools"]
+__all__ = ["OPENAI_RULES", "DeclaredTool", "WrittenTools", "write_tools"]
 
 # OpenAI, "Structured model outputs", supported schemas; Chat Completions and Responses have the
 # same. What is not named there (minLength, uniqueItems, default, ...) is refused.
@@ -80,6 +82,39 @@ def _remade(fields: dict[str, Any], strict: bool | None, eager: bool) -> Declare
     return tool
 
 
+class WrittenTools(NamedTuple):
+    """The tools of a request as its API takes them, and the names of those that are strict because
+    the library has made them so."""
+
+    written: list[Any]
+    strict: tuple[str, ...]
+
+
+def write_tools(
+    tools: Sequence[Any],
+    rules: SchemaRules,
+    declared: Callable[[DeclaredTool, Fitted], Any],
+    other: Callable[[Any], Any],
+    knows_strict: bool = True,
+) -> WrittenTools:
+    """Write functions by `declared`, with their fitted schemas, and dicts by `other`. Without
+    `knows_strict` only those are strict that have to be."""
+    written = []
+    strict = []
+    for tool, fitted in _fitted(tools, rules):
+        if fitted is None:
+            written.append(other(tool))
+            continue
+        if not knows_strict and fitted.strict and not tool.strict:
+            # Where a strict schema requires what may be left out, the other one does not.
+            loose = rules.all_required
+            fitted = tool.fitted(rules, never=True) if loose else _not_strict(fitted, _UNKNOWN)
+        written.append(declared(tool, fitted))
+        if fitted.strict and tool.strict is None:
+            strict.append(tool["name"])
+    return WrittenTools(written, tuple(strict))
+
+
 class _Budget:
     """What all strict schemas of one request may have together."""
 
@@ -98,15 +133,10 @@ class _Budget:
         return fits or must
 
 
-def fitted_tools(
-    tools: Sequence[Any], rules: SchemaRules, *, never: bool = False
-) -> list[tuple[Any, Fitted | None]]:
+def _fitted(tools: Sequence[Any], rules: SchemaRules) -> list[tuple[Any, Fitted | None]]:
     """Each tool, and its fitted schema if it is a function of the caller. A schema is strict only
     while the request has room for it; those that must be strict come first."""
-    found = [
-        (one, one.fitted(rules, never=never) if isinstance(one, DeclaredTool) else None)
-        for one in tools
-    ]
+    found = [(one, one.fitted(rules) if isinstance(one, DeclaredTool) else None) for one in tools]
     budget = _Budget(rules)
     strict: set[int] = set()
     for must in (True, False):
@@ -116,17 +146,14 @@ def fitted_tools(
             if budget.takes(fitted, must):
                 strict.add(number)
     return [
-        (one, fitted if fitted is None or number in strict else _not_strict(fitted))
+        (one, fitted if fitted is None or number in strict else _not_strict(fitted, _USED_UP))
         for number, (one, fitted) in enumerate(found)
     ]
 
 
-def _not_strict(fitted: Fitted) -> Fitted:
-    if not fitted.strict:
-        return fitted
-    return Fitted(
-        schema=fitted.schema,
-        strict=False,
-        reason="the other tools of the request use up what may be strict in one",
-        described=fitted.described,
-    )
+_UNKNOWN = "the service knows no strict tools"
+_USED_UP = "the other tools of the request use up what may be strict in one"
+
+
+def _not_strict(fitted: Fitted, reason: str) -> Fitted:
+    return replace(fitted, strict=False, reason=reason) if fitted.strict else fitted

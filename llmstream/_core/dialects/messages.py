@@ -25,7 +25,7 @@ from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
 from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
-from ..schema import SchemaRules
+from ..schema import Fitted, SchemaRules
 from ..state import (
     Contradiction,
     ItemState,
@@ -37,6 +37,7 @@ from ..state import (
 )
 from ..tool_calls import call_ids, finish_with_calls, has_safe_call, item_calls
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect, unknown
+from .declared import DeclaredTool, WrittenTools, write_tools
 from .profiles import Profile, endpoint
 from .stray import has_text, refuse_text, text_fields, without_text
 from .tools import chosen_tool, function_tool
@@ -521,6 +522,7 @@ class MessagesDialect(TypedDialect):
         system, messages = _split_system(request)
         thinking, effort, budget = _thinking(request)
         stop = request.stop
+        tools = self._tools(request) if request.tools else None
         body = {
             "model": request.model,
             "max_tokens": _max_tokens(request.max_output_tokens, budget),
@@ -530,7 +532,7 @@ class MessagesDialect(TypedDialect):
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stop_sequences": [stop] if isinstance(stop, str) else stop,
-            "tools": [_tool(tool) for tool in request.tools] if request.tools else None,
+            "tools": tools.written if tools else None,
             "tool_choice": _tool_choice(request.tool_choice),
             "thinking": thinking,
             "output_config": effort,
@@ -543,7 +545,13 @@ class MessagesDialect(TypedDialect):
         base, mark, query = base_url.partition("?")
         base = base.rstrip("/").removesuffix("/v1")
         url = endpoint(self._profile, f"{base}{mark}{query}", "/v1/messages")
-        return HTTPRequest("POST", url, headers, encode_body(body, request.extra_body))
+        data = encode_body(body, request.extra_body)
+        return HTTPRequest("POST", url, headers, data, strict=tools.strict if tools else ())
+
+    def _tools(self, request: Request) -> WrittenTools:
+        version = _version(request.model.lower())
+        knows = version is None or version >= _STRICT_SINCE
+        return write_tools(request.tools, self.schema_rules, _declared_tool, _tool, knows)
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key}
@@ -752,8 +760,21 @@ def _tool(tool: Any) -> Any:
     if known is None:
         return tool
     schema = known.pop("parameters", None) or {"type": "object", "properties": {}}
-    known.pop("strict", None)  # an option of the other two APIs
+    if "input_schema" not in tool:  # in the form of the other two, whose strict schemas differ
+        known.pop("strict", None)
     return {**known, "input_schema": schema}
+
+
+_STRICT_SINCE = (4, 5)  # older models refuse strict tools
+
+
+def _declared_tool(tool: DeclaredTool, fitted: Fitted) -> Any:
+    return {
+        **{key: value for key, value in tool.items() if key not in ("type", "parameters")},
+        "input_schema": fitted.schema,
+        **({"strict": True} if fitted.strict else {}),
+        **({"eager_input_streaming": True} if tool.eager else {}),
+    }
 
 
 _CHOICES = {"auto": "auto", "required": "any", "any": "any", "none": "none"}

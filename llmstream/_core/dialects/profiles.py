@@ -39,6 +39,7 @@ class Profile(Struct, frozen=True, kw_only=True):
         path: the path that is added to a base_url without one.
         typed_turns: whether each turn in a Responses input needs `"type": "message"`.
         tells_limit: whether a Responses answer that a limit has cut is always reported as cut.
+        strict_tools: whether the service knows tools with a strict schema (Chat Completions).
         advice: words of the service's errors, and what a caller can do about such an error.
     """
 
@@ -56,6 +57,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     path: str = ""
     typed_turns: bool = False
     tells_limit: bool = False
+    strict_tools: bool = True
     advice: tuple[tuple[str, str], ...] = ()
 
 
@@ -121,18 +123,21 @@ _ROWS = (
     Profile(
         name="deepseek",
         hosts=("api.deepseek.com",),
+        strict_tools=False,  # only at another address, for what is in beta
         thinking="thinking",
         returns=("reasoning_content",),
     ),
     Profile(
         name="moonshot",
         hosts=("api.moonshot.ai", "api.moonshot.cn"),
+        strict_tools=False,
         thinking="thinking",
         returns=("reasoning_content",),
     ),
     Profile(
         name="kimi",  # the same models under the name of the product
         hosts=("api.kimi.com",),
+        strict_tools=False,
         thinking="thinking",
         returns=("reasoning_content",),
     ),

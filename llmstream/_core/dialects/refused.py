@@ -2,7 +2,7 @@
 
 Only options that the answer does not depend on: those that the library adds by itself, and the two
 names of one limit. Nothing else is dropped, because then the answer would not be the one that was
-asked for. Pure.
+asked for. (A call whose tool was not strict is checked before it runs, as every call is.) Pure.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _REFUSAL = (
     r"|invalid[ _](?:parameter|argument|field|option)|is(?: not|n['’]t) a valid"
     r"|must not be (?:set|present|given)|deprecated"
 )
+_EAGER = "eager_input_streaming"
+_STRICT = r"(?i)strict|grammar|schema|too complex|optional param|union type"
 _SENTENCE = re.compile(r"(?<=[.;])\s+")
 
 _LETTERS = re.compile(r"[^a-z0-9]")
@@ -42,7 +44,9 @@ def without_refused(
     if not may_refuse_option(error) or not request.body:
         return None
     # Most errors name neither: then the body, which may be large, is not read.
-    if not any(_names(error, name) for name in (_OPTION, *_PARTS, *names_of_limit)):
+    strict = request.strict if _refuses_strict(error) else ()
+    options = (_OPTION, *_PARTS, *names_of_limit, _EAGER)
+    if not strict and not any(_names(error, name) for name in options):
         return None
     try:
         body = decode_json(request.body)
@@ -50,7 +54,13 @@ def without_refused(
         return None
     if not isinstance(body, dict):
         return None
-    changed = _without_option(body, error) or _renamed(body, error, names_of_limit)
+    changed = (
+        _without_option(body, error)
+        or _renamed(body, error, names_of_limit)
+        or _without_eager(body, error)
+    )
+    if not changed and _without_strict(body, strict, error):
+        changed, request = True, msgspec.structs.replace(request, strict=())
     return msgspec.structs.replace(request, body=msgspec.json.encode(body)) if changed else None
 
 
@@ -86,6 +96,39 @@ def _renamed(body: dict[str, Any], error: ServiceError, names: tuple[str, ...]) 
                     body.setdefault(other, value)
             return True
     return False
+
+
+def _without_eager(body: dict[str, Any], error: ServiceError) -> bool:
+    tools = body.get("tools")
+    if not isinstance(tools, list) or not refuses(error, _EAGER):
+        return False
+    having = [tool for tool in tools if isinstance(tool, dict) and _EAGER in tool]
+    for tool in having:
+        del tool[_EAGER]
+    return bool(having)
+
+
+def _refuses_strict(error: ServiceError) -> bool:
+    """Whether `error` may be about a strict schema: that a service does not know it, that the
+    schema is too much for it, or that all tools have to be the same in that."""
+    refused = isinstance(error, InvalidRequestError) or error.status in (400, 422)
+    return refused and re.search(_STRICT, f"{error.message} {error.param}") is not None
+
+
+def _without_strict(body: dict[str, Any], names: tuple[str, ...], error: ServiceError) -> bool:
+    changed = False
+    tools = body.get("tools")
+    for tool in tools if names and isinstance(tools, list) else ():
+        inner = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(inner, dict) or not inner.get("strict") or inner.get("name") not in names:
+            continue
+        changed = True
+        # Where a schema without the field counts as strict, it says that it is not.
+        if tool.get("type") == "function" and not is_refused_by_name(error, "strict"):
+            inner["strict"] = False
+        else:
+            del inner["strict"]
+    return changed
 
 
 def _names(error: ServiceError, name: str) -> bool:

@@ -26,6 +26,7 @@ from ..finish import broken_off, finish_word
 from ..numbering import Standing
 from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body, url_below
+from ..schema import Fitted
 from ..state import (
     Contradiction,
     Foreign,
@@ -46,7 +47,7 @@ from ..tool_calls import (
     item_calls,
 )
 from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
-from .declared import OPENAI_RULES
+from .declared import OPENAI_RULES, DeclaredTool, WrittenTools, write_tools
 from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 from .stray import has_text, refuse_text, without_text
@@ -819,6 +820,7 @@ class ResponsesDialect(TypedDialect):
                 "to a compatible server that supports it"
             )
         background = True if request.background else None
+        tools = self._tools(request.tools) if request.tools else None
         body = {
             "model": request.model,
             "input": _input(request.prompt, self._profile.typed_turns),
@@ -828,7 +830,7 @@ class ResponsesDialect(TypedDialect):
             "max_output_tokens": request.max_output_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
-            "tools": [_tool(tool) for tool in request.tools] if request.tools else None,
+            "tools": tools.written if tools else None,
             "tool_choice": _tool_choice(request.tool_choice),
             "reasoning": _reasoning(request.thinking),
             "background": background,
@@ -845,7 +847,18 @@ class ResponsesDialect(TypedDialect):
         url = endpoint(self._profile, base_url, "/responses")
         limit = extra.get("max_output_tokens", request.max_output_tokens)
         limit = None if self._profile.tells_limit else limit
-        return HTTPRequest("POST", url, headers, data, stored=stored, limit=limit)
+        return HTTPRequest(
+            "POST",
+            url,
+            headers,
+            data,
+            stored=stored,
+            limit=limit,
+            strict=tools.strict if tools else (),
+        )
+
+    def _tools(self, tools: Any) -> WrittenTools:
+        return write_tools(tools, self.schema_rules, _declared_tool, _tool)
 
     def without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
@@ -992,6 +1005,11 @@ def _part(part: Any, text: str) -> Any:
 def _tool(tool: Any) -> Any:
     known = function_tool(tool)
     return tool if known is None else {"type": "function", **known}
+
+
+def _declared_tool(tool: DeclaredTool, fitted: Fitted) -> Any:
+    # Without the field this API takes the schema for a strict one.
+    return _tool({**tool, "parameters": fitted.schema, "strict": fitted.strict})
 
 
 def _tool_choice(choice: Any) -> Any:
