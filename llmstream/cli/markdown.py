@@ -242,23 +242,37 @@ class Renderer:
             rows += more
         return rows, state
 
-    def tail(self, unit: Unit | None, state: Rendered, width: int, height: int) -> list[Text]:
-        """The last rows of what is not finished: at most `height`, none wider than `width`."""
+    def tail(
+        self,
+        unit: Unit | None,
+        state: Rendered,
+        width: int,
+        height: int,
+        narrow: tuple[int, int],
+    ) -> list[Text]:
+        """The last rows of what is not finished: at most `height`, none wider than `width`. On a
+        terminal of `narrow[0]` columns they would take at most `narrow[1]` rows more, unless it is
+        one row here."""
         rows: list[Text] = []
         if unit is not None:
             rows, state = self._unit(self._shortened(unit, width * height), state, width)
         if state.carry is not None:
             rows.append(state.carry)
+        columns, left = narrow
         fitting: list[Text] = []
-        for row in reversed(rows):
-            fitting += reversed(self._words.folded(row, width))
-            if len(fitting) > height:
+        for row in self._from_the_end(rows, width):
+            left -= max(0, (row.cell_len - 1) // columns)
+            if fitting and (len(fitting) == height or left < 0):
+                if height > 1:
+                    fitting[-1] = Text(self._more, _DIM)
                 break
+            fitting.append(row)
         fitting.reverse()
-        if len(fitting) > height:
-            more = [Text(self._more, _DIM)] if height > 1 else []
-            fitting = more + fitting[len(more) - height :]
         return fitting
+
+    def _from_the_end(self, rows: Sequence[Text], width: int) -> Iterator[Text]:
+        for row in reversed(rows):
+            yield from reversed(self._words.folded(row, width))
 
     def _shortened(self, unit: Unit, room: int) -> Unit:
         """What is not finished is mostly short; of what is long only the end is looked at."""

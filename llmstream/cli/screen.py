@@ -3,7 +3,13 @@
 Below what is finished stand the last rows of what is not, at most `LIVE_ROWS` of them: these are
 erased and painted again. So the scrollback has the answer once, whatever its length, and the work
 for an answer grows as its length does. Nothing but colors, the movement of the cursor over those
-rows, and the mark against automatic line breaks in them is ever sent to the terminal.
+rows, their erasure, and the mark against automatic line breaks in them is ever sent to the
+terminal.
+
+The cursor waits at the begin of the first of these rows. A terminal that breaks its rows anew when
+its size changes keeps the cursor at its place in the text, and takes rows below the cursor away
+before it lets others scroll off. So all that is below the cursor is what is painted again, whatever
+the size is by now: the program learns of a new size later (tmux: after up to 250 ms).
 """
 
 from __future__ import annotations
@@ -13,7 +19,6 @@ from collections.abc import Callable
 from typing import TextIO
 
 from msgspec import Struct
-from rich.cells import cell_len, get_character_cell_size
 from rich.console import Console
 from rich.style import Style
 
@@ -22,15 +27,20 @@ from .._core.terminal import for_terminal
 from .._runtime.clock import SYSTEM_CLOCK
 from .markdown import MarkdownGrammar, Painted, Rendered, Renderer
 
-__all__ = ["LIVE_ROWS", "ScreenPainter", "rows_of"]
+__all__ = ["LIVE_ROWS", "ScreenPainter"]
 
 LIVE_ROWS = 10  # at most, and at most half of the terminal's
+# The columns of a terminal whose rows are broken anew and still do not scroll away at their begin.
+_NARROW = 20
 _SHORTEST = 1 / 12  # seconds between two paintings
 _COSTS = 10  # and that many times what the last one has taken
 _PIECE = 2048  # characters that are about written at once
 _THINKING = Style(dim=True, italic=True)
 _BEGINS_ANEW = "[the answer begins anew]"
 _NO_WRAP, _WRAP, _PLAIN = "\x1b[?7l", "\x1b[?7h", "\x1b[0m"
+# Erases from the row of the cursor on. Not from its first place: where that is the first one of the
+# screen, tmux takes it for clearing the screen, and keeps what was there as scrolled away.
+_ERASE = "\r\x1b[K\x1b[C\x1b[J\r"
 
 
 class _Shown(Struct, frozen=True):
@@ -39,8 +49,8 @@ class _Shown(Struct, frozen=True):
     splitter: Splitter = Splitter()
     rendered: Rendered = Rendered()
     live: tuple[str, ...] = ()  # the rows that are painted again, as they are written
-    texts: tuple[str, ...] = ()  # and their text alone
-    width: int = 0  # of the terminal then
+    size: tuple[int, int] = (0, 0)  # of the terminal then
+    above: int = 0  # rows that this painter has finished
 
 
 class ScreenPainter:
@@ -96,7 +106,7 @@ class ScreenPainter:
         self._end()
 
     def tick(self) -> None:
-        if self._text and self._clock() >= self._due:
+        if self._clock() >= self._due and (self._text or self._is_resized()):
             self._paint()
 
     def finish(self) -> None:
@@ -122,6 +132,10 @@ class ScreenPainter:
         self._text += text
         self.tick()
 
+    def _is_resized(self) -> bool:
+        """Whether the rows that are not finished stand as for another size."""
+        return bool(self._shown.live) and not self._closed and self._size() != self._shown.size
+
     def _taken(self, *, final: bool) -> tuple[str, str]:
         """What has arrived, as it may be shown, and what waits for its next character."""
         text = self._held + self._text
@@ -139,7 +153,8 @@ class ScreenPainter:
 
     def _end(self) -> None:
         """Paint all that has arrived; what follows is another text."""
-        if self._text or self._held or self._shown != _Shown(rendered=self._shown.rendered):
+        shown = self._shown
+        if self._text or self._held or shown.live or shown.splitter != Splitter():
             self._paint(final=True)
 
     def _paint(self, *, final: bool = False) -> None:
@@ -158,7 +173,7 @@ class ScreenPainter:
 
     def _next(self, before: _Shown, *, final: bool) -> tuple[_Shown, str, list[str]]:
         """What is shown after the next painting, and what is written for it."""
-        width, height = self._size()
+        size = width, height = self._size()
         text, held = self._taken(final=final)
         base = _THINKING if self._is_thinking else None
         units, splitter = split(before.splitter, text, self._grammar, final=final)
@@ -167,13 +182,16 @@ class ScreenPainter:
         if final:
             rendered = Rendered(begun=rendered.begun)
         room = max(1, min(LIVE_ROWS, height // 2))
-        tail = [] if final else self._renderer.tail(live(splitter), rendered, width, room)
+        above = before.above + len(done)
+        # tmux scrolls by each row that breaking adds, also while the screen below is empty.
+        spare = min(above, height - room) if "TMUX" in os.environ else height - room
+        narrow = _NARROW, spare
+        tail = [] if final else self._renderer.tail(live(splitter), rendered, width, room, narrow)
         painted = tuple(self._paint_row(row, base) for row in tail)
-        after = _Shown(splitter, rendered, painted, tuple(row.plain for row in tail), width)
+        after = _Shown(splitter, rendered, painted, size, above)
         pieces: list[str] = []
-        if done or painted != before.live or width != before.width:
-            up = rows_of(before.texts, width) if width < before.width else len(before.live)
-            pieces = _frame(up, done, painted)
+        if done or painted != before.live or size != before.size:
+            pieces = _frame(before.live, done, painted)
         return after, held, pieces
 
     def _as_text(self, before: _Shown, *, final: bool) -> tuple[_Shown, str, list[str]]:
@@ -184,8 +202,8 @@ class ScreenPainter:
         if fence is not None and not fence.opened:
             parts.append(f"```{fence.info}")
         rows = "\n".join([*parts, before.splitter.pending + text]).rstrip("\n").split("\n")
-        after = _Shown(rendered=Rendered(begun=True))
-        return after, held, _frame(len(before.live), rows, ())
+        after = _Shown(rendered=Rendered(begun=True), above=before.above + len(rows))
+        return after, held, _frame(before.live, rows, ())
 
     def _write(self, text: str) -> None:
         self._unwritten.append(text)
@@ -202,41 +220,19 @@ class ScreenPainter:
         self._out.flush()
 
 
-def _frame(up: int, done: list[str], painted: tuple[str, ...]) -> list[str]:
-    """What is written for one painting, in pieces: `up` rows are erased, and others take their
-    place. The cursor is at the begin of the row below."""
-    # Row by row: to erase to the end of the screen (ED) from its first place on is to clear it for
-    # tmux, which keeps what was there among the rows that have scrolled away.
-    erase = "\x1b[K\x1b[B" * up
-    pieces = [f"\r\x1b[{up}A{erase}\x1b[{up}A" if up else ""]
+def _frame(live: tuple[str, ...], done: list[str], painted: tuple[str, ...]) -> list[str]:
+    """What is written for one painting, in pieces: `live` is erased, and other rows take its place.
+    The cursor is at the begin of the first row of `live`, and then of `painted`."""
+    pieces = [_ERASE if live else ""]
     for row in done:
         if len(pieces[-1]) + len(row) > _PIECE:
             pieces.append("")
         pieces[-1] += f"{row}\n"
     if painted:
         # Where the terminal takes a sign for wider than it is taken here, its row stays one row.
-        pieces.append("".join([_NO_WRAP, *(f"{row}\n" for row in painted), _WRAP]))
+        back = f"\x1b[{len(painted) - 1}A" if len(painted) > 1 else ""
+        pieces.append("".join([_NO_WRAP, "\n".join(painted), _WRAP, "\r", back]))
     return pieces
-
-
-def rows_of(texts: tuple[str, ...], width: int) -> int:
-    """On how many rows these stand after the terminal has become narrower: most terminals break
-    them anew, and so keep all of them."""
-    if os.environ.get("XTERM_VERSION") or os.environ.get("STY"):
-        return len(texts)  # xterm and screen cut them off
-    return sum(_rows_of(text, width) for text in texts)
-
-
-def _rows_of(text: str, width: int) -> int:
-    if cell_len(text) <= width:
-        return 1
-    rows, column = 1, 0
-    for char in text:
-        size = get_character_cell_size(char)
-        if column + size > width:
-            rows, column = rows + 1, 0
-        column += size
-    return rows
 
 
 def _size_of(out: TextIO) -> tuple[int, int]:

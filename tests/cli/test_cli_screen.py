@@ -116,6 +116,82 @@ def test_the_scrollback_is_what_is_painted_at_once(
     assert paint(text, cuts, Screen(width, height)) == once
 
 
+# ---- a terminal that is resized ------------------------------------------------------------------
+
+FLOWING = [block for block in BLOCKS if "|" not in block and "---" not in block]
+
+
+@st.composite
+def sizes_on_the_way(draw: Callable[..., object]) -> tuple[str, list[tuple[int, int, int, bool]]]:
+    """A text, and the steps in which it arrives: how much of it there is then, the size of the
+    terminal then, and whether the painter knows of that size already."""
+    blocks = draw(st.lists(st.sampled_from(FLOWING), min_size=1, max_size=5))
+    text = "\n\n".join(blocks)
+    width, height = 80, 24
+    steps = []
+    for cut in sorted(draw(st.lists(st.integers(0, len(text)), max_size=25))):
+        if draw(st.booleans()):
+            width = draw(st.integers(20, 130))
+        else:
+            height = draw(st.integers(12, 40))
+        if draw(st.booleans()):
+            steps.append((cut, width, height, False))
+        steps.append((cut, width, height, True))
+    return text, steps
+
+
+def words(rows: list[str]) -> str:
+    """What stands on the rows; where they are broken depends on the width."""
+    return "".join("".join(rows).split()).replace("\u2500", "").replace("\u258c", "")
+
+
+# Rows above: what tmux adds to the others by breaking them scrolls away at the top of the screen.
+ABOVE = "# One\n\n# Two\n\n# Three\n\n# Four\n\n"
+
+
+@PROPERTY
+@given(sizes_on_the_way())
+def test_the_scrollback_of_a_terminal_that_is_resized(
+    case: tuple[str, list[tuple[int, int, int, bool]]],
+) -> None:
+    """It breaks the rows anew, and the painter learns of it later: the text is there once."""
+    text, steps = case
+    screen, clock = Screen(80, 24), Clock()
+    known = screen.size()
+    painter = ScreenPainter(screen, clock=clock, size=lambda: known)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMUX", "whose ways the screen has")
+        painter.add(ABOVE)
+        begin = 0
+        for end, width, height, is_known in steps:
+            screen.resize(width, height)
+            known = screen.size() if is_known else known
+            clock.now += 1.0
+            painter.add(text[begin:end])
+            painter.tick()
+            begin = end
+        painter.add(text[begin:])
+        painter.finish()
+    assert words(screen.rows) == words(paint(ABOVE + text, [], Screen(1000, 10_000)))
+
+
+def test_rows_are_painted_again_for_another_size() -> None:
+    """Also while nothing arrives."""
+    screen, clock = Screen(80, 24), Clock()
+    painter = ScreenPainter(screen, clock=clock, size=screen.size)
+    painter.add(ABOVE + "word " * 20)
+    above = rows_of_answer(ABOVE)
+    assert len(screen.rows) == len(above) + 3
+    screen.resize(50, 24)
+    clock.now += 1.0
+    painter.tick()
+    assert screen.rows == [*above, "", ("word " * 10).rstrip(), ("word " * 10).rstrip()]
+    sent = screen.sent
+    clock.now += 1.0
+    painter.tick()
+    assert screen.sent == sent
+
+
 # ---- what is never sent --------------------------------------------------------------------------
 
 EVIL = (
@@ -141,7 +217,7 @@ def test_nothing_that_a_terminal_obeys_is_sent(size: int) -> None:
             clock.now += 1.0
             getattr(painter, method)(EVIL[at : at + size])
         painter.abort()
-        ours = re.sub(r"\x1b\[(\?7[hl]|\d*[ABK]|[\d;]*m)", "", screen.sent)
+        ours = re.sub(r"\x1b\[(\?7[hl]|\d*[ACJK]|[\d;]*m)", "", screen.sent)
         assert {char for char in ours if not char.isprintable()} <= {"\n", "\r", "\t"}
         assert "\x1b]" not in screen.sent
         assert "\\x1b]52;c;aGk=\\x07" in "".join(screen.rows)
@@ -244,9 +320,10 @@ def test_what_is_not_finished_takes_a_few_rows() -> None:
             for line in block.splitlines(keepends=True):
                 clock.now += 1.0
                 painter.add(line)
-            ups = [int(n) for n in re.findall(r"\x1b\[(\d+)A", screen.sent)]
-            assert ups
-            assert max(ups) <= most
+            again = re.findall(r"\x1b\[\?7l(.*?)\x1b\[\?7h", screen.sent, re.DOTALL)
+            rows = [painted.count("\n") + 1 for painted in again]
+            assert rows
+            assert max(rows) <= most
             painter.abort()
 
 
