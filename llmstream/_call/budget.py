@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ..errors import RateLimitError
 
-__all__ = ["Budget", "shared_budget"]
+__all__ = ["Budget", "forget_waits", "shared_budget"]
 
 # As in the AWS SDKs (standard retry mode): a bucket of tokens that only success refills.
 CAPACITY = 500
@@ -73,6 +73,10 @@ class Budget:
         for name, end in list(self._holds):
             if end <= now or (name == model and end < until):
                 self._holds.pop((name, end), None)
+
+    def forget_waits(self) -> None:
+        """Nobody waits any more."""
+        self._holds.clear()
 
     def throttled(self, now: float, model: str | None = None) -> tuple[float, float]:
         """The seconds that are left of the wait of `model` (None: of any), and its whole length;
@@ -133,6 +137,14 @@ def shared_budget(host: str, key: str) -> Budget:
         found = known()
         if found is not None:
             return found
+
+
+def forget_waits() -> None:
+    """Nobody waits any more. For tests, in which a service was played that has asked for it."""
+    for known in list(_shared.values()):
+        found = known()
+        if found is not None:
+            found.forget_waits()
 
 
 def _forget(name: tuple[str, bytes], dead: weakref.ref[Budget]) -> None:

@@ -17,7 +17,7 @@ from .redact import telling
 from .request import HTTPRequest
 from .spellings import Form, blotted, forms_of
 
-__all__ = ["redact_keys", "without_credentials_of"]
+__all__ = ["redact_keys", "spans_of_keys", "without_credentials_of"]
 
 _LEAST = 8  # characters; a shorter key ("test", "none") is that of a local server
 _SURE = 16  # characters in a row that no message has by chance
@@ -30,6 +30,15 @@ def redact_keys(
 ) -> list[str]:
     """`texts` with "***" in place of what they quote of `keys`; `passwords` are keys that are
     looked for as whole words where they are shorter than eight characters."""
+    texts = [*texts]
+    spans = spans_of_keys(texts, keys, passwords)
+    return [blotted(text, found) for text, found in zip(texts, spans, strict=True)]
+
+
+def spans_of_keys(
+    texts: Iterable[str], keys: Iterable[str], passwords: Iterable[str] = ()
+) -> list[list[tuple[int, int]]]:
+    """Of each text, where it quotes `keys` or `passwords`: (begin, end)."""
     passwords = {*passwords}
     spellings = {form for key in {*keys, *passwords} for form in _spellings(key)}
     sought = {
@@ -38,7 +47,7 @@ def redact_keys(
     }
     short = [p for p in passwords if _LEAST_WHOLE <= len(p) < _LEAST]
     words = re.compile("|".join(rf"(?<!\w){re.escape(p)}(?!\w)" for p in short)) if short else None
-    redacted = []
+    spans = []
     for text in texts:
         found = {
             span
@@ -48,8 +57,8 @@ def redact_keys(
         }
         found.update(word.span() for word in (words.finditer(text) if words else ()))
         sure = {(begin, end) for begin, end in found if end - begin >= _SURE}
-        redacted.append(blotted(text, [*sure, *telling(text, found - sure)]))
-    return redacted
+        spans.append([*sure, *telling(text, found - sure)])
+    return spans
 
 
 def without_credentials_of(request: HTTPRequest, text: str) -> str:

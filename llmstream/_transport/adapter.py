@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 from collections.abc import Mapping
+from functools import partial
 from queue import Empty
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ from .._runtime.scope import CancelScope, Stopped
 from ..result import LLMStreamError
 from . import mocks
 from .base import Response
+from .detour import BARRIERS, DETOURS, detoured
 from .http import RequestsResponse, current
 from .pool import Idle, pools
 from .proxy import refusal_of
@@ -210,7 +212,10 @@ class RequestsTransport:
         # handler may come in between.
         self._adapters = {process_number(): _Adapter(*self._pool_settings)}
 
-    def send(self, request: HTTPRequest, scope: CancelScope) -> Response:
+    def send(self, request: HTTPRequest, scope: CancelScope, *, direct: bool = False) -> Response:
+        """As `Transport.send`. `direct`: past the detours, which are for tests."""
+        if DETOURS and not direct:
+            return detoured(partial(self.send, direct=True), request, scope)
         error: LLMStreamError | None = None
         cause: OSError | None = None
         # An observer that is notified of a phase, or a signal handler, may make a call of its own.
@@ -252,6 +257,8 @@ class RequestsTransport:
         if mocks.are_active():
             raw = mocks.send(adapter, request, route, self._cert)
         else:
+            for barrier in BARRIERS:
+                barrier.check(request.url, route)
             raw = _exchange(adapter.way(request.url, route, tls), request)
         response = RequestsResponse(raw, scope, route)
         if scope.eof:

@@ -22,7 +22,15 @@ from msgspec import Struct
 
 from ..errors import ConfigurationError
 
-__all__ = ["Proxies", "Proxy", "ProxyRefused", "checked_proxies", "find_proxy", "refusal_of"]
+__all__ = [
+    "Proxies",
+    "Proxy",
+    "ProxyRefused",
+    "checked_proxies",
+    "find_proxy",
+    "is_loopback",
+    "refusal_of",
+]
 
 _SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?")
@@ -119,7 +127,7 @@ def find_proxy(url: str, proxies: Mapping[str, str | None] | None, trust_env: bo
                 return _parsed(address, _argument(key)) if address else None
     # A server on this machine is never reached through a proxy that only the environment names: it
     # could not connect to it and would see the prompt (as in Go's ProxyFromEnvironment).
-    if not trust_env or _is_loopback(url):
+    if not trust_env or is_loopback(url):
         return None
     found = requests.utils.get_environ_proxies(url)
     for key in _keys(url):
@@ -209,7 +217,7 @@ _LOOPBACKS = frozenset(
 
 
 @lru_cache(maxsize=64)
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     """Whether the server is on this machine, by its name or address in any spelling that a resolver
     understands: `LOCALHOST.`, `app.localhost`, 127.1, 0x7f000001, [::ffff:127.0.0.1]. So are
     0.0.0.0 and [::], to which a connection stays on this machine."""

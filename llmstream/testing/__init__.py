@@ -13,6 +13,9 @@ Each request takes the next scripted entry: an `Answer` (the content, encoded fo
 request's path), a `Reply` (the bytes, faults included), or a function of the `Recorded` request
 that returns one of the two. With nothing scripted, `LLMServer.default` answers.
 
+`recording` keeps a real conversation in a file and plays it back without a network, `record` and
+`replay` do one of the two for one client, and `forbid_network` keeps all clients from the network.
+
 `FakeTransport` plays the same scripts without a network; with `FakeClock` it does so without
 waiting. `ScaledClock` makes long clocks run out after a short real time. `README.md` beside this
 file has examples.
@@ -23,6 +26,9 @@ from __future__ import annotations
 from .answers import Answer
 from .clocks import FakeClock, ScaledClock
 from .doubles import FakeTransport
+from .recorder import Recorder
+from .recordings import forbid_network, record, recording, replay
+from .replayer import Replayer
 from .script import Cut, Drip, Pause, Pings, Recorded, Reply, Reset, Send, Silence
 from .server import LLMServer, blackhole
 
@@ -36,10 +42,16 @@ __all__ = [
     "Pause",
     "Pings",
     "Recorded",
+    "Recorder",
+    "Replayer",
     "Reply",
     "Reset",
     "ScaledClock",
     "Send",
     "Silence",
     "blackhole",
+    "forbid_network",
+    "record",
+    "recording",
+    "replay",
 ]

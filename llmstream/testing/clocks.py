@@ -11,7 +11,7 @@ from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.scope import NEVER, CancelScope
 from .._runtime.threads import RLock, spawn
 
-__all__ = ["FakeClock", "ScaledClock"]
+__all__ = ["FakeClock", "ScaledClock", "let_pass"]
 
 
 class FakeClock:
@@ -182,3 +182,18 @@ class ScaledClock:
                 # A wait that is too long for the platform is cut; then it looks once for nothing.
                 self._changed.wait(None if scope is None else min(left / self.speed, 1e6))
             return None
+
+
+def let_pass(scope: CancelScope, seconds: float) -> None:
+    """Wait `seconds` of the scope's clock, with which a FakeClock moves on. Raises Stopped at the
+    moment at which the scope is stopped; for doubles of the transport."""
+    clock = scope.clock
+    until = clock.monotonic() + seconds
+    while (left := until - clock.monotonic()) > 0:
+        if isinstance(clock, FakeClock):
+            # In steps, so that time stands still at the moment when a clock runs out.
+            clock.advance(min(left, max(0.0, scope.timers.at - clock.monotonic())))
+            scope.check()
+        else:
+            scope.pause(left)
+    scope.check()

@@ -18,7 +18,7 @@ from .._core.request import HTTPRequest
 from .._runtime.scope import NEVER, CancelScope
 from ..errors import ConnectionFailed, StreamInterrupted
 from .answers import api_of_path
-from .clocks import FakeClock
+from .clocks import FakeClock, let_pass
 from .script import (
     Cut,
     Drip,
@@ -37,7 +37,7 @@ from .script import (
     pieces,
 )
 
-__all__ = ["FakeTransport"]
+__all__ = ["FakeTransport", "as_recorded"]
 
 
 class FakeTransport:
@@ -79,14 +79,7 @@ class FakeTransport:
         return _FakeResponse(reply, encoded.headers, player)
 
     def _record(self, request: HTTPRequest, scope: CancelScope) -> tuple[Recorded, Entry]:
-        recorded = Recorded(
-            method=request.method,
-            path="/" + request.url.split("://", 1)[-1].partition("/")[2],
-            headers=Headers(request.headers.items()),
-            body=request.body,
-            connection=1,
-            received_at=scope.clock.monotonic(),
-        )
+        recorded = as_recorded(request, scope.clock.monotonic())
         with self._lock:
             self.requests.append(recorded)
             if not self._replies:
@@ -99,6 +92,18 @@ class FakeTransport:
     def close(self) -> None:
         """Count the call; for the library."""
         self.closed += 1
+
+
+def as_recorded(request: HTTPRequest, at: float) -> Recorded:
+    """The request as a server would have received it at the moment `at`."""
+    return Recorded(
+        method=request.method,
+        path="/" + request.url.split("://", 1)[-1].partition("/")[2],
+        headers=Headers(request.headers.items()),
+        body=request.body,
+        connection=1,
+        received_at=at,
+    )
 
 
 class _Player:
@@ -161,15 +166,9 @@ class _Player:
 
     def _pass(self, seconds: float) -> None:
         scope = self._scope
-        clock = scope.clock
-        if seconds and not isinstance(clock, FakeClock):
+        if seconds and not isinstance(scope.clock, FakeClock):
             raise AssertionError("a script with waits needs a FakeClock: Client(clock=...)")
-        until = clock.monotonic() + seconds
-        while isinstance(clock, FakeClock) and (left := until - clock.monotonic()) > 0:
-            # In steps, so that time stands still at the moment when a clock runs out.
-            clock.advance(min(left, max(0.0, scope.timers.at - clock.monotonic())))
-            scope.check()
-        scope.check()
+        let_pass(scope, seconds)
 
     def _silence(self) -> None:
         scope = self._scope
