@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -150,6 +151,23 @@ def test_the_scrollback_of_a_terminal_that_is_resized(tmp_path: Path) -> None:
             painter.do("add", piece)
             if number % 9 == 8:
                 painter.resize(*next(sizes))
+        painter.do("finish")
+        expected = squeezed(at_once(text, 80))
+        eventually(lambda: squeezed(painter.pane.rows) == expected, "the text, once")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_scrollback_of_a_terminal_that_is_resized_at_any_moment(
+    tmp_path: Path, seed: int
+) -> None:
+    """The painter learns of a size after the terminal has broken its rows anew, and goes on to
+    paint meanwhile."""
+    text, random = answer(12_000), Random(seed)
+    with driven(tmp_path, 80, 24) as painter:
+        for number, piece in enumerate(pieces(text, 40)):
+            painter.do("add", piece)
+            if number > 7 and random.random() < 0.4:
+                painter.pane.resize(random.randint(46, 132), random.randint(20, 40))
         painter.do("finish")
         expected = squeezed(at_once(text, 80))
         eventually(lambda: squeezed(painter.pane.rows) == expected, "the text, once")
