@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
@@ -60,6 +60,7 @@ from ._transport.adapter import RequestsTransport
 from ._transport.base import Transport
 from ._transport.tls import Certificate, Verify
 from .errors import ConfigurationError
+from .result import ToolCall
 from .stream import Stream
 from .telemetry.log import LogObserver
 from .telemetry.observer import Dispatcher
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
     from ._call.limiter import Limiter
     from .parallel.batch import Batch
     from .telemetry.cost import CostLimit
+    from .tools.factory import RunService
+    from .tools.loop import Loop
+    from .tools.run import Run
 
     if sys.version_info >= (3, 11):
         from typing import Unpack
@@ -108,8 +112,8 @@ class ClientOptions(TypedDict, total=False):
     clock: Clock | None
 
 
-class StreamOptions(TypedDict, total=False):
-    """The keyword arguments of `Client.stream`."""
+class AnswerOptions(TypedDict, total=False):
+    """The keyword arguments of `Client.stream` that hold for each answer of a run, too."""
 
     model: str | None
     instructions: str | None
@@ -117,7 +121,6 @@ class StreamOptions(TypedDict, total=False):
     temperature: float | None
     top_p: float | None
     stop: str | list[str] | None
-    tools: list[Any] | None
     tool_choice: Any
     thinking: Any
     background: bool
@@ -127,6 +130,24 @@ class StreamOptions(TypedDict, total=False):
     trace_id: str | None
     headers: Mapping[str, str] | None
     extra_body: Mapping[str, Any] | None
+    output: Any
+    output_retries: int
+
+
+class StreamOptions(AnswerOptions, total=False):
+    """The keyword arguments of `Client.stream`."""
+
+    tools: list[Any] | None
+
+
+class RunOptions(AnswerOptions, total=False):
+    """The keyword arguments of `Client.resume_run`: those of `Client.run`."""
+
+    max_turns: int
+    parallel_tools: bool
+    tool_timeout: float | None
+    approve: Callable[[ToolCall], bool | str] | None
+    on_tool_error: str
 
 
 class Client:
@@ -264,7 +285,7 @@ class Client:
         self._endpoint = self._factory.endpoint
         # Not a WeakSet, which is written in Python: each operation on a set is atomic, so a signal
         # handler may make a call, or close the client, at any moment.
-        self._calls: set[weakref.ref[Call]] = set()
+        self._calls: set[weakref.ref[Call | Loop]] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -374,6 +395,8 @@ class Client:
         trace_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        output: Any = None,
+        output_retries: int = 0,
     ) -> Stream:
         """A call that is ready to be made. Touches no network: it starts, and its clocks with it,
         at the first use of the Stream.
@@ -382,8 +405,10 @@ class Client:
         `on_disconnect` stand in for the client's. `trace_id` (default: made, 32 hex digits) is on
         everything this call leaves behind, and is sent as `X-Client-Request-Id` and, where it is
         32 hex digits, in `traceparent` (an observer with spans sets its own). `extra_body` is
-        laid over the request's JSON. Raises ConfigurationError for what cannot be sent, and once
-        `max_cost` is reached.
+        laid over the request's JSON. `output` is the type that the answer has to be a value of, see
+        `llmstream.output`: the value is in `Result.value`. Where an answer does not fit it, at most
+        `output_retries` further ones are asked for, each of which is billed. Raises
+        ConfigurationError for what cannot be sent, and once `max_cost` is reached.
         """
         settings = self.settings
         limits = of_type(Timeouts, "timeouts", timeouts) or settings.timeouts
@@ -417,6 +442,8 @@ class Client:
             given["background"] = checked_flag("background", background)
         if extra_body is not None:
             given["extra_body"] = checked_object("extra_body", extra_body)
+        if output is not None or output_retries:
+            given.update(_output(output, output_retries))
         call = self._factory.make(
             Request(prompt=text, model=name, **given),
             limits,
@@ -485,6 +512,113 @@ class Client:
             keep(max_workers)
         return batch
 
+    def run(
+        self,
+        prompt: str | list[Any],
+        tools: Sequence[Any],
+        *,
+        max_turns: int = 10,
+        parallel_tools: bool = True,
+        tool_timeout: float | None = 60.0,
+        approve: Callable[[ToolCall], bool | str] | None = None,
+        on_tool_error: str = "tell",
+        **stream_options: Unpack[AnswerOptions],
+    ) -> Run:
+        """A conversation in which the model calls tools until it answers. Touches no network: it
+        starts at the first use of the Run.
+
+        After each answer with calls these are made, and what they return goes into the next prompt.
+        Calls are made only when the answer is whole and ended with them, when they parse, and when
+        they fit the tool's parameters; never where a limit or a filter has cut the answer. The run
+        ends with the first answer without calls, however that ended (`result().finish`).
+
+        Args:
+            tools: functions, Tools (`llmstream.tools.tool`), or dicts as in `stream`. What the
+                service runs itself, it runs. A call of a function that is declared as a dict ends
+                the run: it is the caller's to run (`Run.open_calls`).
+            max_turns: answers, at most. A run that has no answer after so many ends with RunError,
+                before the calls of the last one are made.
+            parallel_tools: whether the calls of an answer run side by side, each in a daemon thread
+                (32 at most; a tool with `sequential=True` runs alone). False: one after the other,
+                and the service is asked for one call at a time.
+            tool_timeout: seconds that a tool may take which has no `timeout` of its own; None: no
+                limit. After it the model is told, and a result that still comes is dropped.
+            approve: asked with each call (a ToolCall) before any call of the answer runs, in the
+                thread that reads the run: True, False, or a text, which refuses and is told to the
+                model as the reason. Also asked where the service wants approval for what it runs
+                itself (MCP). Default: every call is made, and such a question is a
+                ConfigurationError.
+            on_tool_error: "tell": the model is told what a tool has raised (the class and the
+                words, which so reach the service), and goes on. "raise": that ends the run, as does
+                the end of a tool's time. A `ToolError` is words for the model in both cases, and so
+                are arguments that do not fit and unknown tools. After three turns in a row in which
+                calls failed and none succeeded a further one ends the run with RunError.
+            stream_options: the options of `stream`, for each answer. `timeouts.total` is the hard
+                deadline of the whole run, tools included; the other clocks are those of each
+                answer. A `tool_choice` that forces a call holds for the first answer. `output=` is
+                asked of each answer, and `result().value` is that of the last one.
+
+        The context variables of the thread that reads hold in the tools, and so does the trace id
+        (`current_trace_id`). Raises ConfigurationError for what cannot work.
+        """
+        from .tools.factory import make_run
+
+        own = {
+            "max_turns": max_turns,
+            "parallel_tools": parallel_tools,
+            "tool_timeout": tool_timeout,
+            "approve": approve,
+            "on_tool_error": on_tool_error,
+        }
+        return make_run(self._for_runs(), prompt, tools, {**stream_options, **own})
+
+    def resume_run(
+        self,
+        state: Mapping[str, Any],
+        tools: Sequence[Any],
+        *,
+        outcomes: Mapping[str, Any] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Run:
+        """Go on with a run from what `Run.state` has returned: in another process too, and after an
+        error.
+
+        A call that has its outcome is not made again. Nor is one that had started and has none: the
+        model is told that nobody knows whether it had its effect, unless `outcomes` has what the
+        caller knows of it. The others are made, after `approve` was asked.
+
+        Args:
+            state: as `Run.state` has returned it. JSON text has to be decoded.
+            tools: those of the run, and more if you like.
+            outcomes: the id of a call -> its outcome, as a tool would have returned it; for calls
+                that had started, and for those that are the caller's to run.
+            options: those of `run`. The state has the run's own, and these win over them. What is
+                no plain data has to be passed again: `approve`, `output`, `headers` and
+                `extra_body`, without which ConfigurationError is raised; `timeouts` and `retry`,
+                which are the client's otherwise.
+
+        Raises ConfigurationError for what cannot work, and for a state of another API.
+        """
+        from .tools.factory import resume_run
+
+        return resume_run(self._for_runs(), state, tools, outcomes, options)
+
+    def _for_runs(self) -> RunService:
+        from .tools.factory import RunService
+
+        return RunService(
+            self.stream,
+            self._endpoint.dialect,
+            self._endpoint.service,
+            self._clock,
+            self.settings.timeouts,
+            self._factory.dispatcher,
+            self._keep,
+        )
+
+    def _keep(self, loop: Loop) -> None:
+        self._calls.add(weakref.ref(loop, self._calls.discard))
+
     def _limited_stream(self, limiter: Limiter | None, prompt: Any, /, **options: Any) -> Stream:
         stream = self.stream(prompt, **options)
         if limiter is not None:
@@ -543,6 +677,13 @@ def _as_dicts(tools: Any) -> Any:
     from .tools.function import declarations
 
     return declarations(tools)
+
+
+def _output(output: Any, retries: Any) -> dict[str, Any]:
+    from .output.asked import asked_output, checked_retries
+
+    number = checked_retries(retries, output)
+    return {"output": asked_output(output), "output_retries": number}
 
 
 def _check_cost(limit: CostLimit | None) -> None:

@@ -24,6 +24,11 @@
     │  ├─ NotAStreamError          a success status without an event stream
     │  ├─ EventTooLarge            an event larger than `max_event_bytes`
     │  └─ LoopDetected             the same chunk `max_identical_chunks` times in a row
+    ├─ OutputError                 a whole answer, but no value of the type that was asked for
+    │  ├─ OutputRefused            the model refused, or a filter removed the answer
+    │  ├─ OutputCut                a limit has cut the answer
+    │  └─ OutputInvalid            the answer is not JSON, or does not fit the type
+    ├─ RunError                    a run (`Client.run`) has come to no answer
     ├─ Cancelled                   the call was cancelled or closed before its end
     └─ BatchError                  some of the calls of a batch failed
 
@@ -37,7 +42,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from .result import LLMStreamError, ProtocolError, Result
+from .result import ConfigurationError, LLMStreamError, ProtocolError, Result
 
 __all__ = [
     "AuthenticationError",
@@ -54,11 +59,16 @@ __all__ = [
     "LLMStreamError",
     "LoopDetected",
     "NotAStreamError",
+    "OutputCut",
+    "OutputError",
+    "OutputInvalid",
+    "OutputRefused",
     "OverloadedError",
     "PermissionDeniedError",
     "ProtocolError",
     "QuotaExceededError",
     "RateLimitError",
+    "RunError",
     "ServerError",
     "ServiceError",
     "SilenceTimeout",
@@ -66,10 +76,6 @@ __all__ = [
     "StreamTimeout",
     "StreamTruncated",
 ]
-
-
-class ConfigurationError(LLMStreamError):
-    """The arguments or the settings cannot work. Nothing was sent."""
 
 
 class ServiceError(LLMStreamError):
@@ -216,6 +222,52 @@ class EventTooLarge(ProtocolError):
 
 class LoopDetected(ProtocolError):
     """The same chunk was received `max_identical_chunks` times in a row: the model is in a loop."""
+
+
+class OutputError(LLMStreamError):
+    """The answer has ended as the service wanted, but it is no value of the type that `output=`
+    asks for. `partial` has the text as it arrived; its `value` is None."""
+
+
+class OutputRefused(OutputError):
+    """The model refused to answer, or a filter of the service removed the answer."""
+
+
+class OutputCut(OutputError):
+    """A limit of the answer's length has cut it. A greater `max_output_tokens` may help."""
+
+
+class OutputInvalid(OutputError):
+    """The answer is not JSON, or does not fit the type. A model may answer better when it is asked
+    again, see `output_retries`.
+
+    `reason` says what does not fit, and `path` where, from the root `$` of the value (None: not in
+    a place). `index` is the position in the list of an element that does not fit, counted from 0,
+    where `Stream.elements` has found it; None otherwise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        path: str | None = None,
+        index: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.path = path
+        self.index = index
+
+
+class RunError(LLMStreamError):
+    """A run has come to no answer: its turns are used up and the model goes on, or the model's
+    calls failed again and again. `turns` are the answers of the run, `partial` is the last of them.
+    `Run.state()` has how far it is, and `Client.resume_run` goes on from there."""
+
+    def __init__(self, message: str, *, turns: tuple[Result, ...] = ()) -> None:
+        super().__init__(message)
+        self.turns = turns
 
 
 class Cancelled(LLMStreamError):

@@ -1,7 +1,7 @@
 """What a call returns: the result, its parts and its attempts; and the roots of the error tree.
 
 The values are immutable: any thread may read, compare and pickle them. This file imports nothing
-else of the package but, for a notebook, `_markdown`.
+else of the package but, when it is used, `_markdown` and `_outputs`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from msgspec import Struct
 __all__ = [
     "Attempt",
     "Chunk",
+    "ConfigurationError",
     "Cost",
     "LLMStreamError",
     "ProtocolError",
@@ -132,6 +133,40 @@ class ToolCall(Struct, frozen=True):
                 "inside them; do not run the call"
             ) from exc
 
+    def result(self, output: Any, *, error: bool = False) -> dict[str, Any]:
+        """The output of this call as a turn for the next prompt, which every API takes:
+
+            for call in result.tool_calls:
+                turns.append(call.result(run(call)))
+
+        Args:
+            output: what the tool has returned. A string is sent as it is. Bytes are a picture
+                (PNG, JPEG, GIF, WebP), a PDF, or text in UTF-8; Pillow's images are pictures. A
+                list of strings and such values is sent as parts; an API that takes only texts as
+                an output (Chat Completions) gets the others in a turn of the user after it.
+                Everything else becomes JSON.
+            error: whether the call failed, and `output` says why. Messages has a field for it; in
+                the other APIs the text begins with "Error: ".
+
+        Raises ConfigurationError for an output that is none of these.
+        """
+        from ._outputs import NotSendable, output_of
+
+        if not self.id:
+            raise ConfigurationError("the call has no id: take one of `Result.tool_calls`")
+        try:
+            content = output_of(output)
+        except NotSendable as exc:
+            raise ConfigurationError(
+                f"the output of the call of {self.name!r} cannot be sent: {exc}"
+            ) from None
+        turn: dict[str, Any] = {"role": "tool", "tool_call_id": self.id, "content": content}
+        if error:
+            turn["is_error"] = True
+        if self.custom:
+            turn["custom"] = True
+        return turn
+
 
 class Attempt(Struct, frozen=True):
     """One request that was sent, or that could not be sent. Times are in milliseconds.
@@ -230,6 +265,8 @@ class Service(Protocol):
 
     def cost(self, result: Result, at: float | None = None) -> Cost | None: ...
 
+    def turns(self, turns: tuple[Any, ...], api: str) -> list[Any]: ...
+
 
 class Result(Struct, frozen=True):
     """An answer: whole, or as far as it arrived (in an error's `.partial`). Immutable.
@@ -252,6 +289,9 @@ class Result(Struct, frozen=True):
         turn: what `to_messages()` returns.
         service: the service that answered (`.api`, `.host`), None for a result that was not made
             by a call.
+        value: the answer as a value of the type that `output=` asks for. None without `output=`, in
+            an error's `partial`, and for an answer that is not the last word: one that calls tools
+            (finish "tool_calls"), or that goes on when it is sent back ("pause").
     """
 
     text: str = ""
@@ -270,6 +310,7 @@ class Result(Struct, frozen=True):
     timings: Timings = Timings()
     turn: tuple[Any, ...] = ()
     service: Service | None = None
+    value: Any = None
 
     def __repr__(self) -> str:
         """What is set, and the answer once: `items` and the turn of `to_messages()` repeat it, so
@@ -277,10 +318,11 @@ class Result(Struct, frozen=True):
         shown = [
             f"{name}={value!r}"
             for name in self.__struct_fields__
-            if name not in ("items", "turn", "service")
+            if name not in ("items", "turn", "service", "value")
             and (value := getattr(self, name)) not in (None, "", (), Usage(), Timings())
         ]
         shown += [f"items=<{len(self.items)}>"] if self.items else []
+        shown += [f"value={self.value!r}"] if self.value is not None else []
         return f"Result({', '.join(shown)})"
 
     def _repr_markdown_(self) -> str | None:
@@ -304,7 +346,7 @@ class Result(Struct, frozen=True):
         """
         return self.service.cost(self, at) if self.service is not None else None
 
-    def to_messages(self) -> list[Any]:
+    def to_messages(self, api: str | None = None) -> list[Any]:
         """The assistant's turn in the form of the API, to go on with the conversation:
         ``client.stream([*prompt, *result.to_messages(), {"role": "user", "content": ...}])``.
 
@@ -315,8 +357,23 @@ class Result(Struct, frozen=True):
         Left out are unfinished blocks, calls that are not safe to run, and reasoning that the
         service would refuse: without the item that follows it, or neither stored nor encrypted. A
         text that a limit has cut is included.
+
+        With `api` ("responses", "messages" or "chat") it is the turn in the form of that API. A
+        prompt may have turns in the form of any API, so this is needed only where something else
+        reads them. Texts and calls are the same in each; code that the service ran and its output
+        become text; reasoning, signatures and searches stay with the service; an id that the API
+        would refuse becomes another one.
+
+        Raises ConfigurationError for an `api` that is not known, and for a result that was not made
+        by a call.
         """
-        return list(self.turn)
+        if api is None:
+            return list(self.turn)
+        if self.service is None:
+            raise ConfigurationError(
+                "the result was not made by a call: without its service its turn is not known"
+            )
+        return self.service.turns(self.turn, api)
 
 
 # ---- what a service writes, where people read it -----------------------------------------------
@@ -381,6 +438,10 @@ def _new(cls: type[LLMStreamError], args: tuple[Any, ...]) -> Any:
     error = cls.__new__(cls, *args)
     error.args = args
     return error
+
+
+class ConfigurationError(LLMStreamError):
+    """The arguments or the settings cannot work. Nothing was sent."""
 
 
 class ProtocolError(LLMStreamError):

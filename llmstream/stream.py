@@ -1,4 +1,4 @@
-"""Stream, the caller's handle of one call, and its three views."""
+"""Stream, the caller's handle of one call, and its views."""
 
 from __future__ import annotations
 
@@ -21,13 +21,54 @@ T = TypeVar("T")
 Select = Callable[["list[AnyEvent]", Call], "list[T]"]
 
 
-class Stream:
+class _TypedViews:
+    """The views of an answer that has a type."""
+
+    _call: Call
+    _close_when_dropped: _CloseWhenDropped
+
+    def _choose(self, view: str) -> None:
+        raise NotImplementedError
+
+    def partials(self, interval: float = 0.05) -> Iterator[Any]:
+        """The value of an answer with `output=`, as far as it has arrived: plain dicts, lists,
+        strings and numbers, each time all of it. The last one is the whole value.
+
+        They are not validated, since half a value is none; `result().value` is. One is made when a
+        piece of the answer arrives, at most every `interval` seconds, and less often where the
+        answer is so long that parsing it would take more than a tenth of the time; see
+        `llmstream.output.PartialJSON` for what `interval=0` means. Where the answer begins anew
+        (`on_disconnect="restart"`, `output_retries`), so does its value.
+
+        Raises ConfigurationError without `output=`, and without the extra `output` (jiter).
+        """
+        from .output.partials import partials_of
+
+        view = partials_of(self._call, interval, self._close_when_dropped)
+        self._choose("partials()")
+        return view
+
+    def elements(self) -> Iterator[Any]:
+        """The elements of an answer with `output=list[T]`, each as a T, as soon as it is closed.
+
+        One that does not fit ends the call with OutputInvalid, whose `index` is its position; those
+        before it have been yielded. Where the answer may begin anew (`on_disconnect="restart"`,
+        `output_retries`) this raises ConfigurationError, as it does without a list.
+        """
+        from .output.elements import elements_of
+
+        view = elements_of(self._call, self._close_when_dropped)
+        self._choose("elements()")
+        return view
+
+
+class Stream(_TypedViews):
     """An answer on its way. Made by `Client.stream`; nothing is sent before its first use.
 
-    Iterate it for the answer's text, or `chunks()`, or `events()`: one of the three, once, in one
-    thread. `result()` reads the rest. Everything else may be called from any thread at any time.
-    Used as a context manager, the call starts on entry and everything is freed on exit; leaving
-    early is not an error. A stream that is dropped is freed.
+    Iterate it for the answer's text, or `chunks()`, `events()`, or, with `output=`, `partials()` or
+    `elements()`: one of them, once, in one thread. `result()` reads the rest. Everything else may
+    be called from any thread at any time. Used as a context manager, the call starts on entry and
+    everything is freed on exit; leaving early is not an error. A stream that is dropped is freed.
 
     A stream that has begun belongs to its process: in a forked child reading it raises
     ConfigurationError, and `cancel` and `close` have no effect on the parent's call. One that has
@@ -46,7 +87,7 @@ class Stream:
     def __repr__(self) -> str:
         return f"<Stream {self._call.progress.value} trace_id={self.trace_id}>"
 
-    # -- the three views
+    # -- the views
 
     def __iter__(self) -> Iterator[str]:
         """The answer's text, piece by piece. Always the same iterator: some hosts ask for it twice
@@ -91,9 +132,9 @@ class Stream:
     def _choose(self, view: str) -> None:
         if view == "iteration" and not self._call.readable_as_text:
             raise ConfigurationError(
-                "on_disconnect='restart' may begin the answer anew, and plain text could not tell "
-                "you: iterate over chunks() (a chunk of type 'restart' says so) or events(), or "
-                "use result()"
+                "on_disconnect='restart' or output_retries may begin the answer anew, and plain "
+                "text could not tell you: iterate over chunks() (a chunk of type 'restart' says "
+                "so) or events(), or use result()"
             )
         if self._view_name:
             raise ConfigurationError(
@@ -127,6 +168,8 @@ class Stream:
           either off.
         - `on_complete(result)`: the answer is whole.
         - `on_error(error)`: the call failed. The error is raised after it.
+        - `on_refusal(text)`: a piece of the words with which the model refuses, where the service
+          sends them apart from the text.
         - `on_restart()`: the answer begins anew. A handler with `on_token` needs it for
           `on_disconnect="restart"`.
 
@@ -143,8 +186,8 @@ class Stream:
         handlers = Handlers(handler)
         if not (self._call.readable_as_text or handlers.knows_restarts):
             raise ConfigurationError(
-                "on_disconnect='restart' may begin the answer anew: give the handler a method "
-                "on_restart(), so that it can be told"
+                "on_disconnect='restart' or output_retries may begin the answer anew: give the "
+                "handler a method on_restart(), so that it can be told"
             )
         return handle(self, handlers, every_chunks, every_seconds, expected_chars)
 
@@ -158,7 +201,7 @@ class Stream:
         model's thinking stands above it, folded. With `progress` a line below it counts characters
         and seconds. As the last line of a cell the result is not shown a second time. HTML of the
         model is shown as text, and its images as links. Elsewhere the text is printed as it comes
-        (see `ConsoleHandler`), without the thinking.
+        (see `ConsoleHandler`), without the thinking; a refusal's words are printed as text.
 
         What ends the stream otherwise is raised, below what had arrived and a sentence about it. An
         interrupt (the kernel's, Ctrl-C) ends the stream at once; what had arrived stays. Nothing is
@@ -229,7 +272,7 @@ class Stream:
     @property
     def may_restart(self) -> bool:
         """Whether the answer may begin anew after a part of it has arrived
-        (`on_disconnect="restart"`)."""
+        (`on_disconnect="restart"`, `output_retries`)."""
         return not self._call.readable_as_text
 
     @property

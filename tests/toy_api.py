@@ -99,6 +99,11 @@ class Toy:
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"i_said": text}
 
+    def structured(
+        self, name: str, schema: Mapping[str, Any] | None, strict: bool
+    ) -> dict[str, Any]:
+        return {"shape": schema}
+
     def asks_for_structure(self, extra: Mapping[str, Any]) -> bool:
         return False
 

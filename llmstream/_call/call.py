@@ -93,8 +93,18 @@ class Call:
         # A reader in another thread holds the lock: it wakes up and frees everything itself.
         if not self.reader.locked():
             with self.reader:
-                whole = self.ended or self.ctx.session.complete
-                self._end(None if whole else self.ctx.stop_error(), dropped)
+                error: LLMStreamError | None = None
+                try:
+                    if not self.ended:
+                        error = self._left_early(dropped)
+                finally:
+                    self._end(error, dropped)
+
+    def _left_early(self, dropped: bool) -> LLMStreamError | None:
+        ctx = self.ctx
+        if not ctx.session.complete:
+            return ctx.stop_error()
+        return None if dropped else ctx.settle()  # nobody asks for the value of a dropped stream
 
     def check_reader(self) -> None:
         """Before `with call.reader`: raises ConfigurationError where another thread has it, or
@@ -174,6 +184,15 @@ class Call:
             raise
         self._raise_again()
         return None
+
+    def fail(self, error: LLMStreamError) -> None:
+        """End the call with `error`, which its reader has found, and raise it. (Where the call has
+        ended, it is only raised.) For the thread that holds the reader lock."""
+        if not self.ended:
+            self._end(error)
+        elif error.trace_id is None:
+            self.ctx.seal(error)
+        raise error
 
     def _raise_again(self) -> None:
         if self._error is not None:

@@ -21,10 +21,11 @@ from ..errors import (
     FirstTokenTimeout,
     IdleTimeout,
     LLMStreamError,
+    OutputError,
     SilenceTimeout,
     StreamTimeout,
 )
-from ..result import Attempt, Result, Service, ToolCall
+from ..result import Attempt, Result, Service, ToolCall, Usage, total_usage
 from ..telemetry.reporter import Reporter
 
 __all__ = ["CallContext"]
@@ -46,6 +47,8 @@ class CallContext:
         "latest",
         "make_reporter",
         "meter",
+        "output",
+        "refused",
         "reporter",
         "request_id",
         "scope",
@@ -53,6 +56,8 @@ class CallContext:
         "status",
         "timeouts",
         "trace_id",
+        "used",
+        "value",
     )
 
     def __init__(
@@ -79,6 +84,11 @@ class CallContext:
         self.continued = False  # several requests have brought the text
         self.request_id: str | None = None
         self.status: int | None = None  # of the current attempt's response
+        self.output: Any = None  # what the answer has to be: an `Output` of the core
+        self.value: Any = None  # of the answer, once it has ended
+        # What answers have used that do not count, because another one was asked for.
+        self.used: tuple[Usage, ...] = ()
+        self.refused: Session | None = None  # the latest of them
 
     @property
     def cancelled(self) -> bool:
@@ -157,7 +167,7 @@ class CallContext:
             tool_calls=calls,
             incomplete_tool_calls=broken,
             finish=state.finish,
-            usage=state.usage,
+            usage=self._usage(state) if self.used else state.usage,
             items=tuple(item.wire() for item in state.in_order() if item.wire is not None),
             turn=self._turn(state, calls),
             model=state.model,
@@ -167,6 +177,7 @@ class CallContext:
             attempts=attempts,
             timings=self.meter.timings(self.clock.monotonic(), attempts),
             service=self._service,
+            value=self.value,
         )
 
     def _turn(self, state: State, calls: tuple[ToolCall, ...]) -> tuple[Any, ...]:
@@ -174,6 +185,26 @@ class CallContext:
             whole = self.session.complete and state.text
             return (self._dialect.continued_turn(state.text),) if whole else ()
         return self._dialect.assistant_turn(state, frozenset(c.id for c in calls if c.id))
+
+    def _usage(self, state: State) -> Usage:
+        """What the call has used: with the answers that do not count."""
+        counted = self.used if self.session is self.refused else (*self.used, state.usage)
+        return total_usage(counted)
+
+    def settle(self) -> OutputError | None:
+        """The answer has ended: read the value that it has to be. Returns why it has none."""
+        if self.output is None:
+            return None
+        from .._core.output import judged
+
+        self.value, error = judged(self.output, self.session.state)
+        return error
+
+    def refuse(self) -> None:
+        """The answer does not count: another one is asked for. It stays readable until the service
+        has accepted that request."""
+        self.refused = self.session
+        self.used = (*self.used, self.session.state.usage)
 
     # -- errors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -18,6 +19,7 @@ from .._core.timers import Timeouts, Timers
 from .._runtime.clock import Clock
 from .._runtime.scope import NEVER, CancelScope, Scheduler
 from .._runtime.watchdog import shared_watchdog
+from .._settings.arguments import checked_api
 from .._settings.client import ClientSettings
 from .._transport.base import Transport
 from .._transport.proxy import find_proxy
@@ -53,7 +55,7 @@ class CallFactory:
     ) -> None:
         self.endpoint = _endpoint(settings, transport, clock, private=private)
         self._clock = clock
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
         self._before = before
         self._max_event_bytes = settings.max_event_bytes
         self._new_session = partial(
@@ -88,14 +90,15 @@ class CallFactory:
             trace_id,
         )
         exchange = Exchange(ctx, endpoint.transport, self._new_session, self._max_event_bytes)
-        retrying = Retrying(
+        kind = Retrying if request.output is None else _typed()
+        retrying = kind(
             ctx, endpoint, exchange, policy, recovery, request, first, headers, self._before
         )
         return Call(ctx, retrying, partial(self._begin_report, request, trace_id))
 
     def _begin_report(self, request: Request, trace_id: str, ctx: CallContext) -> None:
         """The call begins: it gets its reporter, or what makes one where it fails."""
-        dispatcher = self._dispatcher
+        dispatcher = self.dispatcher
         hooks = dispatcher.hooks()
         if not dispatcher.listens(hooks):
             return
@@ -110,7 +113,7 @@ class CallFactory:
     ) -> Reporter:
         service = self.endpoint.service
         return Reporter(
-            self._dispatcher,
+            self.dispatcher,
             hooks,
             request,
             begun[0],
@@ -150,6 +153,12 @@ def _endpoint(
     )
 
 
+def _typed() -> type[Retrying]:
+    from .typed import TypedRetrying
+
+    return TypedRetrying
+
+
 class _Service(Struct, frozen=True):
     """Who answers; see result.Service."""
 
@@ -160,6 +169,9 @@ class _Service(Struct, frozen=True):
         from ..telemetry.cost import cost_of
 
         return cost_of(self.api, self.host, result, at)
+
+    def turns(self, turns: tuple[Any, ...], api: Any) -> list[Any]:
+        return checked_api(api).load().own_turns(turns)
 
 
 def _scheduler(clock: Clock) -> Scheduler:

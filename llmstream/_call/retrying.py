@@ -137,10 +137,10 @@ class Retrying:
         if self._place is not None:
             self._place.release()
 
-    def batches(self) -> EventBatches:
+    def batches(self, attempt: NextAttempt | None = None) -> EventBatches:
         """The events of the call, attempt by attempt. Raises Stopped and the library's errors."""
         self._before()
-        attempt = NextAttempt(self._first)
+        attempt = attempt or NextAttempt(self._first)
         while True:
             self._wait_while_throttled()
             if self._place is not None and self._place.granted is None:

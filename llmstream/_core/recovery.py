@@ -22,7 +22,7 @@ from .dialects.base import Dialect
 from .request import HTTPRequest, Request
 from .session import Session
 
-__all__ = ["POLICIES", "Mode", "NextAttempt", "Recovery"]
+__all__ = ["POLICIES", "Mode", "NextAttempt", "Recovery", "asked_again"]
 
 
 class Mode(Enum):
@@ -119,7 +119,7 @@ class _Continue(_Raise):
             "the call has tools, and half a tool call cannot be continued"
             if request.tools
             else "the answer has to follow a schema, and half of it cannot be continued"
-            if dialect.asks_for_structure(extra)
+            if request.output is not None or dialect.asks_for_structure(extra)
             else "extra_body contains the prompt itself"
             if api.prompt_fields[0] in extra
             else "it asks for several answers"
@@ -178,6 +178,23 @@ def _with_quote(prompt: str | list[Any], quote: str, text_part: str) -> list[Any
     else:
         return [*turns, {"role": "user", "content": quote}]
     return [*turns[:-1], {**last, "content": longer}]
+
+
+# What a model is asked whose answer is not what was asked for.
+_ASK_AGAIN = """\
+Your answer does not fit the JSON Schema that was asked for: {reason}. Answer again: write the \
+whole JSON, corrected, and nothing else."""
+
+
+def asked_again(request: Request, turn: tuple[Any, ...], reason: str, text_part: str) -> Request:
+    """The request for another answer in place of the one with the assistant's `turn`, which does
+    not fit the schema."""
+    prompt, words = request.prompt, _ASK_AGAIN.format(reason=reason)
+    if not turn:
+        return msgspec.structs.replace(request, prompt=_with_quote(prompt, words, text_part))
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    again = [*turns, *turn, {"role": "user", "content": words}]
+    return msgspec.structs.replace(request, prompt=again)
 
 
 # ---- resume ------------------------------------------------------------------------------------

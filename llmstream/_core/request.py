@@ -31,6 +31,8 @@ class Request(Struct, frozen=True, kw_only=True):
     thinking: Any = None
     background: bool = False
     extra_body: Mapping[str, Any] | None = None
+    output: Any = None  # an `Output` (output.py, which is imported when there is one)
+    output_retries: int = 0
 
     def __repr__(self) -> str:
         return f"Request({self.model!r})"  # never the prompt

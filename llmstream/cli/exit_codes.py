@@ -36,6 +36,9 @@ EXIT_CODES: dict[str, int] = {
     "ProtocolError": 18,
     "Cancelled": 19,
     "BatchError": 20,
+    "OutputRefused": 21,
+    "OutputCut": 22,
+    "OutputInvalid": 23,
 }
 FAILED = 1
 SIGNALLED = 128  # plus the signal's number, as a shell counts

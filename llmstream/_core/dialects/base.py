@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +15,6 @@ from ...events.base import AnyEvent, Event, UnknownEvent
 from ...result import LLMStreamError, ToolCall
 from ..liveness import is_ping
 from ..numbering import Standing
-from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse
 from ..schema import SchemaRules
 from ..state import State
@@ -24,6 +23,9 @@ from .lenient import lenient
 from .profiles import DEFAULT, Profile
 from .refused import without_refused
 from .tools import asks_for_structure
+
+if TYPE_CHECKING:
+    from ..outcome import Approval, ToolOutcome
 
 __all__ = [
     "CONTENT",
@@ -131,15 +133,27 @@ class Dialect(Protocol):
         """The answer as messages (or input items) for the next prompt. It has only what is closed:
         no unfinished block, no call whose id is not in `safe`, no thinking at its end."""
 
+    def own_turns(self, turns: Sequence[Any]) -> list[Any]:
+        """Turns in the form of any of the APIs, in this API's own: see `turns`. Turns that are in
+        it already are the same; turns of the system stay among them. Raises ConfigurationError for
+        what only the service knows that has stored it."""
+
     def outcome_turns(self, outcomes: Sequence[ToolOutcome | Approval]) -> list[Any]:
         """The outcomes of the calls of one answer, as the turns that follow it in the next prompt,
-        in this API's own form."""
+        in this API's own form. Messages has one turn of the user with all of them; in Chat
+        Completions pictures follow in such a turn. Approvals are of the Responses API only."""
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         """What the service asks to be allowed to run itself, in the items of an answer."""
 
     def continued_turn(self, text: str) -> dict[str, Any]:
         """The assistant's turn for an answer that several requests have produced: its text."""
+
+    def structured(
+        self, name: str, schema: Mapping[str, Any] | None, strict: bool
+    ) -> dict[str, Any]:
+        """The fields of a request's JSON that ask for an answer which fits `schema`; None: for any
+        JSON object. `strict`: the service is to hold the model to it."""
 
     def asks_for_structure(self, extra: Mapping[str, Any]) -> bool:
         """Whether `extra_body` asks for an answer that follows a schema or a grammar."""

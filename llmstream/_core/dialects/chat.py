@@ -45,7 +45,8 @@ from .profiles import DEFAULT, Profile, endpoint
 from .refused import without_refused
 from .stray import refuse_text, text_fields
 from .tools import asks_for_structure, chosen_tool, function_tool
-from .turns import as_error
+from .turns.as_chat import chat_messages
+from .turns.outcomes import outcome_turn
 from .usage import metrics_usage, openai_usage
 
 __all__ = ["CHAT", "ChatDialect"]
@@ -186,14 +187,26 @@ class ChatDialect:
 
     # -- requests
 
+    def structured(
+        self, name: str, schema: Mapping[str, Any] | None, strict: bool
+    ) -> dict[str, Any]:
+        if schema is None:
+            return {"response_format": {"type": "json_object"}}
+        wanted = {"name": name, "schema": schema, "strict": strict}
+        return {"response_format": {"type": "json_schema", "json_schema": wanted}}
+
     def request(self, request: Request, base_url: str) -> HTTPRequest:
+        if request.output is not None:
+            from .structured import with_output
+
+            request = with_output(request, self, self._profile.structured)
         if request.background:
             raise ConfigurationError("the Chat Completions API has no background responses")
         profile = self._profile
         tools = self._tools(request.tools) if request.tools else None
         body = {
             "model": request.model,
-            "messages": _messages(request),
+            "messages": self._messages(request),
             "stream": True,
             "stream_options": {"include_usage": True} if profile.usage else None,
             profile.max_tokens: request.max_output_tokens,
@@ -219,6 +232,13 @@ class ChatDialect:
     def _tools(self, tools: Any) -> WrittenTools:
         knows = self._profile.strict_tools
         return write_tools(tools, self.schema_rules, partial(_declared_tool, knows), _tool, knows)
+
+    def _messages(self, request: Request) -> list[Any]:
+        prompt, instructions = request.prompt, request.instructions
+        system = [{"role": "system", "content": instructions}] if instructions else []
+        if isinstance(prompt, str):
+            return [*system, {"role": "user", "content": prompt}]
+        return [*system, *self.own_turns(prompt)]
 
     def auth(self, api_key: str) -> dict[str, str]:
         return bearer(api_key)
@@ -504,16 +524,14 @@ class ChatDialect:
         filled = message["content"] or message.get("refusal") or message.get("tool_calls")
         return (message,) if filled else ()
 
+    def own_turns(self, turns: Sequence[Any]) -> list[Any]:
+        profile = self._profile
+        return chat_messages(turns, profile.call_ids, "reasoning_content" in profile.returns)
+
     def outcome_turns(self, outcomes: Sequence[ToolOutcome | Approval]) -> list[Any]:
-        return [
-            {
-                "role": "tool",
-                "tool_call_id": one.call.id,
-                "content": as_error(one.output) if one.is_error else one.output,
-            }
-            for one in outcomes
-            if isinstance(one, ToolOutcome)  # this API asks for no approval
-        ]
+        return self.own_turns(
+            [outcome_turn(one) for one in outcomes if isinstance(one, ToolOutcome)]
+        )
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return ()
@@ -1086,13 +1104,6 @@ def _usage(reported: ev.ChatUsage) -> Usage:
 
 
 # ---- writing a request -------------------------------------------------------------------------
-
-
-def _messages(request: Request) -> list[Any]:
-    prompt, instructions = request.prompt, request.instructions
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    system = [{"role": "system", "content": instructions}] if instructions else []
-    return [*system, *turns]
 
 
 def _tool(tool: Any) -> Any:

@@ -41,7 +41,8 @@ from .declared import DeclaredTool, WrittenTools, write_tools
 from .profiles import Profile, endpoint
 from .stray import has_text, refuse_text, text_fields, without_text
 from .tools import chosen_tool, function_tool
-from .turns import Audio, Image, calls_of, is_plain, media_of, split_data_url
+from .turns.as_messages import messages_turns
+from .turns.outcomes import outcome_turn
 from .usage import metrics_usage, reported_cost
 
 __all__ = ["MESSAGES", "MessagesDialect"]
@@ -516,7 +517,18 @@ class MessagesDialect(TypedDialect):
                 return CONTENT
         return super().apply(state, event)
 
+    def structured(
+        self, name: str, schema: Mapping[str, Any] | None, strict: bool
+    ) -> dict[str, Any]:
+        if schema is None:  # this API has no option for any JSON object
+            return {}
+        return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+
     def request(self, request: Request, base_url: str) -> HTTPRequest:
+        if request.output is not None:
+            from .structured import with_output
+
+            request = with_output(request, self, self._profile.structured)
         if request.background:
             raise ConfigurationError("the Messages API has no background responses")
         system, messages = _split_system(request)
@@ -545,7 +557,8 @@ class MessagesDialect(TypedDialect):
         base, mark, query = base_url.partition("?")
         base = base.rstrip("/").removesuffix("/v1")
         url = endpoint(self._profile, f"{base}{mark}{query}", "/v1/messages")
-        data = encode_body(body, request.extra_body)
+        extra = _with_effort(request.extra_body, effort)
+        data = encode_body(body, extra)
         return HTTPRequest("POST", url, headers, data, strict=tools.strict if tools else ())
 
     def _tools(self, request: Request) -> WrittenTools:
@@ -576,15 +589,13 @@ class MessagesDialect(TypedDialect):
                 block["id"] = ids[item.index]
         return ({"role": "assistant", "content": blocks},) if blocks else ()
 
+    def own_turns(self, turns: Sequence[Any]) -> list[Any]:
+        return messages_turns(turns)
+
     def outcome_turns(self, outcomes: Sequence[ToolOutcome | Approval]) -> list[Any]:
-        """One turn of the user, which has all results, and nothing before them."""
-        results = [
-            _result({"tool_call_id": one.call.id, "content": one.output})
-            | ({"is_error": True} if one.is_error else {})
-            for one in outcomes
-            if isinstance(one, ToolOutcome)  # this API asks for no approval
-        ]
-        return [{"role": "user", "content": results}] if results else []
+        return self.own_turns(
+            [outcome_turn(one) for one in outcomes if isinstance(one, ToolOutcome)]
+        )
 
     def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         blocks = payload.get("content") if isinstance(payload, dict) else None
@@ -601,6 +612,14 @@ class MessagesDialect(TypedDialect):
 # ---- writing a request -------------------------------------------------------------------------
 
 
+def _with_effort(extra: Mapping[str, Any] | None, effort: Any) -> Mapping[str, Any] | None:
+    """`extra_body` is laid over the request field by field: the effort stays beside a format."""
+    config = extra.get("output_config") if extra and effort else None
+    if extra is None or not isinstance(config, Mapping):
+        return extra
+    return {**extra, "output_config": {**effort, **config}}
+
+
 def _split_system(request: Request) -> tuple[Any, list[Any]]:
     """The fields `system` and `messages`: instructions and system turns have a field of their own
     in this API."""
@@ -609,79 +628,17 @@ def _split_system(request: Request) -> tuple[Any, list[Any]]:
         return instructions, [{"role": "user", "content": prompt}]
     system: list[Any] = [instructions] if instructions else []
     messages: list[Any] = []
-    results: Any = None
-    for turn in prompt:
+    for turn in messages_turns(prompt):
         if turn.get("role") in ("system", "developer"):
             system.append(turn.get("content"))
-        elif turn.get("role") != "tool":
-            messages.append(turn if is_plain(turn) else _turn(turn))
-        elif messages and messages[-1] is results:  # of calls that were made together
-            results["content"].append(_result(turn))
         else:
-            results = {"role": "user", "content": [_result(turn)]}
-            messages.append(results)
+            messages.append(turn)
     if all(isinstance(part, str) for part in system):
         return "\n\n".join(system) or None, messages
     blocks: list[Any] = []
     for part in system:
         blocks += [{"type": "text", "text": part}] if isinstance(part, str) else part
     return blocks, messages
-
-
-def _turn(turn: Mapping[str, Any]) -> Any:
-    """A turn with parts, or with calls of tools, in the form of Chat Completions or in our own."""
-    content = turn.get("content")
-    if isinstance(content, (list, tuple)):
-        content = [_own_part(part) for part in content]
-    if "tool_calls" not in turn:
-        return {**turn, "content": content} if isinstance(content, list) else turn
-    texts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-    uses = [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": _tool_input(call.arguments)}
-        for call in calls_of(turn)
-    ]
-    return {"role": turn.get("role"), "content": [*(texts if content else ()), *uses]}
-
-
-def _result(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """The output of a tool, in the form of Chat Completions."""
-    content = turn.get("content")
-    if isinstance(content, (list, tuple)):
-        content = [_own_part(part) for part in content]
-    return {"type": "tool_result", "tool_use_id": turn.get("tool_call_id"), "content": content}
-
-
-def _tool_input(arguments: str) -> Any:
-    try:
-        value = decode_arguments(arguments)
-    except (ValueError, RecursionError):
-        value = arguments
-    return value if isinstance(value, dict) else {"input": value}
-
-
-def _own_part(part: Any) -> Any:
-    media = media_of(part)
-    if media is None:
-        return part
-    if isinstance(media, Audio):
-        raise ConfigurationError("prompt: the Messages API takes no audio: leave it out")
-    data = split_data_url(media.url)
-    if data is None:
-        source: Any = {"type": "url", "url": media.url}
-    else:
-        source = {"type": "base64", "media_type": data[0], "data": data[1]}
-    if isinstance(media, Image):
-        return {"type": "image", "source": source}
-    if data is not None and data[0] == "text/plain":
-        source = {"type": "text", "media_type": data[0], "data": _text_of(data[1])}
-    return {"type": "document", "source": source, **({"title": media.name} if media.name else {})}
-
-
-def _text_of(data: str) -> str:
-    try:
-        return msgspec.convert(data, bytes).decode("utf-8", "replace")  # from base64
-    except msgspec.ValidationError:
-        raise ConfigurationError("prompt: a file's data: URL is not base64") from None
 
 
 # A model that decides itself how much it thinks shows no text of it unless it is asked to.

@@ -36,10 +36,15 @@ class Profile(Struct, frozen=True, kw_only=True):
         max_tokens, thinking: the names of these options; "" if the service has none.
         auth: the header with the key: "own" (the dialect's), "bearer" (Authorization: Bearer),
             "api-key" or "x-api-key".
+        call_ids: what ids of calls have to be in Chat Completions, a regular expression. Most
+            servers take any; OpenAI, and what passes on to it, 40 characters.
         path: the path that is added to a base_url without one.
         typed_turns: whether each turn in a Responses input needs `"type": "message"`.
         tells_limit: whether a Responses answer that a limit has cut is always reported as cut.
         strict_tools: whether the service knows tools with a strict schema (Chat Completions).
+        structured: how an answer that has to fit a schema is asked for: "json_schema" (the API's own
+            option), "json_object" (its option for any JSON object; the schema goes into the
+            instructions), or "prompt" (the instructions alone).
         advice: words of the service's errors, and what a caller can do about such an error.
     """
 
@@ -53,11 +58,13 @@ class Profile(Struct, frozen=True, kw_only=True):
     returns: tuple[str, ...] = ()
     max_tokens: str = "max_tokens"
     thinking: str = "reasoning_effort"
+    call_ids: str = ".{1,40}"
     auth: str = "own"
     path: str = ""
     typed_turns: bool = False
     tells_limit: bool = False
     strict_tools: bool = True
+    structured: str = "json_schema"
     advice: tuple[tuple[str, str], ...] = ()
 
 
@@ -118,12 +125,20 @@ _ROWS = (
         advice=(("exceeds the available context size", _LARGER_CONTEXT),),
     ),
     # These two do not always send [DONE], nor an index with every call. Mistral always sends usage.
-    Profile(name="mistral", hosts=("api.mistral.ai",), calls="id", usage=False, thinking=""),
+    Profile(
+        name="mistral",
+        hosts=("api.mistral.ai",),
+        calls="id",
+        call_ids="[a-zA-Z0-9]{9}",
+        usage=False,
+        thinking="",
+    ),
     Profile(name="gemini", hosts=("generativelanguage.googleapis.com",), calls="id", linger=1.0),
     Profile(
         name="deepseek",
         hosts=("api.deepseek.com",),
         strict_tools=False,  # only at another address, for what is in beta
+        structured="json_object",
         thinking="thinking",
         returns=("reasoning_content",),
     ),
@@ -131,6 +146,7 @@ _ROWS = (
         name="moonshot",
         hosts=("api.moonshot.ai", "api.moonshot.cn"),
         strict_tools=False,
+        structured="json_object",
         thinking="thinking",
         returns=("reasoning_content",),
     ),
@@ -138,6 +154,7 @@ _ROWS = (
         name="kimi",  # the same models under the name of the product
         hosts=("api.kimi.com",),
         strict_tools=False,
+        structured="json_object",
         thinking="thinking",
         returns=("reasoning_content",),
     ),

@@ -52,7 +52,8 @@ from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 from .stray import has_text, refuse_text, without_text
 from .tools import chosen_tool, function_tool
-from .turns import Audio, Image, as_error, calls_of, is_plain, media_of, split_data_url
+from .turns.as_responses import responses_items
+from .turns.outcomes import approval_item, outcome_turn
 from .usage import openai_usage
 
 __all__ = ["RESPONSES", "ResponsesDialect"]
@@ -813,17 +814,30 @@ class ResponsesDialect(TypedDialect):
         text = event.delta if isinstance(event, _TEXT) else None
         return Standing(kind in _ENDS, adds, not state.knows(index, id), text or "")
 
+    def structured(
+        self, name: str, schema: Mapping[str, Any] | None, strict: bool
+    ) -> dict[str, Any]:
+        if schema is None:
+            return {"text": {"format": {"type": "json_object"}}}
+        wanted = {"type": "json_schema", "name": name, "schema": schema, "strict": strict}
+        return {"text": {"format": wanted}}
+
     def request(self, request: Request, base_url: str) -> HTTPRequest:
+        if request.output is not None:
+            from .structured import with_output
+
+            request = with_output(request, self, self._profile.structured)
         if request.stop is not None:
             raise ConfigurationError(
                 "the Responses API has no stop sequences: leave stop out, or pass it in extra_body "
                 "to a compatible server that supports it"
             )
+        prompt = request.prompt
         background = True if request.background else None
         tools = self._tools(request.tools) if request.tools else None
         body = {
             "model": request.model,
-            "input": _input(request.prompt, self._profile.typed_turns),
+            "input": prompt if isinstance(prompt, str) else self.own_turns(prompt),
             "instructions": request.instructions,
             "stream": True,
             "stream_options": {"include_obfuscation": False},  # padding against traffic analysis
@@ -903,8 +917,16 @@ class ResponsesDialect(TypedDialect):
             reasoning = []
         return tuple(turn)
 
+    def own_turns(self, turns: Sequence[Any]) -> list[Any]:
+        return responses_items(turns, self._profile.typed_turns)
+
     def outcome_turns(self, outcomes: Sequence[ToolOutcome | Approval]) -> list[Any]:
-        return [_outcome(one) for one in outcomes]
+        return self.own_turns(
+            [
+                approval_item(one) if isinstance(one, Approval) else outcome_turn(one)
+                for one in outcomes
+            ]
+        )
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return tuple(
@@ -935,71 +957,6 @@ class ResponsesDialect(TypedDialect):
         status = payload.get("status") or "completed"
         envelope = msgspec.json.encode({"type": f"response.{status}", "response": payload})
         return (self.decode("message", envelope),)
-
-
-def _input(prompt: str | list[Any], typed: bool) -> Any:
-    """The field `input`. In the reference a turn needs no type; if `typed`, each turn gets one."""
-    if isinstance(prompt, str):
-        return prompt
-    items = [item for turn in prompt for item in ((turn,) if is_plain(turn) else _items(turn))]
-    if not typed:
-        return items
-    return [
-        {"type": "message", **item} if "role" in item and "type" not in item else item
-        for item in items
-    ]
-
-
-def _items(turn: Mapping[str, Any]) -> Iterator[Any]:
-    """A turn with parts, or with calls of tools, in the form of Chat Completions or in our own."""
-    role, content = turn.get("role"), turn.get("content")
-    if isinstance(content, (list, tuple)):
-        text = "output_text" if role == "assistant" else "input_text"
-        content = [_part(part, text) for part in content]
-    if role == "tool":
-        yield {
-            "type": "function_call_output",
-            "call_id": turn.get("tool_call_id"),
-            "output": content,
-        }
-        return
-    if content or "tool_calls" not in turn:
-        rest = {name: value for name, value in turn.items() if name != "tool_calls"}
-        yield {**rest, "content": content} if "content" in turn else rest
-    for call in calls_of(turn):
-        yield {
-            "type": "function_call",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": call.arguments,
-        }
-
-
-def _outcome(one: ToolOutcome | Approval) -> dict[str, Any]:
-    if isinstance(one, Approval):
-        answer = {"approval_request_id": one.request.id, "approve": one.approve}
-        reason = {"reason": one.reason} if one.reason else {}
-        return {"type": "mcp_approval_response", **answer, **reason}
-    output: Any = as_error(one.output) if one.is_error else one.output
-    if not isinstance(output, str):
-        output = [_part(part, "input_text") for part in output]
-    kind = "custom_tool_call_output" if one.call.custom else "function_call_output"
-    return {"type": kind, "call_id": one.call.id, "output": output}
-
-
-def _part(part: Any, text: str) -> Any:
-    media = media_of(part)
-    if media is None:
-        known = isinstance(part, Mapping) and part.get("type") == "text"
-        return {**part, "type": text} if known else part
-    if isinstance(media, Image):
-        detail = {"detail": media.detail} if media.detail else {}
-        return {"type": "input_image", "image_url": media.url, **detail}
-    if isinstance(media, Audio):
-        return part  # the same in this API
-    if split_data_url(media.url) is None:
-        return {"type": "input_file", "file_url": media.url}
-    return {"type": "input_file", "filename": media.name or "file", "file_data": media.url}
 
 
 def _tool(tool: Any) -> Any:

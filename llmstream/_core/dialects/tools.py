@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["asks_for_structure", "chosen_tool", "function_tool"]
+__all__ = ["asks_for_structure", "chosen_tool", "function_tool", "structure_kinds"]
 
 
 def function_tool(tool: Any) -> dict[str, Any] | None:
@@ -42,6 +42,12 @@ _GRAMMARS = ("grammar", "json_schema", "guided_json", "guided_regex", "guided_gr
 def asks_for_structure(extra: Mapping[str, Any]) -> bool:
     """Whether the answer has to have a structure: by `text.format` (Responses), `response_format`
     (Chat Completions), `output_format` or `output_config.format` (Messages), or a grammar."""
+    return not structure_kinds(extra) <= {"text"}
+
+
+def structure_kinds(extra: Mapping[str, Any]) -> set[Any]:
+    """The types of all formats that `extra_body` asks for, see `asks_for_structure`; a grammar is
+    of the type "grammar"."""
     text, config = extra.get("text"), extra.get("output_config")
     formats = [
         text.get("format") if isinstance(text, Mapping) else None,
@@ -49,5 +55,5 @@ def asks_for_structure(extra: Mapping[str, Any]) -> bool:
         extra.get("response_format"),
         extra.get("output_format"),
     ]
-    kinds = [f.get("type") if isinstance(f, Mapping) else f for f in formats if f]
-    return any(kind != "text" for kind in kinds) or any(extra.get(name) for name in _GRAMMARS)
+    kinds = {str(f.get("type") if isinstance(f, Mapping) else f) for f in formats if f}
+    return kinds | ({"grammar"} if any(extra.get(name) for name in _GRAMMARS) else set())

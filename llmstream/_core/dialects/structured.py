@@ -1,0 +1,84 @@
+"""Writes into a request that the answer has to fit a schema: by the API's own option, or, where a
+server does not have it, by its option for any JSON object and by instructions. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from ...errors import ConfigurationError
+from ..output import Output
+from ..request import Request
+from ..schema import SchemaRules, fit
+from .tools import structure_kinds
+
+__all__ = ["with_output"]
+
+_BOTH = (
+    "output= asks for the structure of the answer, and so does extra_body: leave one of them out. "
+    "(A format of type 'json_object' or 'text' in extra_body may stand beside output=, for a "
+    "server that knows no schemas)"
+)
+
+
+class Writer(Protocol):
+    """The dialect that writes the request."""
+
+    @property
+    def schema_rules(self) -> SchemaRules: ...
+
+    def structured(
+        self, name: str, schema: Mapping[str, Any] | None, strict: bool
+    ) -> dict[str, Any]: ...
+
+
+def with_output(request: Request, writer: Writer, mode: str) -> Request:
+    """`request`, which has an `output`, with the API's own fields for it in `extra_body`; where the
+    service does not take the schema, with the schema in the instructions. `mode` is the profile's,
+    see `Profile.structured`. Raises ConfigurationError."""
+    output: Output = request.output
+    extra = request.extra_body or {}
+    own = _own_mode(extra)
+    mode = own or output.mode or mode
+    if mode != "json_schema":
+        request = _instructed(request, output.instructions())
+    if own is not None or mode == "prompt":
+        return request
+    if mode == "json_schema":
+        fitted = fit(output.schema, writer.schema_rules)
+        fields = writer.structured(output.name, fitted.schema, fitted.strict)
+    else:
+        fields = writer.structured(output.name, None, False)
+    merged = {**extra}
+    for name, value in fields.items():
+        given = extra.get(name)
+        merged[name] = {**given, **value} if isinstance(given, Mapping) else value
+    return msgspec.structs.replace(request, extra_body=merged)
+
+
+def _own_mode(extra: Mapping[str, Any]) -> str | None:
+    """The mode that `extra_body` decides, by a format of its own."""
+    kinds = structure_kinds(extra)
+    if not kinds:
+        return None
+    if kinds == {"json_object"}:
+        return "json_object"
+    if kinds == {"text"}:
+        return "prompt"
+    raise ConfigurationError(_BOTH)
+
+
+def _instructed(request: Request, words: str) -> Request:
+    """`request` with `words` after its instructions. Where a system turn of the prompt has these,
+    they are put there: many chat templates refuse a second one."""
+    prompt = request.prompt
+    first = prompt[0] if isinstance(prompt, list) else {}
+    content = first.get("content")
+    is_system = first.get("role") in ("system", "developer")
+    if request.instructions is None and is_system and isinstance(content, str):
+        turn = {**first, "content": f"{content}\n\n{words}"}
+        return msgspec.structs.replace(request, prompt=[turn, *prompt[1:]])
+    before = f"{request.instructions}\n\n" if request.instructions else ""
+    return msgspec.structs.replace(request, instructions=f"{before}{words}")
