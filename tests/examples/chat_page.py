@@ -85,6 +85,12 @@ class ChatPage:
     def stop(self) -> None:
         self.tab.click("#stop")
 
+    def begin_anew(self) -> None:
+        """ "New chat", which loads the page again. It hears nothing before its script has run."""
+        self.tab.click("#new")
+        self.tab.locator("#empty").wait_for()  # of the new document: an asked one has none
+        self.tab.wait_for_load_state("load")
+
     def regenerate(self) -> None:
         self.answer.locator(".regenerate").click()
 

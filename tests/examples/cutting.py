@@ -26,12 +26,20 @@ class CuttingProxy:
     ends; without one left it does not. Comments do not count: whether one comes before an event
     depends on who is faster, and a page that is brought nothing many times waits longer each time.
     For the same reason a connection is reset only where it has brought nothing: a reset takes away
-    what the browser has not read. `served` lists where these responses came from. `route` chooses
-    the server's port by the request's first line.
+    what the browser has not read.
+
+    A body that is not whole is an error to the browser, and Chromium then drops what the page has
+    not read of it: the events of a connection that is cut in their very moment are often lost. With
+    `looks_whole` they are not: the server is asked in HTTP/1.0, where a body ends with its
+    connection, so that a cut looks like the end.
+
+    `served` lists where these responses came from. `route` chooses the server's port by the
+    request's first line.
     """
 
     def __init__(self, route: Callable[[str], int]) -> None:
         self.cuts: list[int] = []
+        self.looks_whole = False
         self.served: list[int] = []
         self._route = route
         self._server = RawServer(self._serve)
@@ -45,6 +53,8 @@ class CuttingProxy:
                 return  # a connection that the browser has opened in advance
             head += piece
         head = head.replace(b"Connection: keep-alive\r\n", b"Connection: close\r\n", 1)
+        if self.looks_whole:
+            head = head.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
         port = self._route(head.partition(b"\r\n")[0].decode())
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as server:
             server.sendall(head)

@@ -473,7 +473,6 @@ def test_a_new_chat(page: ChatPage, upstream: Upstream) -> None:
     before = len(upstream.of("held"))
     page.ask("held")
     page.until_text("one ")
-    page.tab.click("#new")
+    page.begin_anew()
     upstream.of("held")[before].wait_closed()
-    page.tab.locator("#empty").wait_for()
     assert page.tab.locator("article").count() == 0
