@@ -60,7 +60,7 @@ NO_BUILTINS = {"open", "input", "print", "exec", "eval", "compile", "__import__"
 # The floors: each adds one kind of effect. A module imports only from its own floor and below, in
 # type-only imports and inside functions too. The longest name that fits counts.
 FLOORS = [
-    ("values", "_lazy", "_markdown", "_version", "errors", "events", "result"),
+    ("values", "_lazy", "_markdown", "_outputs", "_version", "errors", "events", "result"),
     ("pure core", "_core"),
     ("time and threads", "_runtime"),
     ("network", "_transport"),

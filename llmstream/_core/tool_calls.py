@@ -20,6 +20,7 @@ __all__ = [
     "decoded_arguments",
     "finish_with_calls",
     "has_safe_call",
+    "hashed",
     "is_json",
     "is_same_json",
     "item_calls",
@@ -148,11 +149,11 @@ def call_ids(state: State, sent: list[str | None]) -> list[str]:
     if len(ids) == len(sent):
         return list(ids)
     ids.clear()
-    answer = _hashed(f"{state.seed[:_LONGEST_ID]}/{(state.response_id or '')[:_LONGEST_ID]}/")
+    answer = hashed(f"{state.seed[:_LONGEST_ID]}/{(state.response_id or '')[:_LONGEST_ID]}/")
     for id in sent:
         number = len(ids)
         while not id or id in ids:
-            id = f"c{_hashed(str(number), answer) % 2**32:08x}"
+            id = f"c{hashed(str(number), answer) % 2**32:08x}"
             number += _OTHER
         ids[id] = None
     return list(ids)
@@ -192,7 +193,7 @@ def _is_half_inside(text: str) -> bool:
     return isinstance(inner, str) and inner.lstrip()[:1] in ("{", "[", '"')
 
 
-def _hashed(text: str, before: int = 0xCBF29CE484222325) -> int:
+def hashed(text: str, before: int = 0xCBF29CE484222325) -> int:
     """FNV-1a, 64 bits, of `text` after what `before` is the hash of."""
     for byte in text.encode("utf-8", "replace"):
         before = (before ^ byte) * 0x100000001B3 % 2**64
