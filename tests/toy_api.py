@@ -20,7 +20,7 @@ from llmstream._core.request import HTTPRequest, Request, StoredResponse, encode
 from llmstream._core.state import State, merge_usage
 from llmstream._core.tool_calls import RunningCall, ToolCallState, item_calls, running_item
 from llmstream.events.base import AnyEvent, UnknownEvent
-from llmstream.result import LLMStreamError, Usage
+from llmstream.result import LLMStreamError, ToolCall, Usage
 from llmstream.testing.answers.base import Answer, Encoding, ErrorSpec, Event
 
 __all__ = ["ENCODING", "ROW", "Toy"]
@@ -95,6 +95,15 @@ class Toy:
 
     def assistant_turn(self, state: State, safe: frozenset[str]) -> tuple[Any, ...]:
         return ({"i_said": state.text},)
+
+    def own_turns(self, turns: Sequence[Any]) -> list[Any]:
+        return list(turns)
+
+    def outcome_turns(self, outcomes: Sequence[Any]) -> list[Any]:
+        return [{"it_said": outcome.output} for outcome in outcomes]
+
+    def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
+        return ()
 
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"i_said": text}

@@ -18,6 +18,8 @@ _READERS = {kind: reader for form in _FORMS for kind, reader in form.parts.items
 # Those of an answer that was written to a dict whole belong to no turn of a prompt.
 _ANSWER = frozenset({"model", "stop_reason", "stop_sequence", "usage", "container"})
 _FIELDS = _ANSWER.union(*(form.fields for form in _FORMS))
+# A name is of Chat Completions, but servers of the others may know it too.
+_FOREIGN = _FIELDS - {"name"}
 _ALWAYS = frozenset({"role", "content"})
 
 
@@ -50,7 +52,7 @@ def _read(turn: Any, own: Form) -> Any:
     role, content = turn.get("role"), turn.get("content")
     if role is None:
         return _read_item(turn, own)
-    foreign = not (turn.keys() - own.fields).isdisjoint(_FIELDS)
+    foreign = not (turn.keys() - own.fields).isdisjoint(_FOREIGN)
     if isinstance(content, str) and not foreign and role not in ("tool", "function"):
         return turn
     if role in ("tool", "function"):
