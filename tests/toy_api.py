@@ -17,6 +17,7 @@ from llmstream._core.dialects.base import CONTENT, NOTHING, PROGRESS, Activity, 
 from llmstream._core.dialects.profiles import Profile
 from llmstream._core.numbering import Standing
 from llmstream._core.request import HTTPRequest, Request, StoredResponse, encode_body
+from llmstream._core.schema import SchemaRules
 from llmstream._core.state import State, merge_usage
 from llmstream._core.tool_calls import RunningCall, ToolCallState, item_calls, running_item
 from llmstream.events.base import AnyEvent, UnknownEvent
@@ -34,6 +35,7 @@ class Toy:
     default_model: str | None = "toy-1"
     text_part = "words"
     default_max_tokens: int | None = None
+    schema_rules = SchemaRules()
 
     def with_profile(self, profile: Profile) -> Toy:
         return self
@@ -104,6 +106,9 @@ class Toy:
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return ()
+
+    def serial_calls(self, choice: Any) -> dict[str, Any]:
+        return {"calls": 1}
 
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"i_said": text}

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from .observer import Observer, Propagator
     from .otel import OpenTelemetryObserver
     from .prometheus import PrometheusObserver
-    from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord
+    from .records import (
+        AttemptRecord,
+        CallRecord,
+        RequestContent,
+        RetryRecord,
+        RunRecord,
+        ToolRecord,
+    )
     from .timeline import TimelineObserver
 
 __all__ = [
@@ -36,7 +43,9 @@ __all__ = [
     "Propagator",
     "RequestContent",
     "RetryRecord",
+    "RunRecord",
     "TimelineObserver",
+    "ToolRecord",
     "TraceIdFilter",
     "current_trace_id",
 ]
@@ -53,7 +62,9 @@ _HOMES = {
     "Propagator": ".observer",
     "RequestContent": ".records",
     "RetryRecord": ".records",
+    "RunRecord": ".records",
     "TimelineObserver": ".timeline",
+    "ToolRecord": ".records",
     "TraceIdFilter": ".context",
     "current_trace_id": ".context",
 }

@@ -12,7 +12,14 @@ from typing import Any, Protocol, TypeVar
 from .._core.checks import shown
 from .._runtime.threads import Local, Lock
 from ..result import Result
-from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord
+from .records import (
+    AttemptRecord,
+    CallRecord,
+    RequestContent,
+    RetryRecord,
+    RunRecord,
+    ToolRecord,
+)
 
 __all__ = [
     "NO_HEADERS",
@@ -84,6 +91,21 @@ class Observer(Protocol):
     def on_end(self, call: CallRecord, end: CallRecord) -> None:
         """The call has ended."""
 
+    def on_run_start(self, run: RunRecord) -> None:
+        """A run (`Client.run`) begins. Its answers are calls, with the same trace id."""
+
+    def on_tool_start(self, tool: ToolRecord) -> None:
+        """A tool begins. Called in the tool's thread, in the context in which the tool then runs: a
+        context variable that is set here holds in the tool, and nowhere else."""
+
+    def on_tool_end(self, tool: ToolRecord, end: ToolRecord) -> None:
+        """A call of a tool has its outcome. Called in the tool's thread; in the thread that reads
+        the run for a call that was not run, whose start is not reported, and for one whose time is
+        over. A tool that returns after its time has a second end, "late"."""
+
+    def on_run_end(self, run: RunRecord, end: RunRecord) -> None:
+        """The run has ended. Tools of it may still run."""
+
 
 class Propagator(Protocol):
     """Adds headers to the requests of a call, so that a trace goes on at the service:
@@ -107,6 +129,8 @@ _HOOKS = (
     "on_content",
     "on_end",
 )
+# Of runs. Looked up once for each run, so that calls pay nothing for them.
+_RUN_HOOKS = ("on_run_start", "on_tool_start", "on_tool_end", "on_run_end")
 # The library's own: as on_end, but only of a call that ends with an error. A log that takes no line
 # of a success has it, so that of a success no record is made.
 _ON_FAILURE = "_on_failure"
@@ -201,6 +225,25 @@ class Dispatcher:
             found[name] = tuple(who)
         hooks = self._by_answers[answers] = Hooks(found)
         return hooks
+
+    def run_hooks(self) -> dict[str, tuple[Listener, ...]]:
+        """The listeners of a run that begins now, by hook."""
+        rows = {name: [*self._rows_of(name)] for name in _RUN_HOOKS}
+        if not any(rows.values()):
+            return dict.fromkeys(_RUN_HOOKS, ())
+        found: dict[str, tuple[Listener, ...]] = {}
+        for name, listed in rows.items():
+            found[name] = tuple(
+                listener
+                for wants, listener in listed
+                if wants is None
+                or (
+                    self._is_wanted(wants, name)
+                    if callable(wants)
+                    else name in self._levels[wants]()
+                )
+            )
+        return found
 
     def _is_wanted(self, wants: Listener, hook: str) -> bool:
         try:
@@ -313,7 +356,7 @@ def _listeners(rows: Iterable[_Row]) -> tuple[Listener, ...]:
 
 
 def _check(observer: Any) -> None:
-    names = (*_HOOKS, _PROPAGATE)
+    names = (*_HOOKS, *_RUN_HOOKS, _PROPAGATE)
     if isinstance(observer, type) or not any(_own(observer, name) for name in names):
         raise TypeError(f"{shown(observer)} has none of the methods {', '.join(names)}")
     for name in (*names, "wants"):

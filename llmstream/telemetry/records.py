@@ -1,4 +1,4 @@
-"""What is reported to observers: frozen records of an attempt, a retry, a call.
+"""What is reported to observers: frozen records of an attempt, a retry, a call, a run, a tool.
 
 Except for RequestContent, no record holds a prompt, an answer, a key or a header's value, nor the
 words of an error, in which services quote them.
@@ -6,7 +6,7 @@ words of an error, in which services quote them.
 No text in a record has a control character: they are escaped, and white space is a space.
 
 Records are values: equal when their fields are, hashable, picklable, and JSON through
-`msgspec.json.encode`. All times are in milliseconds, but for `CallRecord.started`.
+`msgspec.json.encode`. All times are in milliseconds, but for `started`: Unix time in seconds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ __all__ = [
     "CallRecord",
     "RequestContent",
     "RetryRecord",
+    "RunRecord",
+    "ToolRecord",
     "error_code",
     "outcome",
 ]
@@ -153,6 +155,64 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     @property
     def tokens_in(self) -> int | None:
         return _tokens_in(self.api, self.usage)
+
+
+class RunRecord(Struct, frozen=True, kw_only=True):
+    """A run (`Client.run`), as it begins (`outcome` "running") and as it has ended.
+
+    - `id` is unique in this process. `started` is Unix time in seconds.
+    - `trace_id` is also that of the calls of its answers.
+    - `outcome` is "success", "error" or "cancelled"; `error_type` is the class of the error.
+    - `turns` are the answers of the model, those before it was resumed included.
+    - `late_results` are results of tools that came after the tool's time, and were dropped.
+    """
+
+    id: int
+    trace_id: str
+    api: str
+    model: str
+    host: str
+    started: float = 0.0
+    outcome: str = "running"
+    error_type: str | None = None
+    turns: int = 0
+    late_results: int = 0
+    total_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        _make_printable(self, ("model",))
+
+
+class ToolRecord(Struct, frozen=True, kw_only=True):
+    """A call of a tool in a run, as it begins (`outcome` "running") and as it has ended. It has no
+    arguments and no results.
+
+    - `id` is unique in this process. `run` is the id of the RunRecord, `turn` the number of the
+      answer with the call, from 1. `started` is Unix time in seconds.
+    - `name` is the tool's, as the model has it: of a tool that does not exist it may be anything.
+      `known`: whether the run has a tool of this name.
+    - `outcome` is "success", "error", "timeout" (it was not waited for any longer), "refused" (by
+      `approve`), or "interrupted" (the program was stopped while it ran, and the run was resumed).
+      "late" is a second end, of a tool that has returned after its time.
+    - `error_type` is the class of what it has raised. `total_ms` is 0.0 where it was not run.
+    """
+
+    id: int
+    run: int
+    trace_id: str
+    api: str
+    model: str
+    name: str
+    call_id: str | None = None
+    known: bool = True
+    turn: int = 0
+    started: float = 0.0
+    outcome: str = "running"
+    error_type: str | None = None
+    total_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        _make_printable(self, ("model", "name", "call_id"))
 
 
 class RequestContent(Struct, frozen=True):

@@ -10,15 +10,44 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy
 
 if TYPE_CHECKING:
+    from .context import ToolContext, current_call
+    from .failures import ToolInterrupted, ToolRefused, ToolTimeout, UnknownTool
     from .function import Tool, ToolArgumentsError, ToolError, tool
+    from .items import ToolFinished, ToolStarted, Turn
+    from .run import Run
 
-__all__ = ["Tool", "ToolArgumentsError", "ToolError", "tool"]
+__all__ = [
+    "Run",
+    "Tool",
+    "ToolArgumentsError",
+    "ToolContext",
+    "ToolError",
+    "ToolFinished",
+    "ToolInterrupted",
+    "ToolRefused",
+    "ToolStarted",
+    "ToolTimeout",
+    "Turn",
+    "UnknownTool",
+    "current_call",
+    "tool",
+]
 
 # A public name -> the module that defines it.
 _HOMES = {
+    "Run": ".run",
     "Tool": ".function",
     "ToolArgumentsError": ".function",
+    "ToolContext": ".context",
     "ToolError": ".function",
+    "ToolFinished": ".items",
+    "ToolInterrupted": ".failures",
+    "ToolRefused": ".failures",
+    "ToolStarted": ".items",
+    "ToolTimeout": ".failures",
+    "Turn": ".items",
+    "UnknownTool": ".failures",
+    "current_call": ".context",
     "tool": ".function",
 }
 

@@ -146,6 +146,10 @@ class Dialect(Protocol):
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         """What the service asks to be allowed to run itself, in the items of an answer."""
 
+    def serial_calls(self, choice: Any) -> dict[str, Any]:
+        """The fields of a request's JSON that ask for one call at most in an answer. `choice` is
+        the caller's `tool_choice`."""
+
     def continued_turn(self, text: str) -> dict[str, Any]:
         """The assistant's turn for an answer that several requests have produced: its text."""
 
@@ -237,6 +241,9 @@ class TypedDialect:
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return ()
+
+    def serial_calls(self, choice: Any) -> dict[str, Any]:
+        return {"parallel_tool_calls": False}
 
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"role": "assistant", "content": text}

@@ -536,6 +536,9 @@ class ChatDialect:
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return ()
 
+    def serial_calls(self, choice: Any) -> dict[str, Any]:
+        return {"parallel_tool_calls": False}
+
     def continued_turn(self, text: str) -> dict[str, Any]:
         return {"role": "assistant", "content": text}
 

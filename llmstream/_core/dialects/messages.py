@@ -597,6 +597,12 @@ class MessagesDialect(TypedDialect):
             [outcome_turn(one) for one in outcomes if isinstance(one, ToolOutcome)]
         )
 
+    def serial_calls(self, choice: Any) -> dict[str, Any]:
+        chosen = {"type": "auto"} if choice is None else _tool_choice(choice)
+        if chosen.get("type") == "none":  # it has no such field
+            return {}
+        return {"tool_choice": {**chosen, "disable_parallel_tool_use": True}}
+
     def events_from_json(self, payload: Any, raw: bytes) -> tuple[AnyEvent, ...]:
         blocks = payload.get("content") if isinstance(payload, dict) else None
         if not isinstance(blocks, list) or not all(
