@@ -93,7 +93,10 @@ class TypeForm(Generic[T]):
 
     def _without_nulls(self, raw: bytes) -> bytes | None:
         """The JSON without the nulls that stand for defaults, None if there are none."""
-        value = msgspec.json.decode(raw)
+        try:
+            value = msgspec.json.decode(raw)
+        except msgspec.ValidationError:  # a number that is too large
+            return None
         left = without_nulls(value, self.schema)
         try:
             return None if left is value else msgspec.json.encode(left)
