@@ -15,13 +15,14 @@ import msgspec
 from .credentials import credentials_in, credentials_of_address
 from .redact import telling
 from .request import HTTPRequest
-from .spellings import Form, blotted, forms_of
+from .spellings import Form, blotted, forms_of, texts_of
 
 __all__ = ["redact_keys", "spans_of_keys", "without_credentials_of"]
 
 _LEAST = 8  # characters; a shorter key ("test", "none") is that of a local server
 _SURE = 16  # characters in a row that no message has by chance
 _LONGEST = 16_384  # characters of a key that are looked for: more than a header has
+_LONG = 2_000  # characters of a text that is looked through before anything is sought in it
 _LEAST_WHOLE = 4  # characters of a password that is looked for as a whole word
 
 
@@ -47,8 +48,11 @@ def spans_of_keys(
     }
     short = [p for p in passwords if _LEAST_WHOLE <= len(p) < _LEAST]
     words = re.compile("|".join(rf"(?<!\w){re.escape(p)}(?!\w)" for p in short)) if short else None
-    spans = []
+    spans: list[list[tuple[int, int]]] = []
     for text in texts:
+        if len(text) > _LONG and words is None and not _may_quote(text, sought):
+            spans.append([])
+            continue
         found = {
             span
             for form in forms_of(text)
@@ -59,6 +63,23 @@ def spans_of_keys(
         sure = {(begin, end) for begin, end in found if end - begin >= _SURE}
         spans.append([*sure, *telling(text, found - sure)])
     return spans
+
+
+def _may_quote(text: str, sought: dict[Callable[[str], bool], set[str]]) -> bool:
+    """Whether a text has any of the parts that are sought, wherever it has them: at a small part
+    of the cost of finding the places."""
+    for form in texts_of(text):
+        visible = "".join(form.split())
+        if not visible.isprintable():
+            visible = "".join(filter(_visible, visible))
+        visible = visible.casefold()
+        for chars, parts in (
+            (visible, sought[_visible]),
+            (re.sub(r"[\W_]+", "", visible), sought[_alphanumeric]),
+        ):
+            if not parts.isdisjoint([chars[at : at + _LEAST] for at in range(len(chars))]):
+                return True
+    return False
 
 
 def without_credentials_of(request: HTTPRequest, text: str) -> str:

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
-__all__ = ["Form", "blotted", "forms_of"]
+__all__ = ["Form", "blotted", "forms_of", "texts_of"]
 
 
 class Form(NamedTuple):
@@ -40,6 +40,18 @@ def forms_of(text: str) -> list[Form]:
             break
         forms.append(_collapsed(form))
     return forms
+
+
+def texts_of(text: str) -> list[str]:
+    """The texts of `forms_of`, with their white space as it is; where the places do not matter."""
+    texts = [text]
+    for _ in range(_DECODED):
+        before = texts[-1]
+        text = re.sub(_ESCAPE, _meant, before)
+        if text == before:
+            break
+        texts.append(text)
+    return texts
 
 
 def _decoded(form: Form) -> Form:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from .._core.request import HTTPRequest
 from .._runtime.files import check_replaceable, replace_file
@@ -220,7 +220,7 @@ class _Take:
         before = self._pieces[-1][0] if self._pieces else self._answered_at
         self._pieces.append((max(at, before), data))
 
-    def ended(self, how: str) -> None:
+    def ended(self, how: Literal["whole", "enough", "left"]) -> None:
         if self._end is None:
             self._end = TapedEnd(self._now(), how)
 

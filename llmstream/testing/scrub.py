@@ -201,8 +201,9 @@ class Scrubber:
                     changed.add(id(tree))
                 else:
                     groups.setdefault((place, leaf.path), []).append((tree, leaf))
-        joined = ["".join(leaf.text for _, leaf in group) for group in groups.values()]
-        for group, spans in zip(groups.values(), self._spans(joined), strict=True):
+        changing = [group for group in groups.values() if not self._is_constant(group)]
+        joined = ["".join(leaf.text for _, leaf in group) for group in changing]
+        for group, spans in zip(changing, self._spans(joined), strict=True):
             if spans:
                 texts = [leaf.text for _, leaf in group]
                 for (tree, leaf), text in zip(group, _blotted_over(texts, spans), strict=True):
@@ -210,6 +211,11 @@ class Scrubber:
                         leaf.put(text)
                         changed.add(id(tree))
         return changed
+
+    def _is_constant(self, group: Sequence[tuple[_Tree, _Leaf]]) -> bool:
+        """Whether what stands at one place is always the same, and no secret: an event's type."""
+        text = group[0][1].text
+        return all(leaf.text == text for _, leaf in group) and not self._spans([text])[0]
 
     def _scrubbed(self, texts: Iterable[str]) -> list[str]:
         texts = [*texts]

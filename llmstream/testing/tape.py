@@ -14,11 +14,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from .._core.phase import ClockName
 from ..errors import ConfigurationError
 
 __all__ = [
@@ -37,7 +38,10 @@ __all__ = [
 ]
 
 VERSION = 1
-_MOSTLY = 8  # a piece with more than one byte in so many that is not UTF-8 is written as base64
+# A piece with more than one byte in so many that is not UTF-8 is base64; not counting those of the
+# two characters that were cut at its ends.
+_MOSTLY = 8
+_CUT = 6
 _SURROGATES = re.compile("[\udc80-\udcff]")
 _NOT_SHOWN = re.compile("[^\x20-\x7e]")
 
@@ -83,7 +87,7 @@ class TapedEnd(Struct, frozen=True, omit_defaults=True):
     """
 
     at: float
-    how: str
+    how: Literal["whole", "enough", "left", "clock", "error"]
     phase: str = ""
     clock: str = ""
     error: str = ""
@@ -91,6 +95,10 @@ class TapedEnd(Struct, frozen=True, omit_defaults=True):
     retryable: bool = False
     reused: bool = False
     cause: tuple[int, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.how == "clock":
+            ClockName(self.clock)  # raises ValueError
 
 
 class TapedExchange(Struct, frozen=True, omit_defaults=True):
@@ -113,7 +121,7 @@ class _Tape(Struct, frozen=True):
 def words_of(data: bytes) -> Words:
     """Bytes as the file has them."""
     text = data.decode("utf-8", "surrogateescape")
-    if len(_SURROGATES.findall(text)) * _MOSTLY > len(data):
+    if (len(_SURROGATES.findall(text)) - _CUT) * _MOSTLY > len(data):
         return Base64(base64.b64encode(data).decode())
     return text
 
