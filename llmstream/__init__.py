@@ -57,6 +57,7 @@ from .stream import Stream
 if TYPE_CHECKING:
     from .parallel import Batch
     from .readers import ConsoleHandler, Progress, SubscriberLagged, fanout, pace
+    from .tools import Tool, ToolError, tool
 
 __all__ = [
     "Attempt",
@@ -105,7 +106,9 @@ __all__ = [
     "SubscriberLagged",
     "Timeouts",
     "Timings",
+    "Tool",
     "ToolCall",
+    "ToolError",
     "UnknownEvent",
     "Usage",
     "__version__",
@@ -114,6 +117,7 @@ __all__ = [
     "fanout",
     "pace",
     "stream",
+    "tool",
 ]
 
 # What a program that only streams does not need -> the module that has it.
@@ -122,8 +126,11 @@ _HOMES = {
     "ConsoleHandler": ".readers",
     "Progress": ".readers",
     "SubscriberLagged": ".readers",
+    "Tool": ".tools",
+    "ToolError": ".tools",
     "fanout": ".readers",
     "pace": ".readers",
+    "tool": ".tools",
 }
 
 __getattr__ = lazy(__name__, _HOMES)

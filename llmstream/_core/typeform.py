@@ -18,6 +18,7 @@ import msgspec
 import msgspec.inspect as mi
 
 from ..errors import ConfigurationError
+from .checks import checked_json
 from .schema import without_nulls
 
 __all__ = ["Misfit", "TypeForm", "default_of", "not_json", "type_name", "with_definitions"]
@@ -26,6 +27,7 @@ T = TypeVar("T")
 Schema = dict[str, Any]
 
 _SHOWN = 3  # of the faults that pydantic finds, those that are told
+_PLACES = re.compile(r" - at `\$([^`]*)` - at `([^`]*)`$")  # of a model, and inside it
 _NAME = re.compile(r"[^a-zA-Z0-9._-]")
 
 
@@ -153,7 +155,7 @@ def _msgspec_decode(type: Any) -> Callable[[bytes], Any]:
         try:
             return decoder.decode(data)
         except msgspec.ValidationError as exc:
-            raise Misfit(str(exc)) from None
+            raise Misfit(_PLACES.sub(r" - at `\2\1`", str(exc))) from None
 
     return decode
 
@@ -169,11 +171,16 @@ def _from_json(type: Any, value: Any) -> Any:
     except OverflowError as exc:  # an integer that is read, and not written
         raise ValueError(str(exc)) from None
     except ValueError as exc:
-        raise ValueError("; ".join(text for text, _ in _faults(exc))) from None
+        raise ValueError(_faults(exc)[0][0]) from None
 
 
 def _msgspec_encode(value: Any) -> bytes:
-    return msgspec.json.encode(value, enc_hook=_to_json)
+    return _written(msgspec.to_builtins(value, str_keys=True, enc_hook=_to_json))
+
+
+def _written(value: Any) -> bytes:
+    checked_json("the value", value)  # the encoder writes NaN as null
+    return msgspec.json.encode(value)
 
 
 def _to_json(value: Any) -> Any:
@@ -202,6 +209,7 @@ def _schemas_of(types: Sequence[Any]) -> list[Schema]:
 
 
 _ADVICE = (
+    ("JSON does not have", "use a type that JSON has, such as str, and convert it"),
     ("more than one", "tell them apart: `class A(msgspec.Struct, tag=True)`, for each of them"),
     ("Literal", "use strings, integers and None"),
     ("Enum", "use an Enum whose values are all strings or all integers"),
@@ -288,6 +296,8 @@ class _SchemaWriter:
         return {"type": "string", "format": f"partial-{kind}" if info.tz is False else kind}
 
     def _literal(self, info: mi.LiteralType) -> Schema:
+        if any(isinstance(value, bool) for value in info.values):  # msgspec takes it for a number
+            raise ConfigurationError(_refused(self._type, "a Literal has True or False: use bool"))
         return _one_of(info.values)
 
     def _enum(self, info: mi.EnumType) -> Schema:
@@ -321,6 +331,8 @@ class _SchemaWriter:
         names = self._write(info)
         if names.get("type") in ("integer", "number"):
             return {"pattern": r"^-?\d+(\.\d+)?$"} if names["type"] == "number" else _WHOLE
+        if names.get("type", "string") != "string" and "anyOf" not in names:
+            raise ConfigurationError(_refused(self._type, "a dict has keys that are no strings"))
         return {} if names.keys() <= {"type"} else names
 
     def _union(self, info: mi.UnionType) -> Schema:
@@ -370,16 +382,15 @@ class _SchemaWriter:
             raise ConfigurationError(
                 _refused(self._type, f"it contains {type_name(info.cls)}, which JSON does not have")
             )
-        return self._defined(model, lambda: self._hoisted(_model_schema(model)))
-
-    def _hoisted(self, schema: Schema) -> Schema:
-        """A schema of pydantic whose definitions become ours, under names that are not taken."""
-        inner = schema.pop("$defs", {})
-        names = {name: self._free_name(name) for name in inner}
-        for name, definition in inner.items():
-            self._definitions[names[name]] = _renamed(definition, names)
-        written: Schema = _renamed(schema, names)
-        return written
+        name = self._names.get(model)
+        if name is None:
+            written = with_definitions(_model_schema(model), self._definitions)
+            ref = written.get("$ref")  # a model that contains itself is a definition already
+            name = str(ref).rpartition("/")[2] if ref else self._free_name(model.__name__)
+            self._names[model] = name
+            if not ref:
+                self._definitions[name] = written
+        return {"$ref": f"#/$defs/{name}"}
 
     def _defined(self, cls: Any, write: Callable[[], Schema]) -> Schema:
         """A reference to the definition of a class, which is written once."""
@@ -444,7 +455,9 @@ _WRITERS: dict[type, _Writer] = {
 
 def _one_of(values: Sequence[Any]) -> Schema:
     """One of these values. Some servers (Gemini) want the type beside them, where there is one."""
-    kinds = {"null" if v is None else "string" if isinstance(v, str) else "integer" for v in values}
+    kinds: set[str] = {
+        "null" if v is None else "string" if isinstance(v, str) else "integer" for v in values
+    }
     return {**({"type": kinds.pop()} if len(kinds) == 1 else {}), "enum": [*values]}
 
 
@@ -475,7 +488,9 @@ def _default(field: mi.Field) -> Schema:
 def default_of(value: Any) -> Schema:
     """`default` of a schema, where JSON has the value."""
     try:
-        return {"default": msgspec.to_builtins(value, str_keys=True)}
+        plain = msgspec.to_builtins(value, str_keys=True)
+        checked_json("default", plain)
+        return {"default": plain}
     except Exception:  # of whatever methods the value has
         return {}
 
@@ -569,22 +584,48 @@ def _model_schema(model: Any) -> Schema:
 
 
 def _is_for_pydantic(type: Any) -> bool:
-    """Whether pydantic has to read it: it is a type of pydantic, or is put together of one, without
-    a class between that only msgspec knows."""
+    """Whether pydantic has to read it: it is a type of pydantic, is put together of one, or is
+    described by its annotations; and no class is between that only msgspec knows. Raises
+    ConfigurationError where such annotations are in one: msgspec does not know them."""
     found = False
-    left, seen = [type], 0
-    while left and seen < 1000:
-        one = left.pop()
-        seen += 1
-        found = found or _is_pydantic(one)
+    left: list[tuple[Any, Any]] = [(type, None)]  # with the class whose field it is
+    seen: list[Any] = []
+    while left and len(seen) < 1000:
+        one, owner = left.pop()
+        if any(one is other for other in seen):
+            continue
+        seen.append(one)
         if typing.get_origin(one) is typing.Annotated:
-            found = found or any(_is_of_pydantic(more) for more in one.__metadata__)
-            left.append(one.__origin__)
-        else:
-            if isinstance(one, _CLASS) and issubclass(one, msgspec.Struct):
-                return False
-            left += typing.get_args(one)
-    return found
+            if any(_is_of_pydantic(more) for more in one.__metadata__):
+                if _is_struct(owner):
+                    raise ConfigurationError(
+                        f"{type_name(owner)} is a Struct of msgspec, which does not know the "
+                        "annotations of pydantic: use msgspec.Meta"
+                    )
+                found = True
+            left.append((one.__origin__, owner))
+            continue
+        if _is_pydantic(one):
+            found = found or owner is None  # in a field of another class, that class decides
+            continue
+        left += [(inner, owner) for inner in typing.get_args(one)]
+        left += [(hint, one) for hint in _field_hints(one)]
+    return found and not any(_is_struct(one) for one in seen)
+
+
+def _is_struct(type: Any) -> bool:
+    return isinstance(type, _CLASS) and issubclass(type, msgspec.Struct)
+
+
+def _field_hints(type: Any) -> list[Any]:
+    """The hints of a class's fields; those that cannot be read are told of elsewhere."""
+    type = typing.get_origin(type) or type
+    if not isinstance(type, _CLASS) or type.__module__ == "builtins":
+        return []
+    try:
+        return [*typing.get_type_hints(type, include_extras=True).values()]
+    except Exception:  # whatever an annotation raises
+        return []
 
 
 def _is_of_pydantic(value: Any) -> bool:
@@ -611,8 +652,7 @@ def _pydantic_form(cls: Any, kind: Any) -> TypeForm[Any]:
             raise Misfit("; ".join(text for text, _ in faults)) from None
 
     def encode(value: Any) -> bytes:
-        written: bytes = adapter.dump_json(value, by_alias=True)
-        return written
+        return _written(adapter.dump_python(value, mode="json", by_alias=True))
 
     return typing.cast("TypeForm[Any]", cls(kind, schema, decode, encode))
 

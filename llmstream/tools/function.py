@@ -158,14 +158,17 @@ class Tool:
 
     def declaration(self) -> DeclaredTool:
         """What a request says of it, before its API's rules are applied."""
+        self._check_bound()
+        return DeclaredTool(
+            self.name, self.description, self.parameters, strict=self.strict, eager=self.eager
+        )
+
+    def _check_bound(self) -> None:
         if self._method:
             raise ConfigurationError(
                 f"the tool {self.name!r} is a method: pass that of an object, `an_object."
                 f"{self.name}`"
             )
-        return DeclaredTool(
-            self.name, self.description, self.parameters, strict=self.strict, eager=self.eager
-        )
 
     def call(self, arguments: str | bytes) -> Any:
         """Call the function with the arguments that a model has sent, as JSON text, and return what
@@ -175,6 +178,7 @@ class Tool:
 
     def bind(self, arguments: str | bytes) -> Callable[[], Any]:
         """The call of the function with these arguments, which are checked now."""
+        self._check_bound()
         given = self._decoded(arguments)
         if self._parameters is None:
             return self._bind_unchecked(given)
@@ -490,7 +494,7 @@ def _asked(function: Any, is_method: bool) -> Iterator[inspect.Parameter]:
 
 def _is_unbound(function: Any) -> bool:
     """Whether it is a function in the body of a class: its first parameter is the object."""
-    code = getattr(function, "__code__", None)
+    code = None if isinstance(function, MethodType) else getattr(function, "__code__", None)
     outer = getattr(function, "__qualname__", "").rpartition(".")[0]
     if code is None or not outer or outer.endswith("<locals>") or not code.co_argcount:
         return False
