@@ -18,14 +18,13 @@ def chat_messages(turns: Sequence[Any], ids: str, reasoning: bool) -> list[Any]:
     made: list[Any] = []
     shown: list[Any] = []  # what the outputs before have beside texts
     for turn in read_turns(turns, CHAT):
-        messages = list(_messages(turn, reasoning)) if isinstance(turn, Turn) else [turn]
-        for message in messages:
+        if isinstance(turn, Turn):
+            shown += _shown_in(turn)
+        for message in _messages(turn, reasoning) if isinstance(turn, Turn) else (turn,):
             if shown and message.get("role") != "tool":  # nothing may come between the outputs
                 made.append({"role": "user", "content": list(shown)})
                 shown.clear()
             made.append(message)
-        if isinstance(turn, Turn):
-            shown += _shown_in(turn)
     if shown:
         made.append({"role": "user", "content": shown})
     return link(made, ids, False, _linked)

@@ -10,7 +10,7 @@ import msgspec
 from ....errors import ConfigurationError
 from ....result import decode_arguments
 from .ids import CallIds, link
-from .parts import Audio, Call, File, Image, Output, Text, Turn, split_data_url
+from .parts import Audio, Call, File, Image, Output, Text, Thought, Turn, split_data_url
 from .reading import MESSAGES, read_turns
 
 __all__ = ["messages_turns"]
@@ -22,15 +22,20 @@ def messages_turns(turns: Sequence[Any]) -> list[Any]:
     """The messages; turns of the system and of developers are among them."""
     made: list[Any] = []
     for turn in read_turns(turns, MESSAGES):
-        if isinstance(turn, Turn):
-            made += _messages(turn)
-        else:
-            made.append(turn)
-    return link(made, _IDS, True, _linked)
+        made += _messages(turn) if isinstance(turn, Turn) else (turn,)
+    return link([turn for turn in made if not _is_blank(turn)], _IDS, True, _linked)
+
+
+def _is_blank(turn: Any) -> bool:
+    """Whether it is an answer without text, which other APIs take and this one refuses."""
+    content = turn.get("content")
+    return turn.get("role") == "assistant" and isinstance(content, str) and not content.strip()
 
 
 def _messages(turn: Turn) -> Iterator[Any]:
-    pieces = [piece for piece in turn.pieces if piece is not None]
+    pieces = [
+        piece for piece in turn.pieces if piece is not None and not isinstance(piece, Thought)
+    ]
     if turn.is_text and len(pieces) == 1 and isinstance(pieces[0], Text):
         yield {**turn.rest, "role": turn.role, "content": pieces[0].text}
         return

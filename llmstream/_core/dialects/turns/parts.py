@@ -97,11 +97,12 @@ Reader: TypeAlias = Callable[[Mapping[str, Any], Inner], "list[Any] | None"]
 
 
 class Form(NamedTuple):
-    """How one API writes turns: the types of its parts (and of what stands in a turn's place) with
-    their readers, and the fields of a turn that not every API has."""
+    """How one API writes turns: the types of its parts with their readers, the fields of a turn
+    that not every API has, and those of the types that stand in the place of a turn."""
 
     parts: Mapping[str, Reader]
     fields: frozenset[str]
+    items: frozenset[str] = frozenset()
 
 
 def split_data_url(url: str) -> tuple[str, str] | None:

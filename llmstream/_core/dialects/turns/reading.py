@@ -34,7 +34,7 @@ def read_turns(turns: Sequence[Any], own: Form) -> list[Any]:
         last = read[-1] if read else None
         if isinstance(found, Turn) and isinstance(last, Turn) and _are_one(last, found):
             read[-1] = Turn(last.role, [*last.pieces, None, *found.pieces])
-        elif not isinstance(found, Turn) or found.pieces:
+        elif not isinstance(found, Turn) or any(piece is not None for piece in found.pieces):
             read.append(found)
     return read
 
@@ -62,7 +62,8 @@ def _read(turn: Any, own: Form) -> Any:
         for part in content:
             found = read_part(part, own)
             foreign = foreign or found != [part]
-            pieces += found
+            pieces += found or [None]  # what stays with its service ends a paragraph
+        foreign = foreign or _is_for_one_text(role, content, own)
     elif isinstance(content, str):
         pieces = [Text(content)] if content else []
     elif content is not None:
@@ -73,14 +74,17 @@ def _read(turn: Any, own: Form) -> Any:
         before, after = extras_of(turn)
         pieces = [*before, *pieces, *after]
     rest = {name: turn[name] for name in turn.keys() - _FIELDS - _ALWAYS}
-    return Turn(role, pieces, isinstance(content, str), rest)
+    return Turn(role, pieces, not isinstance(content, (list, tuple)), rest)
 
 
 def _read_item(turn: Any, own: Form) -> Any:
-    """What stands in the place of a turn, without a role."""
+    """What stands in the place of a turn, without a role (Responses)."""
+    kind = turn.get("type")
+    if own.items or not isinstance(kind, str):  # the one API that has them knows new ones too
+        return turn
     pieces = read_part(turn, own)
     if pieces == [turn]:
-        return turn
+        return Turn("assistant", [])
     is_output = any(isinstance(piece, Output) for piece in pieces)
     return Turn("user" if is_output else "assistant", pieces)
 
@@ -109,11 +113,29 @@ def read_part(part: Any, own: Form) -> list[Any]:
     """The pieces of a part: itself where it is in the form `own`, or in none that is known; [] for
     what stays with its service."""
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if not isinstance(kind, str) or kind in own.parts:
+    if not isinstance(kind, str) or _is_own(kind, part, own):
         return [part]
     reader = _READERS.get(kind)
-    pieces = reader(part, lambda content: _inner(content, own)) if reader is not None else None
+    if reader is None:  # what a tool of a service has found, perhaps a new one
+        return [] if kind.endswith("_tool_result") else [part]
+    pieces = reader(part, lambda content: _inner(content, own))
     return [part] if pieces is None else pieces
+
+
+def _is_own(kind: str, part: Mapping[str, Any], own: Form) -> bool:
+    """Whether a part is in the form `own`. A type may be that of a part in one API, and in another
+    of what stands by itself."""
+    known = kind in own.parts and kind not in own.items
+    return known and (own is MESSAGES or "citations" not in part)
+
+
+def _is_for_one_text(role: Any, content: Any, own: Form) -> bool:
+    """Whether an answer has only texts, and the API, or many servers of it, want a string."""
+    return own is CHAT and role == "assistant" and all(map(_is_bare_text, content))
+
+
+def _is_bare_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.keys() == {"type", "text"} and part["type"] == "text"
 
 
 def media_of(part: Any) -> Image | File | Audio | None:

@@ -50,9 +50,16 @@ def _output(part: Mapping[str, Any], inner: Inner) -> list[Any] | None:
     id = part.get("call_id") or part.get("id")
     if not isinstance(id, str):
         return None
-    sent = part.get("output")
-    content = inner(sent) if isinstance(sent, (str, list, tuple)) else _json(sent)
-    return [Output(id, content, custom=part.get("type") == "custom_tool_call_output")]
+    custom = part.get("type") == "custom_tool_call_output"
+    return [Output(id, inner(part.get("output")), custom=custom)]
+
+
+def _own_output(part: Mapping[str, Any], inner: Inner) -> list[Any] | None:
+    """Of a tool that the API has defined: a text, or an object of its own."""
+    id, sent = part.get("call_id") or part.get("id"), part.get("output")
+    if not isinstance(id, str):
+        return None
+    return [Output(id, sent if isinstance(sent, str) else _json(sent))]
 
 
 def _own_tool(field: str) -> Reader:
@@ -132,11 +139,11 @@ _PARTS: dict[str, Reader] = {
     "custom_tool_call": _call,
     "custom_tool_call_output": _output,
     "local_shell_call": _own_tool("action"),
-    "local_shell_call_output": _output,
+    "local_shell_call_output": _own_output,
     "shell_call": _own_tool("action"),
-    "shell_call_output": _output,
+    "shell_call_output": _own_output,
     "apply_patch_call": _own_tool("operation"),
-    "apply_patch_call_output": _output,
+    "apply_patch_call_output": _own_output,
     "computer_call": _own_tool("action"),
     "computer_call_output": _screenshot,
     "reasoning": _reasoning,
@@ -155,4 +162,9 @@ _PARTS: dict[str, Reader] = {
     "compaction": _stays,
     "additional_tools": _stays,
 }
-FORM = Form(_PARTS, frozenset({"type", "id", "status", "phase"}))
+_IN_MESSAGES = frozenset(kind for kind in _PARTS if kind.startswith(("input_", "output_")))
+FORM = Form(
+    _PARTS,
+    frozenset({"type", "id", "status", "phase"}),
+    frozenset(_PARTS) - _IN_MESSAGES - {"refusal"},
+)
