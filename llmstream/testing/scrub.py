@@ -201,21 +201,18 @@ class Scrubber:
                     changed.add(id(tree))
                 else:
                     groups.setdefault((place, leaf.path), []).append((tree, leaf))
-        changing = [group for group in groups.values() if not self._is_constant(group)]
-        joined = ["".join(leaf.text for _, leaf in group) for group in changing]
-        for group, spans in zip(changing, self._spans(joined), strict=True):
+        found = [[leaf.text for _, leaf in group] for group in groups.values()]
+        # What is always the same, such as an event's type, is one text.
+        joined = [texts[0] if _is_constant(texts) else "".join(texts) for texts in found]
+        for group, texts, spans in zip(groups.values(), found, self._spans(joined), strict=True):
             if spans:
-                texts = [leaf.text for _, leaf in group]
+                if _is_constant(texts):
+                    (spans,) = self._spans(["".join(texts)])
                 for (tree, leaf), text in zip(group, _blotted_over(texts, spans), strict=True):
                     if text != leaf.text:
                         leaf.put(text)
                         changed.add(id(tree))
         return changed
-
-    def _is_constant(self, group: Sequence[tuple[_Tree, _Leaf]]) -> bool:
-        """Whether what stands at one place is always the same, and no secret: an event's type."""
-        text = group[0][1].text
-        return all(leaf.text == text for _, leaf in group) and not self._spans([text])[0]
 
     def _scrubbed(self, texts: Iterable[str]) -> list[str]:
         texts = [*texts]
@@ -325,6 +322,10 @@ class _Tree:
             return text.encode()
         except UnicodeEncodeError:  # half a character
             return json.dumps(self.root[0], separators=(",", ":")).encode()
+
+
+def _is_constant(texts: Sequence[str]) -> bool:
+    return texts.count(texts[0]) == len(texts)
 
 
 # ---- spans ---------------------------------------------------------------------------------------
