@@ -28,6 +28,8 @@ READY = 30.0  # seconds; the constructor returns with the model loaded, an answe
 # (270 tokens/s each, 2 cores) and halves the time after which a cancel or a close takes effect.
 BATCH = 256
 CONTEXT = 2048  # tokens, where the caller names no number
+# llama.cpp rounds the context of each request up to a multiple of this (measured).
+LEAST_CONTEXT = 256
 _MOST = 2**24  # llama.cpp takes 32-bit integers, and the product of context and parallel
 HTTP_THREADS = 16  # besides one for each request that is answered
 
@@ -47,8 +49,9 @@ class LocalServer:
 
     Args:
         model_file: a GGUF file; without it, the default model (see `fetch_model`).
-        context: tokens of a request's prompt and answer together (default 2048). The default model
-            was trained with 8192; each 1000 tokens take 23 MB.
+        context: tokens of a request's prompt and answer together (default 2048), 256 at least;
+            llama.cpp rounds it up to a multiple of 256. The default model was trained with 8192;
+            each 1000 tokens take 23 MB.
         threads: CPU threads (default: the cores that this process may use). Set it where a
             container has a smaller quota.
         parallel: requests that are answered at a time (default 2), each with a context of its own.
@@ -162,6 +165,11 @@ def _check_number(name: str, number: Any) -> None:
     if not is_whole(number, 1, _MOST):
         raise ConfigurationError(
             f"{name}={shown(number)}: pass a whole number of at least 1 and at most {_MOST:,}."
+        )
+    if name == "context" and number < LEAST_CONTEXT:
+        raise ConfigurationError(
+            f"{name}={number}: llama.cpp has no context of less than {LEAST_CONTEXT} tokens: pass "
+            f"{LEAST_CONTEXT} or more (the prompt and the answer share it)"
         )
 
 

@@ -76,6 +76,14 @@ def test_a_number_below_one_is_refused(settings: dict[str, int]) -> None:
         LocalServer(**settings)  # type: ignore[arg-type]
 
 
+def test_a_context_that_llama_cpp_does_not_have_is_refused() -> None:
+    """It would take another one, and say nothing."""
+    for few in (1, 255):
+        for make in (LocalServer, shared_server):
+            with pytest.raises(ConfigurationError, match=f"context={few}: .* 256 or more"):
+                make(context=few)
+
+
 def test_responses_stream_token_by_token(server: LocalServer) -> None:
     """The pieces come one after the other, not at the end, and add up to the text."""
     with ask(server, input="Count to five.", max_output_tokens=24) as response:
