@@ -19,7 +19,3 @@
 A turn that is written in an API's own form already, and what no API is known to have, is sent
 unchanged. New forms are a file in this folder and a row here. Pure.
 """
-
-from .reading import media_of
-
-__all__ = ["media_of"]

@@ -7,9 +7,9 @@ from typing import Any
 
 from . import chat, messages, responses
 from .chat import extras_of, output_of
-from .parts import Audio, File, Form, Image, Output, Text, Turn
+from .parts import Form, Output, Text, Turn
 
-__all__ = ["CHAT", "MESSAGES", "RESPONSES", "media_of", "read_part", "read_turns"]
+__all__ = ["CHAT", "MESSAGES", "RESPONSES", "read_part", "read_turns"]
 
 CHAT, RESPONSES, MESSAGES = chat.FORM, responses.FORM, messages.FORM
 _FORMS = (CHAT, RESPONSES, MESSAGES)
@@ -136,13 +136,3 @@ def _is_for_one_text(role: Any, content: Any, own: Form) -> bool:
 
 def _is_bare_text(part: Any) -> bool:
     return isinstance(part, Mapping) and part.keys() == {"type", "text"} and part["type"] == "text"
-
-
-def media_of(part: Any) -> Image | File | Audio | None:
-    """A picture, file or audio in the form of any API; None for anything else."""
-    found = read_part(part, _NO_FORM)
-    media = found[0] if len(found) == 1 else None
-    return media if isinstance(media, (Image, File, Audio)) else None
-
-
-_NO_FORM = Form({}, frozenset())
