@@ -13,8 +13,8 @@ __all__ = ["ConsoleHandler"]
 
 
 class ConsoleHandler:
-    """Prints the tokens to standard output, and the progress to standard error, if that is a
-    terminal: `stream.handle(ConsoleHandler())`.
+    """Prints the tokens, and the words of a refusal, to standard output, and the progress to
+    standard error, if that is a terminal: `stream.handle(ConsoleHandler())`.
 
     Where both are terminals, the line of the progress is shown until the first token and after the
     last one, so that it never runs into the text; where standard output is a file or a pipe, all
@@ -43,6 +43,10 @@ class ConsoleHandler:
             text = for_terminal(text)
         _write(out, text)
         self._last = text
+
+    def on_refusal(self, text: str) -> None:
+        """Print a piece of the words with which the model refuses, as text."""
+        self.on_token(text)
 
     def on_progress(self, progress: Progress) -> None:
         """Show the progress in place of the line before it."""

@@ -266,7 +266,8 @@ def _summary(result: Result, elapsed: float) -> str:
 
 
 class _Printed(ConsoleHandler):
-    """Prints the text as it comes. An error ends the line; it is raised, and so not printed."""
+    """Prints the text as it comes, a refusal as well. An error ends the line; it is raised, and so
+    not printed."""
 
     def __init__(self, progress: bool) -> None:
         super().__init__()
@@ -280,6 +281,7 @@ class _Printed(ConsoleHandler):
                 self._finish()
                 raise
         self.on_token(stream.text)
+        self.on_refusal(stream.state.refusal)
         self._finish()
         return stream.result()
 

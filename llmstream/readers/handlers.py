@@ -17,8 +17,8 @@ from .source import Chunks, Source, checked_source, chunks_of
 
 __all__ = ["METHODS", "Handlers", "TimedChunks", "handle"]
 
-METHODS = ("on_token", "on_progress", "on_complete", "on_error", "on_restart")
-_ASKED_FOR = METHODS[:-1]
+METHODS = ("on_token", "on_progress", "on_complete", "on_error", "on_refusal", "on_restart")
+_ASKED_FOR = METHODS[:-2]
 
 _LIMIT = 256  # chunks that wait for a slow handler; then the stream is slowed
 _LAST_WAIT = 1.0  # seconds that are given to a stream which has been ended, to free what it holds
@@ -39,6 +39,7 @@ class Handlers:
         self.on_progress = found["on_progress"]
         self.on_complete = found["on_complete"]
         self.on_error = found["on_error"]
+        self.on_refusal = found["on_refusal"]
         self.on_restart = found["on_restart"]
 
     @property
@@ -155,6 +156,8 @@ class _Handling:
             self._chars += len(chunk.text)
             if self._tell.on_token is not None:
                 self._tell.on_token(chunk.text)
+        elif chunk.type == "refusal" and self._is_answer(chunk) and self._tell.on_refusal:
+            self._tell.on_refusal(chunk.text)
 
     def _is_answer(self, chunk: Chunk) -> bool:
         """Of several choices one is the answer: the one that iteration yields too."""

@@ -278,6 +278,22 @@ def test_elsewhere_it_is_printed(
     assert capsys.readouterr() == ("The sky\n**is** <b>blue</b>\n", "")
 
 
+def test_a_refusal_is_printed(
+    server: LLMServer, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As text: while it arrives, of a stream that has ended, and before an error."""
+    server.default = Answer(refusal=["I ", "can't."])
+    assert client.stream("Hi").display().refusal == "I can't."
+    stream = client.stream("Hi")
+    stream.result()
+    stream.display()
+    assert capsys.readouterr().out == "I can't.\nI can't.\n"
+    server.script(Reply([*Answer(refusal=["I ", "can't."]).blocks()[:6], Cut()]))
+    with pytest.raises(StreamInterrupted):
+        client.stream("Hi").display()
+    assert capsys.readouterr().out == "I can't.\n"
+
+
 def test_it_is_printed_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)

@@ -108,6 +108,19 @@ def test_a_failure(server: LLMServer, client: Client) -> None:
     assert recorder.all("complete") == []
 
 
+def test_the_words_of_a_refusal(server: LLMServer, client: Client, capsys: Any) -> None:
+    """No tokens; a handler that wants them has `on_refusal`. On a console they are the answer."""
+    recorder, told = Recorder(), []
+    server.script(*[Answer("Well, ", refusal=["I ", "can't"])] * 3)
+    client.stream(PROMPT).handle(recorder)
+    assert "".join(recorder.all("token")) == "Well, "
+    recorder.on_refusal = told.append  # type: ignore[attr-defined]
+    client.stream(PROMPT).handle(recorder)
+    assert told == ["I ", "can't"]
+    client.stream(PROMPT).handle(ConsoleHandler())
+    assert capsys.readouterr().out == "Well, I can't\n"
+
+
 def test_a_refusal(server: LLMServer, client: Client) -> None:
     server.script(Reply.error(429))
     recorder = Recorder()
