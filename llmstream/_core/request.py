@@ -45,8 +45,8 @@ class HTTPRequest(Struct, frozen=True):
     """One HTTP request. A dialect writes it without credentials; `Endpoint.dress` adds them.
     `choices` is the number of answers that it asks for. `stored` is False where it asks the service
     not to store the answer. `limit` is that of the answer's tokens, where the service may not
-    report that it has cut the answer. `strict` are the names of the tools that the library itself
-    asks to be strict: without that the request is still the one that was asked for."""
+    report that it has cut the answer. `strict` are the names of the tools of which the
+    library decides whether they are strict: a request without that is still the one asked for."""
 
     method: str
     url: str

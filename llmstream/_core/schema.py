@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ..errors import ConfigurationError
 
-__all__ = ["Fitted", "SchemaRules", "fit", "is_object", "without_nulls"]
+__all__ = ["Fitted", "SchemaRules", "fit", "is_object", "mended"]
 
 Schema = dict[str, Any]
 
@@ -132,8 +132,12 @@ def fit(schema: Mapping[str, Any], rules: SchemaRules, *, strict: bool | None = 
         except RecursionError:
             reason = "it is too deep"
     loose = _Loose(root, rules)
+    try:
+        whole = loose.whole()
+    except RecursionError:
+        raise ConfigurationError("the schema is too deep for an API to take") from None
     return Fitted(
-        schema=loose.whole(), strict=False, reason=reason, described=tuple(sorted(loose.described))
+        schema=whole, strict=False, reason=reason, described=tuple(sorted(loose.described))
     )
 
 
@@ -576,37 +580,45 @@ def _references(schema: Any) -> list[str]:
     return found
 
 
-# ---- null for what was left out ----------------------------------------------------------------
+# ---- what models write in the place of what was asked for --------------------------------------
 
 
-def without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
-    """`value` without the nulls that stand for a property that may be left out and does not take
-    null: where every property has to be there, a model writes them. Returns the same object if
-    there are none."""
+def mended(value: Any, schema: Mapping[str, Any]) -> Any:
+    """`value` as it was meant, where it does not fit `schema` by the letter: without the nulls that
+    stand for a property that may be left out and does not take null (where every property has to
+    be there, a model writes them), and with 2 for 2.0 where an integer is asked for (the same
+    number in JSON Schema). Returns the same object if there is nothing to mend."""
     root = _Root(schema)
-    return _Nulls(root).without(value, root.schema)
+    return _Mending(root).mended(value, root.schema)
 
 
-class _Nulls:
+class _Mending:
     def __init__(self, root: _Root) -> None:
         self._root = root
 
-    def without(self, value: Any, schema: Any) -> Any:
-        if not isinstance(value, (dict, list)) or not isinstance(schema, Mapping):
+    def mended(self, value: Any, schema: Any) -> Any:
+        if not isinstance(value, (dict, list, float)) or not isinstance(schema, Mapping):
             return value
         schema = self._root.resolved(schema)
-        for branch in _parts(schema):
-            if self._may_fit(value, branch):
-                value = self.without(value, branch)
+        if isinstance(value, float):
+            return int(value) if value.is_integer() and self._wants_integer(schema) else value
+        # One branch only: two at each level would take time that doubles with each.
+        branch = next((one for one in _parts(schema) if self._may_fit(value, one)), None)
+        if branch is not None:
+            value = self.mended(value, branch)
         if isinstance(value, dict):
             return self._of_object(value, schema)
         first = schema.get("prefixItems") or ()
         rest = schema.get("items")
         kept = [
-            self.without(item, first[index] if index < len(first) else rest)
+            self.mended(item, first[index] if index < len(first) else rest)
             for index, item in enumerate(value)
         ]
         return kept if any(a is not b for a, b in zip(kept, value, strict=True)) else value
+
+    def _wants_integer(self, schema: Mapping[str, Any]) -> bool:
+        kinds = {self._root.resolved(one).get("type") for one in (schema, *_parts(schema))}
+        return "integer" in kinds and "number" not in kinds
 
     def _of_object(self, value: dict[str, Any], schema: Mapping[str, Any]) -> Any:
         properties = schema.get("properties") or {}
@@ -622,7 +634,7 @@ class _Nulls:
                 and not _takes_null(known, self._root)
             ):
                 continue
-            kept[name] = self.without(inner, known)
+            kept[name] = self.mended(inner, known)
         same = len(kept) == len(value) and all(kept[name] is value[name] for name in kept)
         return value if same else kept
 
@@ -646,7 +658,7 @@ class _Nulls:
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[Any]:
-    for name in ("anyOf", "oneOf", "allOf"):
+    for name in ("anyOf", "oneOf"):
         found = schema.get(name)
         yield from found if isinstance(found, list) else ()
 

@@ -19,7 +19,7 @@ import msgspec.inspect as mi
 
 from ..errors import ConfigurationError
 from .checks import checked_json
-from .schema import without_nulls
+from .schema import mended
 
 __all__ = ["Misfit", "TypeForm", "default_of", "not_json", "type_name", "with_definitions"]
 
@@ -84,24 +84,21 @@ class TypeForm(Generic[T]):
             try:
                 return self._decode(raw)
             except Misfit:
-                left = self._without_nulls(raw)
-                if left is None:
+                meant = self._mended(raw)
+                if meant is None:
                     raise
-            return self._decode(left)
+            return self._decode(meant)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise Misfit(not_json(exc)) from None
         except RecursionError:
             raise Misfit("The JSON is nested too deeply") from None
 
-    def _without_nulls(self, raw: bytes) -> bytes | None:
-        """The JSON without the nulls that stand for defaults, None if there are none."""
+    def _mended(self, raw: bytes) -> bytes | None:
+        """The JSON as it was meant, None if it says what it means."""
+        value = msgspec.json.decode(raw)
+        meant = mended(value, self.schema)
         try:
-            value = msgspec.json.decode(raw)
-        except msgspec.ValidationError:  # a number that is too large
-            return None
-        left = without_nulls(value, self.schema)
-        try:
-            return None if left is value else msgspec.json.encode(left)
+            return None if meant is value else msgspec.json.encode(meant)
         except OverflowError:  # an integer that is read, and not written
             return None
 
@@ -208,9 +205,11 @@ def _schemas_of(types: Sequence[Any]) -> list[Schema]:
     return [writer.whole(info, type) for info, type in zip(infos, types, strict=True)]
 
 
+_TAGS = "tell them apart: `class A(msgspec.Struct, tag=True)`, for each of them"
 _ADVICE = (
     ("JSON does not have", "use a type that JSON has, such as str, and convert it"),
-    ("more than one", "tell them apart: `class A(msgspec.Struct, tag=True)`, for each of them"),
+    ("more than one", _TAGS),
+    ("tagged", _TAGS),
     ("Literal", "use strings, integers and None"),
     ("Enum", "use an Enum whose values are all strings or all integers"),
     ("key", "use dicts with strings as keys"),

@@ -187,3 +187,81 @@ def test_what_is_no_refusal() -> None:
         assert dialect.without_refused_option(HTTPRequest("GET", "u", {}, body), refused) is None
     lost = ConnectionFailed("stream_options is not supported")
     assert dialect.without_refused_option(request(stream_options=OPTIONS), lost) is None
+
+
+# ---- tools that the library has made strict ----------------------------------------------------
+
+MESSAGES_TOOL = {"name": "f", "input_schema": {}, "strict": True}
+RESPONSES_TOOL = {"type": "function", "name": "f", "parameters": {}, "strict": True}
+CHAT_TOOL = {"type": "function", "function": {"name": "f", "parameters": {}, "strict": True}}
+TOOLS = {"messages": MESSAGES_TOOL, "responses": RESPONSES_TOOL, "chat": CHAT_TOOL}
+# The words of services to which a strict schema was too much, or which want all tools the same.
+TOO_MUCH = [
+    "The compiled grammar is too large. Simplify your tool schemas.",
+    "Schema is too complex for compilation. Try reducing the number of tools.",
+    "Schemas contains too many optional parameters (87): grammar compilation is inefficient.",
+    "Invalid schema for function 'f': In context=('properties', 'a'), 'pattern' is not permitted.",
+    "All tools of a request must have the same value of strict.",
+    "'claude-3-haiku' does not support strict tools",
+]
+
+
+def asked_about_tools(api: str, status: int, message: str, tools: list[Any], **more: Any) -> Any:
+    error = error_from_status(status, json.dumps({"error": {"message": message}}).encode(), {}, 0.0)
+    sent = HTTPRequest("POST", "u", {}, json.dumps({"tools": tools}).encode(), **more)
+    simpler = APIS[api].load().without_refused_option(sent, error)
+    return simpler and (json.loads(simpler.body)["tools"], simpler.strict)
+
+
+@every("api", APIS)
+@every("words", TOO_MUCH)
+def test_strict_is_not_asked_again(api: str, words: str) -> None:
+    """Where the schema is too much for the service. The caller checks the arguments anyway; where a
+    schema without the field counts as strict, it says that it is not."""
+    for status in (400, 422):
+        tools, strict = asked_about_tools(api, status, words, [TOOLS[api]], strict=("f",))
+        inner = tools[0].get("function", tools[0])
+        if api == "messages":
+            assert "strict" not in inner
+        elif "strict tools" not in words:
+            assert inner["strict"] is False
+        assert not inner.get("strict")
+        assert asked_about_tools(api, status, words, tools, strict=strict) is None
+
+
+@every("api", APIS)
+@every("form", refusals("strict"))
+def test_a_service_that_does_not_know_strict(api: str, form: str) -> None:
+    """Then the field itself is left out, in every form of the error."""
+    status, payload = refusals("strict")[form]
+    if status is None:
+        error = error_from_payload(payload)
+    else:
+        error = error_from_status(status, json.dumps(payload).encode(), {}, 0.0)
+    tools = [TOOLS[api], {"type": "function", "name": "g", "parameters": {}, "strict": False}]
+    body = json.dumps({"tools": tools}).encode()
+    sent = HTTPRequest("POST", "u", {}, body, strict=("f", "g"))
+    simpler = APIS[api].load().without_refused_option(sent, error)
+    assert simpler is not None
+    assert b"strict" not in simpler.body
+
+
+@every("api", APIS)
+def test_what_the_caller_has_made_strict_stays(api: str) -> None:
+    """And so does everything after an error that is about something else."""
+    words = TOO_MUCH[0]
+    assert asked_about_tools(api, 400, words, [TOOLS[api]]) is None
+    assert asked_about_tools(api, 400, words, [TOOLS[api]], strict=("g",)) is None
+    for status in (401, 429, 500):
+        assert asked_about_tools(api, status, words, [TOOLS[api]], strict=("f",)) is None
+    assert asked_about_tools(api, 400, "no such model", [TOOLS[api]], strict=("f",)) is None
+
+
+def test_a_service_that_does_not_know_eager_tools() -> None:
+    """How the arguments are streamed is nothing that the answer depends on."""
+    name = "eager_input_streaming"
+    eager = {"name": "f", "input_schema": {}, name: True}
+    message = f"tools.0.custom.{name}: Extra inputs are not permitted"
+    tools, _ = asked_about_tools("messages", 400, message, [eager, {"type": "other"}])
+    assert tools == [{"name": "f", "input_schema": {}}, {"type": "other"}]
+    assert asked_about_tools("messages", 400, message, tools) is None

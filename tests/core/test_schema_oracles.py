@@ -16,7 +16,7 @@ from typegen import Generator, Values
 
 from llmstream._core.dialects.declared import OPENAI_RULES
 from llmstream._core.dialects.messages import MESSAGES
-from llmstream._core.schema import Fitted, fit, without_nulls
+from llmstream._core.schema import Fitted, fit, mended
 from llmstream._core.typeform import TypeForm
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def test_openai_transforms_nothing_more(seed: int) -> None:
     def accepted_there(value: Any) -> None:
         # null stands for what was left out, which their models do not take where a field has a
         # default; what becomes words here is theirs to refuse.
-        left = without_nulls(value, form.schema)
+        left = mended(value, form.schema)
         if left is value and set(fitted.described) <= {"default"}:
             assert faults(value, theirs) == [], value
 

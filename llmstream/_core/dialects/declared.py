@@ -83,8 +83,8 @@ def _remade(fields: dict[str, Any], strict: bool | None, eager: bool) -> Declare
 
 
 class WrittenTools(NamedTuple):
-    """The tools of a request as its API takes them, and the names of those that are strict because
-    the library has made them so."""
+    """The tools of a request as its API takes them, and the names of those of which the library
+    decides whether they are strict."""
 
     written: list[Any]
     strict: tuple[str, ...]
@@ -110,7 +110,7 @@ def write_tools(
             loose = rules.all_required
             fitted = tool.fitted(rules, never=True) if loose else _not_strict(fitted, _UNKNOWN)
         written.append(declared(tool, fitted))
-        if fitted.strict and tool.strict is None:
+        if tool.strict is not True:
             strict.append(tool["name"])
     return WrittenTools(written, tuple(strict))
 

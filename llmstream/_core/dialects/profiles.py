@@ -42,8 +42,8 @@ class Profile(Struct, frozen=True, kw_only=True):
         typed_turns: whether each turn in a Responses input needs `"type": "message"`.
         tells_limit: whether a Responses answer that a limit has cut is always reported as cut.
         strict_tools: whether the service knows tools with a strict schema (Chat Completions).
-        structured: how an answer that has to fit a schema is asked for: "json_schema" (the API's own
-            option), "json_object" (its option for any JSON object; the schema goes into the
+        structured: how an answer that has to fit a schema is asked for: "json_schema" (the API's
+            own option), "json_object" (its option for any JSON object; the schema goes into the
             instructions), or "prompt" (the instructions alone).
         advice: words of the service's errors, and what a caller can do about such an error.
     """

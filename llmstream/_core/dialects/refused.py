@@ -59,8 +59,7 @@ def without_refused(
         or _renamed(body, error, names_of_limit)
         or _without_eager(body, error)
     )
-    if not changed and _without_strict(body, strict, error):
-        changed, request = True, msgspec.structs.replace(request, strict=())
+    changed = changed or _without_strict(body, strict, error)
     return msgspec.structs.replace(request, body=msgspec.json.encode(body)) if changed else None
 
 
@@ -111,20 +110,24 @@ def _without_eager(body: dict[str, Any], error: ServiceError) -> bool:
 def _refuses_strict(error: ServiceError) -> bool:
     """Whether `error` may be about a strict schema: that a service does not know it, that the
     schema is too much for it, or that all tools have to be the same in that."""
-    refused = isinstance(error, InvalidRequestError) or error.status in (400, 422)
-    return refused and re.search(_STRICT, f"{error.message} {error.param}") is not None
+    if isinstance(error, InvalidRequestError) or error.status in (400, 422):
+        return re.search(_STRICT, f"{error.message} {error.param}") is not None
+    return is_refused_by_name(error, "strict")
 
 
 def _without_strict(body: dict[str, Any], names: tuple[str, ...], error: ServiceError) -> bool:
+    unknown = is_refused_by_name(error, "strict")  # the field itself
     changed = False
     tools = body.get("tools")
     for tool in tools if names and isinstance(tools, list) else ():
         inner = tool.get("function", tool) if isinstance(tool, dict) else None
-        if not isinstance(inner, dict) or not inner.get("strict") or inner.get("name") not in names:
+        if not isinstance(inner, dict) or inner.get("name") not in names:
+            continue
+        if not inner.get("strict") and not (unknown and "strict" in inner):
             continue
         changed = True
         # Where a schema without the field counts as strict, it says that it is not.
-        if tool.get("type") == "function" and not is_refused_by_name(error, "strict"):
+        if tool.get("type") == "function" and not unknown:
             inner["strict"] = False
         else:
             del inner["strict"]
