@@ -6,6 +6,7 @@ out. The command itself is in `llmstream.cli`.
 
 from __future__ import annotations
 
+from .ahead import TypeAhead
 from .attachments import File, content_of, file_of, split_names
 from .conversation import Conversation, Exchange, Origin
 from .saved import decode, encode
@@ -21,6 +22,7 @@ __all__ = [
     "Message",
     "Origin",
     "Tally",
+    "TypeAhead",
     "content_of",
     "decode",
     "encode",

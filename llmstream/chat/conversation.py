@@ -96,6 +96,14 @@ class Conversation:
         """Forget the open question."""
         self.open, self._replaces = None, False
 
+    def fits(self, model: str, here: Origin) -> bool:
+        """Whether `model` is one that the service of `here` may have: not if its answers, or all
+        answers where it gave none, are of other services."""
+        origins = [exchange.origin for exchange in self.exchanges if exchange.origin.model]
+        origins = [origin for origin in origins if origin.model == model] or origins
+        places = {(origin.api, origin.host) for origin in origins}
+        return not places or (here.api, here.host) in places
+
     def __eq__(self, other: object) -> bool:
         """The same instructions, exchanges and open question."""
         if not isinstance(other, Conversation):

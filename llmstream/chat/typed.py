@@ -57,8 +57,11 @@ class Assembler:
 
     def feed(self, line: str) -> Message | None:
         """The next line, without its end; returns the message that it ends."""
-        for part in _lines(line):
-            message = self._feed(part, typed="\n" not in line or part != line)
+        parts = _typed_lines(line)
+        if parts is None:
+            return self._feed(line.strip("\n"), typed=False)
+        for part in parts:
+            message = self._feed(part, typed=True)
         return message
 
     def end(self) -> Message | None:
@@ -103,9 +106,9 @@ class Assembler:
         return Message(pieces) if any(text.strip() for text, _ in pieces) else None
 
 
-def _lines(line: str) -> Sequence[str]:
-    """The lines that a person typed, where `line` is a message of the history with all of them;
-    else the line itself."""
+def _typed_lines(line: str) -> Sequence[str] | None:
+    """The lines that a person typed: more than one where `line` is a message of the history with
+    all of them. None if it was pasted."""
     if "\n" not in line:
         return [line]
     parts = line.split("\n")
@@ -113,7 +116,7 @@ def _lines(line: str) -> Sequence[str]:
         return parts
     if all((len(part) - len(part.rstrip("\\"))) % 2 for part in parts[:-1]):
         return parts
-    return [line.strip("\n")]
+    return None
 
 
 def parse(message: Message) -> Message | Command:

@@ -23,7 +23,7 @@ from ..stream import Stream
 from .command import Command, Parser
 from .exit_codes import FAILED
 from .output import complain, print_pieces, remark, report_error, write
-from .painter import paint, painter_for
+from .painter import PLAIN, paint, painter_for
 from .service import (
     add_request_options,
     add_service_options,
@@ -77,7 +77,7 @@ def _add_arguments(parser: Parser) -> None:
         metavar="SECONDS",
         help="hard deadline, from the start of the command, with the time spent on standard input",
     )
-    add("--plain", action="store_true", help="on a terminal: the text alone, without Markdown")
+    add("--plain", action="store_true", help=PLAIN)
     add("--json", action="store_true", help="print every event as JSON, one a line")
     add(
         "--stats",
@@ -183,10 +183,8 @@ def _prompt(options: argparse.Namespace, deadline: Deadline) -> str:
 def _show(stream: Stream, options: argparse.Namespace) -> None:
     if options.json:
         print_pieces(_events(stream), end_line=False, as_json=True)
-    elif options.plain or not sys.stdout.isatty():
-        print_pieces(stream, end_line=True)
     else:
-        paint(stream, painter_for(sys.stdout))
+        paint(stream, painter_for(sys.stdout, plain=options.plain))
 
 
 def _events(stream: Stream) -> Iterator[str]:

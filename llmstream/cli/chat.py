@@ -13,6 +13,7 @@ from .chat_input import History, Lines, PipedLines, TerminalLines, state_directo
 from .chat_session import Chat, note
 from .command import Command, Parser
 from .output import remark, write
+from .painter import PLAIN
 from .service import (
     add_request_options,
     add_service_options,
@@ -34,7 +35,7 @@ def _add_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("the chat").add_argument
     add("--load", metavar="FILE", help="go on with a conversation that /save has written")
     add("--no-history", action="store_true", help="do not keep what is typed for the next chat")
-    add("--plain", action="store_true", help="on a terminal: the text alone, without Markdown")
+    add("--plain", action="store_true", help=PLAIN)
     add("--total", type=float, metavar="SECONDS", help="hard deadline of each answer")
 
 
@@ -53,9 +54,9 @@ def _run(options: argparse.Namespace) -> int:
         else:
             lines, line = PipedLines(sys.stdin), str
         interrupts = stack.enter_context(Interrupts(line)) if is_terminal else None
-        chat = Chat(
-            client, text_argument(options.model), asked, lines, interrupts, options.plain, COMMANDS
-        )
+        model = text_argument(options.model) or None
+        chat = Chat(client, model, asked, lines, interrupts, options.plain, COMMANDS)
+        chat.model_is_given |= options.local  # it has the one model
         if is_terminal:
             note(f"{chat.origin.model} ({chat.origin.api}); /help shows the commands")
         if options.load is not None:

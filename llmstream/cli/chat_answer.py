@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from types import FrameType, TracebackType
@@ -15,6 +14,7 @@ from typing import Any
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.readable import is_readable
 from .._runtime.threads import spawn
+from ..chat.ahead import TypeAhead
 from ..errors import ConfigurationError
 from ..result import LLMStreamError, Result
 from ..stream import Stream
@@ -23,7 +23,9 @@ from .painter import Painter, paint
 __all__ = ["Answered", "Interrupts", "read_answer", "typing_ahead"]
 
 _LOOK = 0.05  # seconds between two looks at whether an answer has ended, while somebody may type
+_REST = 0.5  # seconds in which the next piece of a paste has to be there
 _STOPPED = "stopped by its reader"
+_BRACKETED, _NOT_BRACKETED = "\x1b[?2004h", "\x1b[?2004l"
 
 
 class Interrupts:
@@ -153,9 +155,10 @@ class _Shown:
 
 
 @contextlib.contextmanager
-def typing_ahead(ahead: deque[str | None], stop: Callable[[], None]) -> Iterator[None]:
-    """While an answer is painted: `/stop` and Enter stop it, and any other line that is typed is
-    read after it. What is typed is not shown, since it would run into the answer.
+def typing_ahead(ahead: TypeAhead, stop: Callable[[], None]) -> Iterator[None]:
+    """While an answer is painted: `/stop` and Enter stop it, and any other message that is typed is
+    read after it. What is typed is not shown, since it would run into the answer; what has no end
+    yet is `ahead.take_unfinished()`.
 
     Where the terminal's modes cannot be set (Windows), nothing is read meanwhile.
     """
@@ -167,16 +170,26 @@ def typing_ahead(ahead: deque[str | None], stop: Callable[[], None]) -> Iterator
     except (ImportError, OSError, ValueError):
         yield
         return
-    quiet = list(modes)
-    quiet[3] &= ~termios.ECHO
+    quiet = [*modes[:6], [*modes[6]]]
+    # Not line by line: a terminal keeps 4095 bytes of a line, and a paste may have more.
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
     bell: SimpleQueue[None] = SimpleQueue()
     running = [True]
+
+    def take() -> bool:
+        data = os.read(terminal, 65536)
+        if not data:
+            ahead.end()
+        elif ahead.feed(data):
+            stop()
+        return bool(data)
 
     def watch() -> None:
         try:
             while running:
-                if is_readable(terminal, _LOOK) and running:
-                    _take(os.read(terminal, 65536), ahead, stop)
+                if is_readable(terminal, _LOOK) and running and not take():
+                    return
         except (OSError, ValueError):
             pass  # the terminal is gone: the next read of it says so
         finally:
@@ -184,6 +197,7 @@ def typing_ahead(ahead: deque[str | None], stop: Callable[[], None]) -> Iterator
 
     try:
         termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
+        _send(_BRACKETED)
         try:
             spawn(watch, "typing")
         except ConfigurationError:  # without a thread `/stop` waits for the end
@@ -192,15 +206,14 @@ def typing_ahead(ahead: deque[str | None], stop: Callable[[], None]) -> Iterator
     finally:
         running.clear()
         SYSTEM_CLOCK.wait(bell, 1.0)
+        with contextlib.suppress(termios.error, OSError, ValueError):
+            _send(_NOT_BRACKETED)
+            while is_readable(terminal, _REST if ahead.pasting else 0) and take():
+                pass
         with contextlib.suppress(termios.error, OSError):
             termios.tcsetattr(terminal, termios.TCSADRAIN, modes)
 
 
-def _take(data: bytes, ahead: deque[str | None], stop: Callable[[], None]) -> None:
-    if not data:
-        ahead.append(None)
-    for line in data.decode("utf-8", "replace").splitlines():
-        if line.strip().lower() == "/stop":
-            stop()
-        else:
-            ahead.append(line)
+def _send(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 
 from ..chat.conversation import Content, Conversation, text_of
 from ..chat.typed import Message
@@ -59,7 +59,7 @@ def _edit(chat: Chat, argument: str) -> Content | None:
 def _in_editor(chat: Chat, text: str) -> str:
     if chat.interrupts is None:
         raise ConfigurationError("give the new question: /edit TEXT")
-    if os.environ.get("VISUAL") or os.environ.get("EDITOR"):
+    if files.editor():
         with chat.interrupts.ignored():
             return files.edited(text)
     if "\n" in text:
@@ -89,16 +89,19 @@ def load_file(chat: Chat, argument: str) -> None:
     if not name:
         raise ConfigurationError("give a file: /load FILE")
     conversation, model = files.load(name)
-    chat.conversation, chat.file = conversation, name
+    origin = chat.origin
+    if model and not chat.model_is_given and conversation.fits(model, origin):
+        origin = chat.origin_of(model)
+    if chat.system_is_given:
+        conversation.system = chat.conversation.system
+    chat.conversation, chat.file, chat.origin = conversation, name, origin
     count = len(conversation.exchanges)
     note(f"(loaded: {name}, {count} {'answer' if count == 1 else 'answers'})")
     last = conversation.exchanges[-1] if count else None
-    if last is not None and last.origin.model and last.origin != chat.origin:
-        same = last.origin.api == chat.origin.api and last.origin.host == chat.origin.host
-        if same and model:
-            _model(chat, model)
-        else:
-            note(f"(it was with {last.origin.model}; {chat.origin.model} is sent its text)")
+    if last is not None and last.origin.model and last.origin != origin:
+        note(f"(it was with {last.origin.model}; {origin.model} is sent its text)")
+    else:
+        note(f"(model: {origin.model})")
     if last is not None:
         note(f"{PROMPT}{text_of(last.question)}\n{last.text}")
 
@@ -162,9 +165,31 @@ _HELP = (
     'A line that ends with \\ goes on in the next; """ begins and ends a block; what is pasted as '
     "several lines is one message. // is a /."
 )
+
+
+def _alone(name: str, does: Does) -> Does:
+    """A command that nothing follows. What does is a mistake, or a message."""
+
+    def do(chat: Chat, argument: str) -> Content | None:
+        if argument:
+            raise ConfigurationError(
+                f"/{name} takes nothing after it (a message that begins with / is written with //)"
+            )
+        return does(chat, argument)
+
+    return do
+
+
+def _named(usage: str, does: Does) -> Iterator[tuple[str, Does]]:
+    words, argument, _ = usage.partition(
+        " FILE" if " FILE" in usage and " [" not in usage else " ["
+    )
+    for word in words.split(","):
+        name = word.strip().lstrip("/")
+        yield name, does if argument else _alone(name, does)
+
+
 COMMANDS: dict[str, Does] = {
-    word.strip().lstrip("/"): does
-    for usage, _, does in _SHOWN
-    for word in usage.partition(" [")[0].partition(" FILE")[0].split(",")
+    name: do for usage, _, does in _SHOWN for name, do in _named(usage, does)
 }
 COMMANDS["?"] = COMMANDS["help"]

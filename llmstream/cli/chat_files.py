@@ -16,7 +16,7 @@ from ..chat.saved import MOST_BYTES as MOST_BYTES_SAVED
 from ..chat.saved import decode, encode
 from ..errors import ConfigurationError
 
-__all__ = ["attach", "edited", "load", "save"]
+__all__ = ["attach", "edited", "editor", "load", "save"]
 
 
 def attach(names: Sequence[str]) -> File:
@@ -46,14 +46,19 @@ def save(name: str, conversation: Conversation, model: str, *, over: bool) -> No
         raise ConfigurationError(f"cannot write {name}: {_why(error)}") from None
 
 
+def editor() -> str:
+    """The command of VISUAL, else of EDITOR; "" where neither has one."""
+    found = (os.environ.get(name, "").strip() for name in ("VISUAL", "EDITOR"))
+    return next(filter(None, found), "")
+
+
 def edited(text: str) -> str:
-    """`text` as the editor of VISUAL or EDITOR leaves it. Raises ConfigurationError."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+    """`text` as the `editor` leaves it. Raises ConfigurationError."""
     handle, path = tempfile.mkstemp(prefix="llmstream-", suffix=".md")  # 0600
     try:
         with open(handle, "w", encoding="utf-8", errors="replace") as file:
             file.write(text + "\n")
-        words = shlex.split(editor)
+        words = shlex.split(editor())
         code = subprocess.call([*words, path])
         if code:
             raise ConfigurationError(f"the editor {words[0]} has failed: nothing was asked")

@@ -6,13 +6,13 @@ import contextlib
 import os
 import stat
 import sys
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from .._core.terminal import for_terminal
 from .._runtime.files import replace_file
+from ..chat.ahead import TypeAhead
 from ..errors import ConfigurationError
 from .service import text_argument
 
@@ -23,7 +23,10 @@ _MOST_BYTES = 8_000_000  # of a file that is read as a history
 
 
 class Lines(Protocol):
-    """Gives the lines that a person, or a script, writes."""
+    """Gives the lines that a person, or a script, writes. `ahead` is what is typed during an
+    answer, None where the next `read` finds it."""
+
+    ahead: TypeAhead | None
 
     def read(self, prompt: str, prefill: str = "") -> str:
         """The next line, without its end. Raises EOFError at the end, and KeyboardInterrupt."""
@@ -113,6 +116,7 @@ class PipedLines:
     """The lines of a pipe or a file; also of a terminal whose output goes elsewhere."""
 
     def __init__(self, stream: Any) -> None:
+        self.ahead: TypeAhead | None = None
         if stream is None:
             raise ConfigurationError("standard input is closed: a chat reads from it")
         self._stream = stream
@@ -152,7 +156,7 @@ class TerminalLines:
     completion of commands and file names, and several lines that are pasted as one message."""
 
     def __init__(self, history: History | None, commands: list[str]) -> None:
-        self.ahead: deque[str | None] = deque()  # typed during an answer; None is the end
+        self.ahead: TypeAhead | None = TypeAhead()
         self._history = history
         self._commands = commands
         self._matches: list[str] = []
@@ -176,22 +180,31 @@ class TerminalLines:
                 readline.add_history(_recalled(message))
 
     def read(self, prompt: str, prefill: str = "") -> str:
-        if self.ahead and not prefill:
-            line = self.ahead.popleft()
-            if line is None:
-                raise EOFError
-            sys.stdout.write(f"{prompt}{for_terminal(line)}\n")
-            sys.stdout.flush()
-            return line
-        with self._prefilled(prefill):
+        begun = ""
+        if not prefill and self.ahead is not None:
+            if self.ahead.lines:
+                return self._next(prompt, self.ahead.lines.popleft())
+            begun = _recalled(self.ahead.take_unfinished())
+        if begun and self._readline is None:
+            prompt += for_terminal(begun)
+        with self._prefilled(prefill or begun):
             try:
                 line = input(prompt)
+                line = begun + line if self._readline is None else line
             except UnicodeDecodeError:
                 raise ConfigurationError(
                     "what was typed is no text in the encoding of this terminal: set LC_ALL to a "
                     "locale with UTF-8"
                 ) from None
         return text_argument(line) or ""
+
+    def _next(self, prompt: str, line: str | None) -> str:
+        """A line that was typed ahead, which is shown now; None is the end."""
+        if line is None:
+            raise EOFError
+        sys.stdout.write(f"{prompt}{for_terminal(line).rstrip(chr(10))}\n")
+        sys.stdout.flush()
+        return line
 
     @property
     def buffer(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -24,6 +23,7 @@ from .chat_input import Lines
 from .exit_codes import exit_code
 from .output import remark, report_error
 from .painter import painter_for
+from .words import in_options
 
 __all__ = ["PROMPT", "Chat", "Does", "note"]
 
@@ -59,7 +59,11 @@ class Chat:
         plain: bool,
         commands: Mapping[str, Does],
     ) -> None:
-        self.conversation = Conversation(asked.pop("instructions", None))
+        system = asked.pop("instructions", None)
+        self.conversation = Conversation(system)
+        # What the command line says counts more than what a file says.
+        self.system_is_given = system is not None
+        self.model_is_given = model is not None
         self.tally = Tally()
         self.file: str | None = None  # what it was saved to, or loaded from
         self.leaving = False
@@ -111,7 +115,7 @@ class Chat:
                 self._answer()
         except ConfigurationError as error:  # nothing was sent
             self.code = exit_code(error)
-            remark(error.message)
+            remark(in_options(error))
 
     def _message(self) -> Message | None:
         assembler = Assembler()
@@ -181,8 +185,8 @@ class Chat:
         if interrupts is None:
             answered = read_answer(stream, painter, None)
         else:
-            ahead: deque[str | None] = getattr(self.lines, "ahead", deque())
-            with typing_ahead(ahead, interrupts.stop):
+            ahead = self.lines.ahead
+            with typing_ahead(ahead, interrupts.stop) if ahead else contextlib.nullcontext():
                 answered = read_answer(stream, painter, interrupts)
         self._count(answered.result)
         return answered

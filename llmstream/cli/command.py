@@ -12,12 +12,14 @@ from msgspec import Struct
 
 from .output import remark, write
 
-__all__ = ["Command", "Parser"]
+__all__ = ["NO_EFFORT", "Command", "Parser"]
 
 
+NO_EFFORT = "nothing"  # a word that --thinking refuses: it could mean on as well as off
 # What --thinking takes as a word of its own. Any other word after it belongs to the prompt.
 _THINKING = re.compile(
-    r"on|off|none|minimal|low|medium|high|xhigh|max|\d+|\{.*", re.IGNORECASE | re.DOTALL
+    rf"on|off|none|minimal|low|medium|high|xhigh|max|{NO_EFFORT}|[+-]?\d+|\{{.*",
+    re.IGNORECASE | re.DOTALL,
 )
 # argparse's sentences about words that belong to no option.
 _STRANGE_WORDS = re.compile(r"unrecognized arguments: (?!-)|argument (?!-)\S+: invalid choice")
@@ -45,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         given = list(sys.argv[1:] if args is None else args)
         given, rest = _split(given)
         if "--thinking" in self._option_string_actions:
-            given = _with_thinking(given)
+            given = _with_thinking(given, any_word=not self.takes_words)
         if not self.takes_words:
             return super().parse_known_args(given + rest, namespace)
         # argparse's own list of words ends at the first option that follows them.
@@ -72,9 +74,9 @@ def _split(given: list[str]) -> tuple[list[str], list[str]]:
     return given[:end], given[end:]
 
 
-def _with_thinking(given: list[str]) -> list[str]:
+def _with_thinking(given: list[str], *, any_word: bool) -> list[str]:
     """`--thinking` with its value in the same argument. argparse would take any word as the value,
-    also the first one of the prompt."""
+    also the first one of the prompt. `any_word`: there is no prompt."""
     done: list[str] = []
     words = iter(given)
     for word in words:
@@ -82,7 +84,7 @@ def _with_thinking(given: list[str]) -> list[str]:
             done.append(word)
             continue
         value = next(words, None)
-        if value is None or _THINKING.fullmatch(value):
+        if value is None or _THINKING.fullmatch(value) or (any_word and value[:1] != "-"):
             done.append(f"--thinking={value or 'on'}")
         elif value.startswith("--th") and "--thinking".startswith(value):
             done += ["--thinking=on", "--thinking=on"]

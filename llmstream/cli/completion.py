@@ -87,8 +87,17 @@ _BASH = """\
 # Completes `llmstream` in bash. Made by `llmstream completion bash`.
 _llmstream() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} name={default}
-    local words= files= line
+    local words= files= line start=
     COMPREPLY=()
+    # In "--api=re" the "=" is a word of its own, unless COMP_WORDBREAKS is without it.
+    if [ "$word" = "=" ]; then
+        word=
+    elif [ "$before" = "=" ]; then
+        before=${{COMP_WORDS[COMP_CWORD-2]}}
+    elif [[ $word == --*=* ]]; then
+        before=${{word%%=*}}
+        start=$before= word=${{word#*=}}
+    fi
     if [ "$COMP_CWORD" -gt 1 ]; then
         case ${{COMP_WORDS[1]}} in
             {either}) name=${{COMP_WORDS[1]}} ;;
@@ -113,11 +122,11 @@ _llmstream() {{
         compopt -o filenames 2>/dev/null
         while IFS= read -r line; do
             COMPREPLY+=("$line")
-        done < <(compgen -f -- "$word")
+        done < <(compgen -P "$start" -f -- "$word")
     else
         while IFS= read -r line; do
             COMPREPLY+=("$line")
-        done < <(compgen -W "$words" -- "$word")
+        done < <(compgen -P "$start" -W "$words" -- "$word")
     fi
 }}
 complete -F _llmstream llmstream
@@ -204,7 +213,8 @@ def _zsh_arguments(one: _Known) -> Iterator[str]:
         value = "" if option.values is None else f":value:{_zsh_values(option.values, option.path)}"
         text = re.sub(r"([\[\]:\\])", r"\\\1", option.help)
         for name in option.names:
-            yield _quoted(f"*{name}[{text}]{value}")
+            mark = "=" if value and name.startswith("--") else ""  # also as one word, --api=chat
+            yield _quoted(f"*{name}{mark}[{text}]{value}")
     if one.path or one.words:
         yield _quoted(f"1:argument:{_zsh_values(one.words, one.path)}")
     yield _quoted("*:word: ")

@@ -18,6 +18,7 @@ from typing import TextIO
 
 from .._core.terminal import CONTROLS, SHOWN
 from .exit_codes import exit_code
+from .words import in_options
 
 __all__ = [
     "complain",
@@ -150,5 +151,5 @@ def print_pieces(pieces: Iterable[str], *, end_line: bool, as_json: bool = False
 def report_error(error: Exception) -> int:
     """Write one line about an error to stderr, after the output so far; returns its exit code."""
     flush_quietly(sys.stdout)
-    complain(type(error).__name__, error)
+    complain(type(error).__name__, in_options(error))
     return exit_code(error)

@@ -17,8 +17,12 @@ from ..readers.source import chunks_of
 from ..result import Chunk
 from ..stream import Stream
 
-__all__ = ["Painter", "PipePainter", "PlainPainter", "paint", "painter_for"]
+__all__ = ["PLAIN", "Painter", "PipePainter", "PlainPainter", "paint", "painter_for"]
 
+# What the option --plain does.
+PLAIN = (
+    "on a terminal: text without Markdown and colors, with thinking between [thinking] and [answer]"
+)
 _TICK = 0.1  # seconds between two looks at what is held back, while nothing comes
 
 

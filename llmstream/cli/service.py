@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from .._core.dialects import APIS
+from .._core.dialects.profiles import PROFILES
 from .._settings import keyring
 from .._settings.environment import find_in_environment
 from ..client import Client
 from ..errors import ConfigurationError
-from .command import Parser
+from .command import NO_EFFORT, Parser
 
 __all__ = [
     "add_request_options",
@@ -36,7 +37,8 @@ def add_request_options(parser: Parser) -> None:
         "--thinking",
         type=_thinking,
         metavar="HOW",
-        help="let the model think: nothing, low, medium, high, a number of tokens, or off",
+        help="let the model think: on (also without HOW), off, an effort such as low, medium or "
+        "high, a number of tokens, or the API's own JSON object",
     )
     add(
         "--extra",
@@ -70,6 +72,12 @@ def add_service_options(parser: Parser) -> None:
     add("--api", choices=list(APIS), help="the API that the service speaks")
     add("--base-url", metavar="URL", help="the service's address, like https://api.openai.com/v1")
     add(
+        "--profile",
+        metavar="NAME",
+        help="how the service differs from others of its API, where its address does not say so: "
+        + ", ".join(PROFILES),
+    )
+    add(
         "--key-name",
         metavar="NAME",
         help="the key that `llmstream keys set NAME` has stored on the keyring",
@@ -83,7 +91,12 @@ def add_service_options(parser: Parser) -> None:
     add = parser.add_argument_group("the local model").add_argument
     add("--local", action="store_true", help="a small real model in this process; needs no key")
     add("--model-file", metavar="FILE.gguf", help="with --local: another model")
-    add("--context", type=int, metavar="N", help="with --local: tokens of prompt and answer (2048)")
+    add(
+        "--context",
+        type=int,
+        metavar="N",
+        help="with --local: tokens of prompt and answer (2048; 256 at least)",
+    )
 
 
 def client_for(options: argparse.Namespace, observers: Sequence[Any] = (), **more: Any) -> Client:
@@ -93,6 +106,7 @@ def client_for(options: argparse.Namespace, observers: Sequence[Any] = (), **mor
         "api": options.api,
         "base_url": options.base_url,
         "model": text_argument(options.model),
+        "profile": options.profile,
         "headers": _headers(options.header),
         "observers": observers,
         **more,
@@ -161,12 +175,15 @@ def _has_address(api: str | None) -> bool:
 
 
 def _thinking(text: str) -> Any:
-    if not text:
-        raise argparse.ArgumentTypeError("write an effort such as low, a number of tokens, or off")
     if text in ("on", "off"):
         return text == "on"
-    if re.fullmatch(r"[+-]?[0-9]{1,20}", text):
+    if re.fullmatch(r"\+?[0-9]{1,20}", text):
         return int(text)
+    if not text or text.lower() == NO_EFFORT or re.fullmatch(r"[+-]?[0-9.]+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none of on, off, an effort such as low, medium or high, a number of "
+            "tokens from 0 on, or a JSON object (a prompt that begins with it goes into quotes)"
+        )
     return _json_object(text) if text.startswith("{") else text
 
 

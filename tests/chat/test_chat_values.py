@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,12 @@ def test_lines_become_messages() -> None:
     assert typed('"""one"""') == Message((("one", False),))
     assert typed("@a\n/exit") == Message((("@a\n/exit", False),))
     assert typed("a\\\nb") == Message((("a", True), ("b", True)))  # of the history
+
+
+def test_a_paste_is_a_paste_also_with_a_line_end_around_it() -> None:
+    """No command of it runs, and no file is attached."""
+    for text in ("/exit\n", "@/etc/passwd\n", "\n@/etc/passwd\nx\n", "\n/exit"):
+        assert typed(text) == Message(((text.strip("\n"), False),))
 
 
 @given(st.lists(st.text(alphabet='a\\"/@ \n'), max_size=6))
@@ -149,6 +156,31 @@ def test_a_call_of_a_tool_is_answered() -> None:
     assert kept_turn(result, "")[1]["tool_call_id"] == "c1"
     custom = Result(text="x", turn=(call,), tool_calls=(ToolCall("c1", "f", "x", custom=True),))
     assert kept_turn(custom, "x") == ()
+
+
+# who answered -> whether a chat with "m" at HERE goes on with the model "m2"
+FITS: dict[str, tuple[list[Origin], bool]] = {
+    "nobody": ([], True),
+    "nobody who is known": ([Origin()], True),
+    "another model of this service": ([Origin("responses", "api.example", "m1")], True),
+    "the model of this chat": ([HERE], True),
+    "this model of another service": ([Origin("responses", "there", "m2")], False),
+    "another API of this host": ([Origin("chat", "api.example", "m2")], False),
+    "another service": ([Origin("responses", "there", "m1")], False),
+    "both": ([Origin("responses", "there", "m1"), Origin("responses", "api.example", "m2")], True),
+    "both, and m2 elsewhere": ([HERE, Origin("responses", "there", "m2")], False),
+}
+
+
+@every("case", FITS)
+def test_whether_a_model_fits(case: str) -> None:
+    """A service that is known to be another one would not know the model."""
+    origins, fits = FITS[case]
+    made = Conversation()
+    for origin in origins:
+        made.ask("q")
+        made.answer("a", (), origin)
+    assert made.fits("m2", HERE) is fits
 
 
 def test_a_saved_conversation_is_read_back_exactly() -> None:

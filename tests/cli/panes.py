@@ -73,6 +73,11 @@ class Pane:
         """Type a text, letter by letter."""
         self._tmux("send-keys", "-l", "--", text)
 
+    def paste(self, text: str) -> None:
+        """Paste a text, within brackets if the program has asked the terminal for them."""
+        self._tmux("set-buffer", "--", text)
+        self._tmux("paste-buffer", "-p", "-d")
+
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", f"-x{width}", f"-y{height}")
 

@@ -71,6 +71,19 @@ def test_tokens_go_to_stdout_and_nothing_else(llm_server: LLMServer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello brave new world\n", "")
 
 
+@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+def test_a_refusal_is_the_answer(llm_server: LLMServer, api: str) -> None:
+    """Its words are printed like text, in a pipe as on a terminal, and by a chat; --json has the
+    wire's own events."""
+    llm_server.default = Answer("Well. ", refusal=["I ", "can't."])
+    service = ["--api", api, "--base-url", llm_server.base_url_for(api), "--model", "m"]
+    for more in ([], ["--plain"]):
+        done = run(*service, *more, "hi")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "Well. I can't.\n", "")
+    assert run("chat", *service, stdin="hi\n").stdout == "Well. I can't.\n"
+    assert "can't." in run(*service, "--json", "hi").stdout
+
+
 def test_tokens_are_printed_as_they_are_received(llm_server: LLMServer) -> None:
     """The first words are on stdout while the server still holds the rest back."""
     llm_server.script(Reply([*TWO_WORDS, Silence()]))
@@ -253,7 +266,7 @@ def test_output_that_cannot_be_written_is_one_sentence(llm_server: LLMServer) ->
         (["--local", "--base-url", "http://127.0.0.1:1/v1", "hi"], "exclude each other"),
         (["--model-file", "x.gguf", "hi"], "--model-file goes with --local"),
         (["--context", "4096", "hi"], "--context goes with --local"),
-        (["--base-url", "localhost:8080", "hi"], "base_url"),
+        (["--base-url", "localhost:8080", "hi"], "--base-url: pass an address"),
         (["--base-url", "http://127.0.0.1:1/v1", "--total", "-1", "hi"], "greater than 0"),
         (["--base-url", "http://127.0.0.1:1/v1", "--max-tokens", "0", "hi"], "greater than 0"),
     ],

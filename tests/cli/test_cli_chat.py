@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from test_cli import run
 
-from llmstream.chat import decode
+from llmstream.chat import Conversation, Origin, decode, encode
+from llmstream.cli import chat_files
 from llmstream.cli.chat_input import History, TerminalLines
 from llmstream.testing import Answer, Cut, LLMServer, Reply
 
@@ -94,6 +95,83 @@ def test_system_model_edit_and_mistakes(llm_server: LLMServer, tmp_path: Path) -
     assert bodies[1]["input"] == [{"role": "user", "content": "two"}]
     assert done.stderr.count("llmstream: ") == 3
     assert taken.read_text("utf-8") == "mine"
+
+
+def saved_file(path: Path, model: str, *origins: Origin, system: str | None = None) -> str:
+    """A conversation with an answer of each of these, that goes on with `model`."""
+    conversation = Conversation(system)
+    for origin in origins:
+        conversation.ask("q")
+        conversation.answer("a", (), origin)
+    path.write_bytes(encode(conversation, model))
+    return str(path)
+
+
+def test_the_model_of_a_loaded_file(llm_server: LLMServer, tmp_path: Path) -> None:
+    """It counts for a file without answers too, and where it was chosen after the last answer; not
+    where another service has it, whose answers are sent as text."""
+    service = ["--base-url", llm_server.base_url]
+    for origins, model in (
+        ((), "m2"),
+        ((Origin("responses", "127.0.0.1", "m"),), "m2"),
+        ((Origin("responses", "there", "m2"),), "m"),
+    ):
+        path = saved_file(tmp_path / "c.json", "m2", *origins)
+        for options, lines in (((), f"/load {path}\nhi\n"), (("--load", path), "hi\n")):
+            done = run("chat", *service, *options, stdin=lines, env={"LLMSTREAM_MODEL": "m"})
+            assert done.returncode == 0
+            assert llm_server.requests[-1].json()["model"] == model, (origins, options)
+            if origins:
+                assert f"(it was with {origins[0].model}; {model} is sent its text)" in done.stderr
+            else:
+                assert "(model: m2)" in done.stderr
+
+
+def test_what_the_command_line_says_counts_more_than_a_file(
+    llm_server: LLMServer, tmp_path: Path
+) -> None:
+    """--model and --instructions, for --load and for /load."""
+    theirs = Origin("responses", "127.0.0.1", "m2")
+    path = saved_file(tmp_path / "c.json", "m2", theirs, system="theirs")
+    for options, lines in (
+        (("--load", path), ["hi"]),
+        ((), [f"/load {path}", "hi"]),
+    ):
+        done = chat(llm_server, *lines, options=("--instructions", "mine", *options))
+        assert done.returncode == 0
+        body = llm_server.requests[-1].json()
+        assert (body["model"], body["instructions"]) == ("m", "mine")
+        assert len(body["input"]) == 3
+    base = ["--base-url", llm_server.base_url, "--load", path]
+    run("chat", *base, stdin="hi\n")
+    body = llm_server.requests[-1].json()
+    assert (body["model"], body["instructions"]) == ("m2", "theirs")
+
+
+def test_a_file_whose_model_cannot_be_asked_changes_nothing(
+    llm_server: LLMServer, tmp_path: Path
+) -> None:
+    path = saved_file(tmp_path / "c.json", "m\x1b2", system="theirs")
+    done = run("chat", "--base-url", llm_server.base_url, stdin=f"/load {path}\nhi\n/save\n")
+    assert "--model 'm\\x1b2'" in done.stderr
+    assert "give a file: /save FILE" in done.stderr
+    assert "instructions" not in llm_server.requests[-1].json()
+
+
+def test_commands_that_nothing_follows(llm_server: LLMServer) -> None:
+    """What stands after them was meant for something else."""
+    lines = [f"/{name} x" for name in ("retry", "stop", "tokens", "clear", "help", "?", "exit")]
+    done = chat(llm_server, *lines, "/quit now", "hi")
+    assert done.stderr.count("takes nothing after it") == len(lines) + 1
+    assert llm_server.requests[0].json()["input"] == [{"role": "user", "content": "hi"}]
+
+
+def test_an_editor_of_spaces_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the question would be run as a program."""
+    for visual, editor, found in (("", "  ", ""), (" \t", " vi -n", "vi -n"), ("x", "y", "x")):
+        monkeypatch.setenv("VISUAL", visual)
+        monkeypatch.setenv("EDITOR", editor)
+        assert chat_files.editor() == found
 
 
 def test_a_message_that_has_no_end_is_not_sent(llm_server: LLMServer) -> None:

@@ -15,7 +15,7 @@ import pytest
 from panes import Pane, require_tmux
 from support import eventually
 
-from llmstream.testing import Answer, LLMServer, Reply, Silence
+from llmstream.testing import Answer, LLMServer, Pause, Reply, Silence
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +127,47 @@ def test_what_was_stopped_is_sent_as_text(llm_server: LLMServer, tmp_path: Path)
         {"role": "user", "content": "two"},
     ]
     assert not (tmp_path / "state" / "llmstream").exists()
+
+
+def test_a_paste_during_an_answer(llm_server: LLMServer, tmp_path: Path) -> None:
+    """It is one message with all its letters, and none of its lines is a command."""
+    text = "first\n/exit\n" + "x" * 9000 + "\n@/etc/passwd"
+    llm_server.script(HANGS, Answer("alpha"), Answer("beta"))
+    with chat(llm_server, tmp_path / "state") as pane:
+        say(pane, "one")
+        shows(pane, "Hello brave")
+        pane.paste(text)
+        pane.type("Enter")
+        pane.paste("/exit")
+        pane.type("Enter")
+        say(pane, "/stop")
+        shows(pane, "beta")
+        wait_for_prompt(pane)
+        pane.type("C-d")
+        assert ended(tmp_path / "state") == "0"
+    assert [asked(llm_server, n)[-1]["content"] for n in (1, 2)] == [text, "/exit"]
+
+
+def test_what_is_not_finished_when_an_answer_ends(llm_server: LLMServer, tmp_path: Path) -> None:
+    """It stands in the next line, and can be edited there; a paste as well."""
+    blocks = Answer("Hello brave new world").blocks()
+    slow = Reply([*blocks[:6], Pause(1.5), *blocks[6:]])
+    llm_server.script(slow, Answer("alpha"))
+    with chat(llm_server, tmp_path / "state") as pane:
+        say(pane, "one")
+        shows(pane, "Hello brave")
+        pane.write("halg")
+        pane.type("BSpace")
+        pane.paste("f\nof it")
+        shows(pane, "new world")
+        shows(pane, "of it")
+        pane.write("!")
+        pane.type("Enter")
+        shows(pane, "alpha")
+        wait_for_prompt(pane)
+        pane.type("C-d")
+        assert ended(tmp_path / "state") == "0"
+    assert asked(llm_server, 1)[-1]["content"] == "half\nof it!"
 
 
 def test_an_interrupt_at_the_prompt(llm_server: LLMServer, tmp_path: Path) -> None:

@@ -113,6 +113,20 @@ def test_what_a_shell_offers(scripts: dict[str, Path], folder: Path, name: str) 
         assert {text.replace("\\ ", " ") for text in found} == offered, words
 
 
+def test_a_value_after_an_equals_sign(scripts: dict[str, Path], folder: Path) -> None:
+    """Bash hands over the sign as a word of its own, or, by COMP_WORDBREAKS, within the word."""
+    for words, offered in (
+        (["--api", "=", "re"], {"responses"}),
+        (["--api", "="], {"responses", "messages", "chat"}),
+        (["why", "--api", "=", "m"], {"messages"}),
+        (["--api=re"], {"--api=responses"}),
+        (["--model-file=a m"], {"--model-file=a model.gguf"}),
+        (["--temperature=0"], set()),
+    ):
+        assert set(in_bash(scripts["bash"], ["llmstream", *words], folder)) == offered, words
+    assert in_fish(scripts["fish"], ["llmstream", "--api=re"], folder) == ["--api=responses"]
+
+
 def test_every_option_and_command_is_offered(scripts: dict[str, Path], folder: Path) -> None:
     """The script is made from the parsers: nothing is missing."""
     offered = set(in_bash(scripts["bash"], ["llmstream", "-"], folder))
@@ -170,6 +184,7 @@ def test_a_tab(scripts: dict[str, Path], folder: Path, name: str) -> None:
         for typed, completed in (
             ("llmstream why --temp\t", "--temperature "),
             ("llmstream --api resp\t", "responses "),
+            ("llmstream --api=mess\t", "--api=messages "),
             ("llmstream dashb\t", "dashboard "),
             ("llmstream --timel\t", "--timeline "),
             ("llmstream batch promp\t", "prompts.jsonl"),
