@@ -8,7 +8,8 @@ placeholder like "no-key-required" the standing words of errors stay readable. P
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -65,7 +66,7 @@ def spans_of_keys(
     return spans
 
 
-def _may_quote(text: str, sought: dict[Callable[[str], bool], set[str]]) -> bool:
+def _may_quote(text: str, sought: Mapping[Any, set[str]]) -> bool:
     """Whether a text has any of the parts that are sought, wherever it has them: at a small part
     of the cost of finding the places."""
     for form in texts_of(text):

@@ -28,8 +28,9 @@ def replace_file(path: str | os.PathLike[str], data: bytes, *, private: bool = F
         with open(path, "wb") as file:
             file.write(data)
         return
-    part, descriptor = _create_beside(target)
+    part = _part_of(target)
     try:
+        descriptor = _create(part, target)
         with open(descriptor, "wb") as file:
             if private and hasattr(os, "fchmod"):
                 os.fchmod(descriptor, 0o600)
@@ -47,9 +48,12 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
     if target is None:
         with open(path, "ab"):
             return
-    part, descriptor = _create_beside(target)
-    os.close(descriptor)
-    os.unlink(part)
+    part = _part_of(target)
+    try:
+        os.close(_create(part, target))
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
 
 
 def _replaceable(path: str | os.PathLike[str]) -> str | None:
@@ -67,18 +71,22 @@ def _replaceable(path: str | os.PathLike[str]) -> str | None:
     return os.path.realpath(path)
 
 
-def _create_beside(target: str) -> tuple[str, int]:
-    """A new file in the folder of `target` with its owner and permissions, and its descriptor."""
-    part = os.path.join(os.path.dirname(target), f".llmstream-{random_id(64)}.tmp")
+def _part_of(target: str) -> str:
+    """The path of a new file in the folder of `target`."""
+    return os.path.join(os.path.dirname(target), f".llmstream-{random_id(64)}.tmp")
+
+
+def _create(part: str, target: str) -> int:
+    """Create `part` with the owner and permissions of `target`; returns its descriptor."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         old = os.stat(target)
     except OSError:
-        return part, os.open(part, flags, 0o666)
+        return os.open(part, flags, 0o666)
     descriptor = os.open(part, flags, 0o600)  # nobody else reads it before its permissions are set
     with contextlib.suppress(OSError, AttributeError):  # Windows has neither owners nor modes
         if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
             with contextlib.suppress(PermissionError):  # only root gives files away
                 os.fchown(descriptor, old.st_uid, old.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-    return part, descriptor
+    return descriptor

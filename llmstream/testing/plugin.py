@@ -13,14 +13,13 @@ import pytest
 
 if TYPE_CHECKING:
     from .recorder import Recorder
-    from .recordings import Barrier
     from .replayer import Replayer
     from .server import LLMServer
 
 _MODES = ("none", "once", "all")
 _LONGEST = 100  # characters of a file's name
 _FAILED = pytest.StashKey[bool]()
-_BARRIER = pytest.StashKey["Barrier"]()
+_BARRIER = pytest.StashKey[Any]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,17 +55,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getini("llm_record") not in _MODES:
         raise pytest.UsageError(f"llm_record: use one of {', '.join(_MODES)}")
     if config.getoption("--llm-forbid-network") or config.getini("llm_forbid_network"):
-        from .recordings import forbid_network
+        from .recordings import Barrier
 
-        config.stash[_BARRIER] = forbid_network()
-        config.stash[_BARRIER].__enter__()
+        config.stash[_BARRIER] = Barrier()
+        config.stash[_BARRIER].put_up()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The network is free again, for what follows in this process."""
     barrier = config.stash.get(_BARRIER, None)
     if barrier is not None:
-        barrier.__exit__()
+        barrier.take_down()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -128,7 +127,7 @@ def llm_recording(
     barrier = config.stash.get(_BARRIER, None)
     records = hasattr(chosen, "save")
     if barrier is not None and records:
-        barrier.__exit__()
+        barrier.take_down()
     try:
         with rerouted(chosen):
             yield chosen
@@ -136,16 +135,16 @@ def llm_recording(
                 chosen.discard()
     finally:
         if barrier is not None and records:
-            barrier.__enter__()
+            barrier.put_up()
 
 
 @pytest.fixture
-def llm_forbid_network() -> Iterator[Barrier]:
+def llm_forbid_network() -> Iterator[None]:
     """No llmstream client sends anything to another machine."""
     from .recordings import forbid_network
 
-    with forbid_network() as barrier:
-        yield barrier
+    with forbid_network():
+        yield
 
 
 def _default_path(node: Any) -> str:

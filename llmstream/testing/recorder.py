@@ -47,6 +47,9 @@ class Recorder:
         secrets: Iterable[Any] = (),
         ignore_hosts: Sequence[str] = (),
     ) -> None:
+        self._entered = False
+        self._takes: list[_Take] = []
+        self._saved = 0  # takes that the file has
         self.path = checked_path("path", path)
         self.requests: list[Recorded] = []
         self._transport = transport
@@ -54,9 +57,6 @@ class Recorder:
         self._secrets = checked_secrets(secrets)
         self._ignored = ignore_hosts
         self._process = process_number()
-        self._takes: list[_Take] = []
-        self._entered = False
-        self._saved = 0  # takes that the file has
         _check_writable(self.path)
 
     def __enter__(self) -> Recorder:
@@ -74,7 +74,7 @@ class Recorder:
             self._transport.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_saved", 0) < len(getattr(self, "_takes", ())):
+        if not self._entered and self._saved < len(self._takes):
             warnings.warn(
                 f"{self.path}: what was recorded is lost; use record() in a with block, or close "
                 "the client",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._call.budget import forget_waits
 from .._core.checks import shown
@@ -27,6 +27,9 @@ from .matching import MATCH_ON, is_of
 from .recorder import Recorder
 from .replayer import Replayer
 from .tape import FilePath
+
+if TYPE_CHECKING:
+    from contextlib import _GeneratorContextManager
 
 __all__ = ["Barrier", "chosen_by", "forbid_network", "record", "recording", "replay", "rerouted"]
 
@@ -154,15 +157,22 @@ def rerouted(chosen: Recorder | Replayer) -> Iterator[None]:
     """In the `with` block all clients of this process are recorded or replayed by `chosen`."""
     with chosen:
         try:
-            DETOURS.append(chosen)
-            yield
+            try:
+                DETOURS.append(chosen)
+                yield
+            finally:
+                _remove(DETOURS, chosen)
+                forget_waits()  # those of a service that has not been asked
         finally:
-            with contextlib.suppress(ValueError):
-                DETOURS.remove(chosen)
-            forget_waits()  # those of a service that has not been asked
+            _remove(DETOURS, chosen)  # an interrupt may have come before the first one
 
 
-def forbid_network(allow: Sequence[str] = ()) -> Barrier:
+def _remove(found: list[Any], one: Any) -> None:
+    while one in found:
+        found.remove(one)
+
+
+def forbid_network(allow: Sequence[str] = ()) -> _GeneratorContextManager[None]:
     """Until the end of the `with` block (or of the decorated function) no client of this process
     sends anything to another machine: a request raises ConfigurationError.
 
@@ -172,22 +182,35 @@ def forbid_network(allow: Sequence[str] = ()) -> Barrier:
     Servers on this machine, doubles and replays go on; `allow` are hosts (names, with * as in file
     names) that may be asked too. What other libraries do is not affected.
     """
-    return Barrier(_checked_hosts("allow", allow))
+    return _forbidden(_checked_hosts("allow", allow))
 
 
-class Barrier(contextlib.ContextDecorator):
-    """Forbids the network, see `forbid_network`. It may be entered several times."""
+@contextlib.contextmanager
+def _forbidden(allowed: Sequence[str]) -> Iterator[None]:
+    barrier = Barrier(allowed)
+    try:
+        try:
+            barrier.put_up()
+            yield
+        finally:
+            barrier.take_down()
+    finally:
+        barrier.take_down()  # an interrupt may have come before the first one
 
-    def __init__(self, allowed: Sequence[str]) -> None:
+
+class Barrier:
+    """Forbids the network, see `forbid_network`."""
+
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
         self._allowed = allowed
 
-    def __enter__(self) -> Barrier:
+    def put_up(self) -> None:
+        """From now on it forbids."""
         BARRIERS.append(self)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ValueError):
-            BARRIERS.remove(self)
+    def take_down(self) -> None:
+        """From now on it does not. Idempotent."""
+        _remove(BARRIERS, self)
 
     def check(self, url: str, route: Route) -> None:
         """Raises ConfigurationError for a server, or a proxy, on another machine; for the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -167,8 +168,7 @@ class Replayer:
 
 def _loaded(path: FilePath, may_be_missing: bool, anew: str) -> list[TapedExchange]:
     try:
-        with open(checked_path("path", path), "rb") as file:
-            data = file.read()
+        data = Path(checked_path("path", path)).read_bytes()
     except OSError as exc:
         if may_be_missing and isinstance(exc, FileNotFoundError):
             return []

@@ -81,8 +81,7 @@ def test_hosts_may_be_allowed() -> None:
 
 
 def test_it_ends_where_its_block_ends() -> None:
-    """Nested, entered again, as a decorator, in all threads; also where an exception ends it."""
-    barrier = forbid_network()
+    """Nested, as a decorator, in all threads; also where an exception ends it."""
 
     @forbid_network()
     def decorated() -> str:
@@ -90,7 +89,7 @@ def test_it_ends_where_its_block_ends() -> None:
 
     assert "forbidden" in decorated()
     found: list[str] = []
-    with barrier, barrier, forbid_network(["192.0.2.7"]):
+    with forbid_network(), forbid_network(["192.0.2.7"]):
         thread = threading.Thread(target=lambda: found.append(decorated()))
         thread.start()
         thread.join(20)
