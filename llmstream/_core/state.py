@@ -208,6 +208,8 @@ class State:
         status: the response's status as the API writes it. The dialect writes it, and the Session
             for a failure that is JSON.
         finish: why the answer ended, see `Result.finish`; None until then. The dialect writes it.
+        refused: whether a filter of the service has ended the answer, whatever `finish` is for the
+            calls in it. The dialect writes it.
         usage: what the service reported so far; the dialect writes it, by `merge_usage`.
         items: output index -> ItemState. Written by `add` alone.
         primary: the index of the only item whose text is the answer's text, or None for all items.
@@ -235,6 +237,7 @@ class State:
     status: str | None = None
     model: str | None = None
     finish: str | None = None
+    refused = False
     usage = Usage()
     service_tier: str | None = None
     primary: int | None = None

@@ -7,10 +7,11 @@ from collections.abc import Generator, Iterator, Mapping
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .._core.checks import shown
 from .._core.dialects.base import Dialect
+from .._core.state import State
 from .._core.tool_loop import MAX_FAILURES, Conversation, Step, after_answer, after_calls
 from .._runtime.clock import Clock
 from .._runtime.fork import process_number
@@ -46,6 +47,8 @@ class TurnStream(Protocol):
     def text(self) -> str: ...
     @property
     def model(self) -> str: ...
+    @property
+    def state(self) -> State: ...
     def events(self) -> Iterator[AnyEvent]: ...
     def result(self) -> Result: ...
     def call_of(self, chunk: Chunk) -> Any: ...
@@ -161,7 +164,10 @@ class Loop:
         try:
             self._start()
             self.check()
-            return next(self._items)
+            item = next(self._items)
+            if self._cancelled is not None:  # after a cancel nothing is delivered
+                raise self._stopped(*self._cancelled)
+            return item
         except StopIteration:
             self.end(None)
             raise
@@ -191,7 +197,7 @@ class Loop:
             with self.reader:
                 if not self.ended:
                     self._items.close()
-                    self.end(self._stopped("closed before the end"))
+                    self.end(self._stopped(*(self._cancelled or (None,))))
 
     def _start(self) -> None:
         if not self.started:
@@ -268,6 +274,8 @@ class Loop:
         for event in stream.events():
             yield from event.chunks
         result = stream.result()
+        if stream.state.refused:  # a filter has ended it: its calls, if it has any, do not run
+            result = structs.replace(result, finish="refusal")
         asked = self._dialect.approval_requests(result.items)
         after = after_answer(conversation, result, asked, self._dialect.outcome_turns)
         turn = OpenTurn(after.calls, after.approvals, self._tools)

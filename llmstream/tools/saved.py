@@ -30,7 +30,7 @@ _WORDS: dict[Step, _StepName] = {Step.ASK: "ask", Step.CALLS: "calls", Step.END:
 _STEPS = {word: step for step, word in _WORDS.items()}
 
 
-class _Call(Struct, kw_only=True, omit_defaults=True):
+class _Call(Struct, kw_only=True):
     """A call of the answer whose calls are being made. "started": it was begun, and has no
     outcome: it may have had its effect."""
 
@@ -44,7 +44,7 @@ class _Call(Struct, kw_only=True, omit_defaults=True):
     failed: bool | None = False
 
 
-class _Request(Struct, kw_only=True, omit_defaults=True):
+class _Request(Struct, kw_only=True):
     """What the service asks to be allowed to run; `approve` is None as long as nobody was asked."""
 
     id: str | None
@@ -54,7 +54,7 @@ class _Request(Struct, kw_only=True, omit_defaults=True):
     reason: str | None = None
 
 
-class _Answer(Struct, kw_only=True, omit_defaults=True):
+class _Answer(Struct, kw_only=True):
     """The latest answer."""
 
     text: str = ""
@@ -67,7 +67,7 @@ class _Answer(Struct, kw_only=True, omit_defaults=True):
     request_id: str | None = None
 
 
-class SavedRun(Struct, kw_only=True, omit_defaults=True):
+class SavedRun(Struct, kw_only=True):
     """A run, see `Run.state`.
 
     `options` are those of the run that are plain data, `needs` the names of the others that it was

@@ -388,6 +388,7 @@ def _message_delta(state: State, event: ev.MessageDeltaEvent) -> Effect:
 def _take_stop_reason(state: State, reason: str | None) -> None:
     if (reason := finish_word(reason)) is not None:
         state.finish = _FINISH.get(reason, reason)
+        state.refused = state.finish == "refusal"
 
 
 def _take_usage(state: State, reported: ev.MessageUsage | None) -> None:
