@@ -95,7 +95,10 @@ class TypeForm(Generic[T]):
 
     def _mended(self, raw: bytes) -> bytes | None:
         """The JSON as it was meant, None if it says what it means."""
-        value = msgspec.json.decode(raw)
+        try:
+            value = msgspec.json.decode(raw)
+        except msgspec.ValidationError:  # a number that is too large
+            return None
         meant = mended(value, self.schema)
         try:
             return None if meant is value else msgspec.json.encode(meant)
