@@ -1,4 +1,4 @@
-"""What both servers of the chat page need: the model's client, the log, and the page's headers."""
+"""What the examples share: the client of the model; the log and the headers of the servers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from ..errors import ConfigurationError
 __all__ = [
     "HEADERS",
     "PAGE",
+    "add_service_options",
     "answer_id",
     "client_from_env",
     "log_from_env",
+    "put_into_environment",
     "read_arguments",
     "run_server",
     "trusted_hosts",
@@ -74,9 +76,26 @@ def trusted_hosts(host: str) -> list[str] | None:
     return own if host in (*own, "::1") else None
 
 
+def add_service_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every example: which service is asked."""
+    for option, variable, what in (
+        ("--api", "LLMSTREAM_API", "the API that the service speaks"),
+        ("--base-url", "LLMSTREAM_BASE_URL", "the service's address"),
+        ("--model", "LLMSTREAM_MODEL", "the model's name"),
+    ):
+        parser.add_argument(option, dest=variable, metavar=option[2:].upper(), help=what)
+
+
+def put_into_environment(options: argparse.Namespace) -> None:
+    """The service that the options name, where `client_from_env` finds it."""
+    for name, value in vars(options).items():
+        if name.startswith("LLMSTREAM_") and value is not None:
+            os.environ[name] = value
+
+
 def read_arguments(program: str) -> argparse.Namespace:
     """The arguments of a server: where it listens, and what it asks. The latter are put into the
-    environment, where `client_from_env` finds them."""
+    environment."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}")
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
@@ -85,20 +104,13 @@ def read_arguments(program: str) -> argparse.Namespace:
         "--protocol", default="events", choices=["events", "ui-message"], help="what the page reads"
     )
     add("--page", type=Path, default=PAGE, metavar="FOLDER", help="the files of another page")
-    for option, variable, what in (
-        ("--api", "LLMSTREAM_API", "the API that the service speaks"),
-        ("--base-url", "LLMSTREAM_BASE_URL", "the service's address"),
-        ("--model", "LLMSTREAM_MODEL", "the model's name"),
-    ):
-        add(option, dest=variable, metavar=option[2:].upper(), help=what)
+    add_service_options(parser)
     options = parser.parse_args()
     if not 0 <= options.port <= 65_535:
         parser.error("--port: pass a number from 0 to 65535")
     if not (options.page / "index.html").is_file():
         parser.error(f"--page: there is no {options.page / 'index.html'} (is the page built?)")
-    for name, value in vars(options).items():
-        if name.startswith("LLMSTREAM_") and value is not None:
-            os.environ[name] = value
+    put_into_environment(options)
     return options
 
 
