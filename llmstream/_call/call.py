@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._runtime.deferred import defer
 from .._runtime.fork import in_child
@@ -25,6 +25,8 @@ from .telling import Telling
 
 if TYPE_CHECKING:
     from .limiter import Limiter
+
+T = TypeVar("T")
 
 __all__ = ["Call", "Progress", "close_dropped"]
 
@@ -117,6 +119,12 @@ class Call:
         self.check_reader()
         with self.reader:
             return self.next_batch()
+
+    def reading(self, step: Callable[[], T]) -> T:
+        """What `step` returns, which reads by `next_batch`. Raises what it raises."""
+        self.check_reader()
+        with self.reader:
+            return step()
 
     def read_to_end(self) -> None:
         """Read what is left, and drop it. Raises what ended the call."""

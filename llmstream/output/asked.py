@@ -6,7 +6,8 @@ from typing import Any
 
 from .._core.checks import is_whole, shown
 from .._core.output import Output, make_output
-from .._core.typeform import TypeForm, type_name
+from .._core.typeform import type_name
+from .._runtime.forms import form_of
 from ..errors import ConfigurationError
 
 __all__ = ["asked_output", "checked_retries"]
@@ -22,7 +23,7 @@ def asked_output(type: Any) -> Output:
             f"output={shown(type)}: pass a type, such as a msgspec.Struct, a dataclass, a "
             "TypedDict, a pydantic model or list[T]"
         )
-    return make_output(TypeForm.of(type), type, type_name(type))
+    return make_output(form_of(type), type, type_name(type))
 
 
 def checked_retries(retries: Any, output: Any) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 from .._core.json_text import ElementScanner
 from .._core.output import ELEMENTS, Output, invalid
-from .._core.typeform import TypeForm, type_name
+from .._core.typeform import type_name
+from .._runtime.forms import form_of
 from ..errors import ConfigurationError, LLMStreamError
 from ..result import Chunk
 from .view import OutputView, RunningCall, output_of
@@ -49,7 +50,7 @@ class _Elements:
         self._output = output
         element = _element_type(output)
         self._name = type_name(element)
-        self._decode = TypeForm.of(element).decode
+        self._decode = form_of(element).decode
         self._scanner = ElementScanner(ELEMENTS)
         self._count = 0
 

@@ -46,12 +46,12 @@ class PartialJSON:
     def __init__(self, interval: float = 0.05, *, clock: Clock | None = None) -> None:
         self._interval = checked_range("interval", interval, 0, _LONGEST_INTERVAL)
         self._parse_json = _jiter()
-        self._clock = clock or SYSTEM_CLOCK
+        self._now = (clock or SYSTEM_CLOCK).monotonic
         self.value: Any = None
         self._scanner = JSONScanner(lists=True)
-        self._pieces: list[str] = []  # that have not been put into the buffer
-        self._buffer = bytearray()  # the JSON so far
-        self._skipped = 0  # characters before it
+        self._unread: list[str] = []  # the pieces that were not looked at yet
+        self._before: list[str] = []  # the text until the JSON begins
+        self._json = bytearray()  # the JSON so far
         self._size = 0  # characters of the text
         self._parsed = 0  # the characters of the text at the last parse
         self._due = -math.inf  # when the next parse may be made
@@ -64,22 +64,29 @@ class PartialJSON:
 
     def add(self, text: str) -> bool:
         """The next piece of the text. Returns whether `value` was made anew."""
-        if self.closed:
+        if self._scanner.end is not None:
             return False
-        self._scanner.feed(text)
-        self._pieces.append(text)
+        self._unread.append(text)
         self._size += len(text)
-        if self._scanner.start is None or not self._is_due():
+        if self._interval:
+            due = self._now() >= self._due
+        else:
+            due = (self._size - self._parsed) * _GROWTH >= self._parsed
+        if not due and "}" not in text and "]" not in text:
             return False
-        return self.parse()
+        self._read()
+        return (due or self.closed) and self.parse()
 
     def parse(self) -> bool:
         """Parse what has arrived, though it may not be due. Returns whether `value` was made anew:
         not if nothing has arrived since the last parse, or what has arrived is not JSON."""
-        if self._scanner.start is None or self._size == self._parsed or self._broken:
+        self._read()
+        if not self._json or self._size == self._parsed or self._broken:
             return False
-        begun = self._clock.monotonic()
-        data = self._json()
+        begun = self._now()
+        data = bytes(self._json)
+        if not (self.closed or self._scanner.in_string):
+            data = data.rstrip(_NUMBER)
         try:
             self.value = self._parse_json(
                 data, allow_inf_nan=False, cache_mode="keys", partial_mode="trailing-strings"
@@ -87,35 +94,31 @@ class PartialJSON:
         except ValueError:
             self._broken = True
         self._parsed = self._size
-        ended = self._clock.monotonic()
+        ended = self._now()
         self._due = ended + max(self._interval, _SHARE * (ended - begun))
         return not self._broken
 
+    def _read(self) -> None:
+        """Look at the pieces that have arrived, all at once."""
+        if not self._unread:
+            return
+        text, self._unread = "".join(self._unread), []
+        scanner = self._scanner
+        begun = scanner.start is not None
+        scanner.feed(text)
+        if scanner.start is None:
+            self._before.append(text)
+            return
+        if not begun:
+            text = "".join([*self._before, text])[scanner.start :]
+            self._before = []
+        if scanner.end is not None:  # what follows is no part of it
+            text = text[: len(text) - (self._size - scanner.end)]
+        self._json += _encoded(text)
+
     def is_whole(self, json: str) -> bool:
         """Whether the value is whole, and `json` is its JSON."""
-        return self.closed and not self._pieces and self._buffer == _encoded(json)
-
-    def _is_due(self) -> bool:
-        if self.closed:
-            return True
-        if not self._interval:
-            return (self._size - self._parsed) * _GROWTH >= self._parsed
-        return self._clock.monotonic() >= self._due
-
-    def _json(self) -> bytes:
-        """The JSON so far, without a number at its end that may go on."""
-        scanner = self._scanner
-        assert scanner.start is not None
-        text = "".join(self._pieces)
-        if not self._buffer:  # before it there may be sentences
-            text = text[scanner.start :]
-            self._skipped = scanner.start
-        if scanner.end is not None:  # and behind it
-            text = text[: len(text) - (self._size - scanner.end)]
-        self._buffer += _encoded(text)
-        self._pieces = []
-        data = bytes(self._buffer)
-        return data if self.closed or scanner.in_string else data.rstrip(_NUMBER)
+        return self.closed and self._json == _encoded(json)
 
 
 def decoded(json: str) -> Any:

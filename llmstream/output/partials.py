@@ -28,6 +28,7 @@ class _Partials:
         self._output = output
         self._new = partial(PartialJSON, interval, clock=clock)
         self._growing = self._new()
+        self._shown = False  # whether the value that was parsed last was shown
 
     def read(self, chunk: Chunk, items: deque[Any]) -> None:
         if chunk.type == "restart":
@@ -40,14 +41,17 @@ class _Partials:
         if error is None:
             with contextlib.suppress(Unfit):  # of an answer that is not the last word
                 json = self._output.read(text)[1]
-        if json is None or self._growing.is_whole(json):
-            if self._growing.parse():
-                self._add(self._growing.value, items)
-        else:  # it is in another place than the first JSON of the text
+        growing = self._growing
+        if json is None:
+            if growing.parse():
+                self._add(growing.value, items)
+        elif not (self._shown and growing.is_whole(json)):
+            # It stands alone, or in another place than the first JSON of the text.
             with contextlib.suppress(ValueError):  # what is too deep
                 items.append(self._output.inner(decoded(json), whole=True))
 
     def _add(self, plain: Any, items: deque[Any]) -> None:
         value = self._output.inner(plain)
-        if value is not MISSING:
+        self._shown = value is not MISSING
+        if self._shown:
             items.append(value)

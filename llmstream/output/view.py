@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 from .._core.output import Output
@@ -23,9 +23,7 @@ class RunningCall(Protocol):
 
     @property
     def ctx(self) -> Any: ...
-    @property
-    def reader(self) -> Any: ...
-    def check_reader(self) -> None: ...
+    def reading(self, step: Callable[[], T]) -> T: ...
     def next_batch(self) -> list[AnyEvent] | None: ...
     def fail(self, error: LLMStreamError) -> None: ...
     def cancel(self, reason: str | None) -> None: ...
@@ -64,15 +62,17 @@ class OutputView(Generic[T]):
         return self
 
     def __next__(self) -> T:
+        return self._call.reading(self._next)
+
+    def _next(self) -> T:
         call = self._call
-        call.check_reader()
-        with call.reader:
-            while True:
-                if self._items and not call.ctx.cancelled:
+        while True:
+            if not call.ctx.cancelled:
+                if self._items:
                     return self._items.popleft()
                 if self._failure is not None:
                     call.fail(self._failure)
-                self._pull()
+            self._pull()
 
     def _pull(self) -> None:
         """Make more items. Raises StopIteration, and what ended the call."""
@@ -109,10 +109,10 @@ class OutputView(Generic[T]):
                     self._failure = self._reader.read(chunk, self._items)
 
     def _end(self, error: LLMStreamError | None) -> None:
-        self._over = True
         ctx = self._call.ctx
         text = ctx.session.state.text
         self._failure = self._failure or self._reader.end(text, ctx.value, error, self._items)
+        self._over = True  # not before: an interrupt may come in between
 
     def cancel(self, reason: str | None = None) -> None:
         """See `Stream.cancel`: for a reader that was given the view, and not the stream."""
