@@ -23,6 +23,7 @@ from .._core.credentials import is_credential
 from .._core.dialects.declared import DeclaredTool
 from .._core.dialects.tools import function_tool
 from .._core.typeform import Misfit, TypeForm, default_of, not_json, with_definitions
+from .._runtime.forms import forms_of
 from ..errors import ConfigurationError
 from ..result import decode_arguments
 
@@ -454,7 +455,7 @@ def _parameters_of(function: Any, is_method: bool) -> tuple[_Parameter, ...]:
             )
         types.append(hint)
     try:
-        forms = TypeForm.of_each(types)
+        forms = forms_of(types)
     except ConfigurationError as exc:
         raise ConfigurationError(f"the tool {_own_name(function)!r}: {exc}") from None
     return tuple(

@@ -370,7 +370,6 @@ def of_nothing(a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F
         (Shop.plain, "`an_object.plain`"),
         (Shop.marked, "`an_object.marked`"),
         (max, "no signature"),
-        (print, "*args"),
         (classmethod(stars), "above @tool"),
         (None, "not None"),
         (3, "not 3"),
