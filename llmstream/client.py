@@ -157,15 +157,16 @@ class Client:
         api: "responses" (the OpenAI Responses API), "messages" (the Anthropic Messages API) or
             "chat" (Chat Completions, any compatible server).
         base_url: in the vendor's own form, `https://api.openai.com/v1` for responses and chat,
-            `https://api.anthropic.com` for messages; default: the vendor's variable in the
-            environment, then the vendor's own address.
+            `https://api.anthropic.com` for messages; default: the address of the vendor that
+            `profile` names, else the vendor's variable in the environment, then the vendor's own
+            address.
         api_key: the key, or a function without arguments that returns it. The function is asked
             before every request, in the thread that reads the stream, so it should keep a token
             that is still good, and have a timeout of its own. If it raises, or returns no usable
             string, the call ends with ConfigurationError. A JSON Web Token that it returns is sent
             as `Authorization: Bearer`, whatever the API's header. Default: the vendor's variable,
-            but only where `base_url` is not given. With a `base_url` and no key no authorization
-            is sent.
+            but only where `base_url` is not given, or is on a host of the vendor that `profile`
+            names. With any other `base_url` and no key no authorization is sent.
         model: default: `LLMSTREAM_MODEL`, then "gpt-5.4-mini" for responses, "claude-haiku-4-5"
             for messages; chat has none.
         timeouts: the five clocks, see Timeouts.
@@ -175,9 +176,9 @@ class Client:
             chunk, a Restarted event; iterating for text is refused). "continue": ask to go on
             after what arrived (plain text only). "resume": take up the same answer where it was
             cut (the Responses API with background=True).
-        profile: how the server does what others do differently ("openai", "azure", "openrouter",
-            "ollama", "vllm", "llama.cpp", "mistral", ...); default: by the host's name, else
-            lenient enough for all.
+        profile: the service by its name ("openrouter", "groq", "azure", "ollama", "vllm", ...;
+            `llmstream profiles` lists them): where it is, the variable of its key, and what it does
+            differently from others. Default: by the host's name, else lenient enough for all.
         headers: sent with every request.
         max_connections: idle connections kept; more may be open, nobody waits for one. A batch
             with more workers raises it to their number.
@@ -315,7 +316,10 @@ class Client:
 
         `overrides` are arguments of Client and win. With a `base_url` among them a vendor's
         variables do not count, and LLMSTREAM_API_KEY does unless LLMSTREAM_BASE_URL names another
-        server. Raises ConfigurationError with the ways out where nothing is set.
+        server. A `profile` among them is the service, where neither `base_url` nor
+        LLMSTREAM_BASE_URL names another address: its vendor's key counts, then LLMSTREAM_API_KEY,
+        and the API is the vendor's first one unless `api` or LLMSTREAM_API names it. Raises
+        ConfigurationError with the ways out where nothing is set.
         """
         base_url = checked_address(overrides.get("base_url"))
         if (api := overrides.get("api")) is not None:
@@ -326,6 +330,14 @@ class Client:
             overrides["api"] = api or found.api
             overrides["api_key"] = overrides["api_key"] or found.api_key
             return cls(**overrides)
+        if (profile := overrides.get("profile")) is not None:
+            from ._settings.vendors import is_named, named_api, named_key
+
+            api = named_api(profile, api)
+            if api is not None and is_named(profile, api):
+                overrides["api"] = api
+                overrides["api_key"] = overrides["api_key"] or named_key(profile)
+                return cls(**overrides)
         overrides.pop("api", None)
         overrides.pop("base_url", None)  # None would stand over the one of the environment
         environ = {**os.environ, "LLMSTREAM_API": api} if api else None

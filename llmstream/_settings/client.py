@@ -149,8 +149,15 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         return given
 
     def service(self) -> ServiceSettings:
-        """The service of these settings: as passed, else from the environment, else from the
-        keyring. Raises ConfigurationError, which lists the ways out, if there is no key."""
+        """The service of these settings: as passed, else that which the profile names, else from
+        the environment, else from the keyring. Raises ConfigurationError, which lists the ways out,
+        if there is no key."""
+        if self.profile is not None:
+            from .vendors import named_service
+
+            named = named_service(self.profile, self.api, self.base_url, self.api_key)
+            if named is not None:
+                return named
         if self.base_url is not None:
             return ServiceSettings(self.api, self.base_url, self.api_key)
         found = vendor_settings(self.api)

@@ -21,9 +21,13 @@ from .secret import Secret
 __all__ = [
     "WAYS_OUT",
     "ServiceSettings",
+    "address_in",
+    "api_in",
     "find_in_environment",
     "for_address",
     "from_environment",
+    "key_in",
+    "keyring_key",
     "keyring_settings",
     "own_address",
     "own_key",
@@ -62,15 +66,15 @@ def vendor_settings(api: str, environ: Mapping[str, str] | None = None) -> Servi
     row = APIS.get(api)
     if row is None:
         return None
-    key, url = _vendor_key(row, environ), _address(row.url_variable, environ)
+    key, url = _vendor_key(row, environ), address_in(row.url_variable, environ)
     return ServiceSettings(api, url, key) if key or url else None
 
 
 def _vendor_key(row: Api, environ: Mapping[str, str]) -> Secret | None:
-    return _key(row.key_variable, environ) or _key(row.bearer_variable, environ, bearer=True)
+    return key_in(row.key_variable, environ) or key_in(row.bearer_variable, environ, bearer=True)
 
 
-def _key(
+def key_in(
     variable: str | None, environ: Mapping[str, str], *, bearer: bool = False
 ) -> Secret | None:
     """The key in a variable, or None. Raises ConfigurationError, which names the variable."""
@@ -90,32 +94,37 @@ def keyring_settings(api: str) -> ServiceSettings | None:
     ConfigurationError if there is a keyring but it does not answer.
     """
     row = APIS.get(api)
-    name = row.keyring if row is not None else ""
-    if name and name not in _found:
+    key = keyring_key(row.keyring) if row is not None else None
+    return None if key is None else ServiceSettings(api, None, key)
+
+
+def keyring_key(name: str) -> Secret | None:
+    """The key that the keyring has under this name, or None: see `keyring_settings`."""
+    if name not in _found:
         from . import keyring
 
         secret = keyring.find(name)
         if secret is None:
             return None
         _found[name] = secret
-    return ServiceSettings(api, None, _found[name]) if name else None
+    return _found[name]
 
 
 def own_key(environ: Mapping[str, str] | None = None) -> Secret | None:
     """LLMSTREAM_API_KEY, or None."""
-    return _key("LLMSTREAM_API_KEY", os.environ if environ is None else environ)
+    return key_in("LLMSTREAM_API_KEY", os.environ if environ is None else environ)
 
 
 def own_address(base_url: str, environ: Mapping[str, str] | None = None) -> str | None:
     """LLMSTREAM_BASE_URL, with the key or password in it, where it names the same address as
     `base_url`, which has neither; else None."""
-    found = _address("LLMSTREAM_BASE_URL", os.environ if environ is None else environ)
+    found = address_in("LLMSTREAM_BASE_URL", os.environ if environ is None else environ)
     if found is None or found == base_url or without_credentials(found) != base_url:
         return None
     return found
 
 
-def _api(environ: Mapping[str, str]) -> str | None:
+def api_in(environ: Mapping[str, str]) -> str | None:
     """LLMSTREAM_API, or None. Raises ConfigurationError, which names the variable."""
     api = environ.get("LLMSTREAM_API") or None
     if api is not None:
@@ -123,7 +132,7 @@ def _api(environ: Mapping[str, str]) -> str | None:
     return api
 
 
-def _address(variable: str, environ: Mapping[str, str]) -> str | None:
+def address_in(variable: str, environ: Mapping[str, str]) -> str | None:
     """The base URL in a variable, or None. Raises ConfigurationError, which names the variable."""
     return checked_address(environ.get(variable) or None, variable)
 
@@ -133,9 +142,9 @@ def for_address(base_url: str, environ: Mapping[str, str] | None = None) -> Serv
     vendor's key is never sent there, nor one that LLMSTREAM_BASE_URL shows to be meant for another
     server."""
     environ = os.environ if environ is None else environ
-    named = _address("LLMSTREAM_BASE_URL", environ)
+    named = address_in("LLMSTREAM_BASE_URL", environ)
     meant = not named or urlsplit(named)[:2] == urlsplit(base_url)[:2]
-    api = _api(environ) or DEFAULT_API
+    api = api_in(environ) or DEFAULT_API
     return ServiceSettings(api, base_url, own_key(environ) if meant else None)
 
 
@@ -158,8 +167,8 @@ def from_environment(environ: Mapping[str, str] | None = None) -> ServiceSetting
 def find_in_environment(environ: Mapping[str, str] | None = None) -> ServiceSettings | None:
     """Like `from_environment`, but None if nothing names a service."""
     environ = os.environ if environ is None else environ
-    api, api_key = _api(environ), own_key(environ)
-    base_url = _address("LLMSTREAM_BASE_URL", environ)
+    api, api_key = api_in(environ), own_key(environ)
+    base_url = address_in("LLMSTREAM_BASE_URL", environ)
     if base_url or api_key:
         return ServiceSettings(api or DEFAULT_API, base_url, api_key)
     candidates = [api] if api else list(APIS)

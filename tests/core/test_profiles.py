@@ -87,6 +87,17 @@ def requested(
         ("https://api.groq.com/openai/v1", "groq"),
         ("https://api.perplexity.ai", "perplexity"),
         ("https://api.cerebras.ai/v1", "cerebras"),
+        ("https://res.openai.azure.us", "azure"),
+        ("https://api.anthropic.com", "anthropic"),
+        ("https://us-east-1.api.x.ai/v1", "xai"),
+        ("https://api.together.xyz/v1", "together"),
+        ("https://api.fireworks.ai/inference/v1", "fireworks"),
+        ("https://open.bigmodel.cn/api/paas/v4", "zhipu"),
+        ("https://api.z.ai/api/coding/paas/v4", "zai"),
+        ("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://integrate.api.nvidia.com/v1", "nvidia"),
+        ("https://models.github.ai/inference", "github"),
+        ("https://router.huggingface.co/v1", "huggingface"),
         ("http://localhost:11434/v1", "default"),
         ("http://127.0.0.1:8000/v1", "default"),
         ("http://[::1]:8000/v1", "default"),
@@ -218,7 +229,7 @@ def test_usage_is_asked_for_where_it_has_to_be(name: str) -> None:
 
 
 # thinking= -> profile -> what arrives; a profile that is not there refuses it
-BY_THINKING = ("deepseek", "kimi", "moonshot")
+BY_THINKING = ("deepseek", "kimi", "moonshot", "zai", "zhipu")
 BY_EFFORT = (
     "default",
     "openai",
@@ -229,6 +240,7 @@ BY_EFFORT = (
     "groq",
     "perplexity",
     "cerebras",
+    *("xai", "together", "fireworks", "nvidia", "github", "huggingface", "lmstudio"),
 )
 THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
     (
@@ -239,6 +251,7 @@ THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
             "vllm": {"chat_template_kwargs": {"enable_thinking": True}},
             "llama.cpp": {"chat_template_kwargs": {"enable_thinking": True}},
             **{name: {"thinking": {"type": "enabled"}} for name in BY_THINKING},
+            "dashscope": {"enable_thinking": True},
         },
     ),
     (
@@ -248,7 +261,13 @@ THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
             "openrouter": {"reasoning": {"effort": "low"}},
         },
     ),
-    (2048, {"openrouter": {"reasoning": {"max_tokens": 2048}}}),
+    (
+        2048,
+        {
+            "openrouter": {"reasoning": {"max_tokens": 2048}},
+            "dashscope": {"enable_thinking": True, "thinking_budget": 2048},
+        },
+    ),
     (
         {"a": 1},
         {
@@ -259,7 +278,10 @@ THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
         },
     ),
 ]
-OPTIONS = {"reasoning_effort", "reasoning", "chat_template_kwargs", "thinking"}
+OPTIONS = {
+    *("reasoning_effort", "reasoning", "chat_template_kwargs", "thinking"),
+    *("enable_thinking", "thinking_budget"),
+}
 
 
 @every("name", sorted(PROFILES))

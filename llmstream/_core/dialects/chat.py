@@ -1131,7 +1131,7 @@ def _thinking(thinking: Any, profile: Profile) -> Mapping[str, Any]:
     if thinking is None or thinking is False:
         return {}
     option = profile.thinking
-    if isinstance(thinking, dict) and option and option != "reasoning_effort":
+    if isinstance(thinking, dict) and option not in ("", "reasoning_effort", "enable_thinking"):
         return {option: thinking}
     if option == "reasoning_effort" and (thinking is True or isinstance(thinking, str)):
         return {option: "medium" if thinking is True else thinking}
@@ -1144,6 +1144,10 @@ def _thinking(thinking: Any, profile: Profile) -> Mapping[str, Any]:
         return {option: {"enable_thinking": True}}
     if option == "thinking" and thinking is True:
         return {option: {"type": "enabled"}}
+    if option == "enable_thinking" and thinking is True:
+        return {option: True}
+    if option == "enable_thinking" and isinstance(thinking, int):  # a budget in tokens
+        return {option: True, "thinking_budget": thinking}
     raise ConfigurationError(
         f"the profile {profile.name!r} has no option for thinking={shown(thinking)}: pass the "
         "server's own option in extra_body"

@@ -15,7 +15,7 @@ from msgspec import Struct
 from ...errors import ConfigurationError
 from ..checks import shown
 
-__all__ = ["DEFAULT", "PROFILES", "Profile", "endpoint", "profile_for"]
+__all__ = ["DEFAULT", "PROFILES", "Profile", "endpoint", "is_at", "profile_for"]
 
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details")
 
@@ -34,6 +34,8 @@ class Profile(Struct, frozen=True, kw_only=True):
         returns: the fields with reasoning that an assistant's turn has when it is sent back.
         reasoning: the fields that may contain reasoning. The first one that is not empty counts.
         max_tokens, thinking: the names of these options; "" if the service has none.
+        think_tags: whether thinking is the beginning of the text, between <think> and </think>
+            (Chat Completions): see `ThinkTags`. "open": without the first tag.
         auth: the header with the key: "own" (the dialect's), "bearer" (Authorization: Bearer),
             "api-key" or "x-api-key".
         call_ids: what ids of calls have to be in Chat Completions, a regular expression. Most
@@ -58,6 +60,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     returns: tuple[str, ...] = ()
     max_tokens: str = "max_tokens"
     thinking: str = "reasoning_effort"
+    think_tags: bool | str = False
     call_ids: str = ".{1,40}"
     auth: str = "own"
     path: str = ""
@@ -116,11 +119,19 @@ _ROWS = (
         returns=("reasoning_details",),
         thinking="reasoning",
     ),
-    Profile(name="ollama", thinking="reasoning_effort", reasoning=("reasoning", *_REASONING)),
-    Profile(name="vllm", thinking="chat_template_kwargs", auth="bearer"),
+    # Servers of local models split thinking off by themselves, or not, as they are started.
+    Profile(
+        name="ollama",
+        thinking="reasoning_effort",
+        think_tags=True,
+        reasoning=("reasoning", *_REASONING),
+    ),
+    Profile(name="lmstudio", think_tags=True, auth="bearer"),
+    Profile(name="vllm", thinking="chat_template_kwargs", think_tags=True, auth="bearer"),
     Profile(
         name="llama.cpp",
         thinking="chat_template_kwargs",
+        think_tags=True,
         typed_turns=True,
         advice=(("exceeds the available context size", _LARGER_CONTEXT),),
     ),
@@ -161,6 +172,36 @@ _ROWS = (
     Profile(name="groq", hosts=("api.groq.com",), reasoning=("reasoning",)),
     Profile(name="perplexity", hosts=("api.perplexity.ai",), usage=False),
     Profile(name="cerebras", hosts=("api.cerebras.ai",), max_tokens="max_completion_tokens"),
+    Profile(name="anthropic", hosts=("api.anthropic.com",), thinking=""),
+    Profile(name="xai", hosts=("api.x.ai",), auth="bearer"),
+    Profile(name="together", hosts=("api.together.ai", "api.together.xyz")),
+    Profile(name="fireworks", hosts=("api.fireworks.ai",), auth="bearer"),
+    # The same models, in China and elsewhere.
+    Profile(
+        name="zhipu",
+        hosts=("open.bigmodel.cn",),
+        structured="json_object",
+        thinking="thinking",
+        returns=("reasoning_content",),
+    ),
+    Profile(
+        name="zai",
+        hosts=("api.z.ai",),
+        structured="json_object",
+        thinking="thinking",
+        returns=("reasoning_content",),
+    ),
+    Profile(
+        name="dashscope",
+        hosts=(
+            *("dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com"),
+            "dashscope-us.aliyuncs.com",
+        ),
+        thinking="enable_thinking",
+    ),
+    Profile(name="nvidia", hosts=("integrate.api.nvidia.com",)),
+    Profile(name="github", hosts=("models.github.ai",)),
+    Profile(name="huggingface", hosts=("router.huggingface.co",), auth="bearer"),
 )
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ROWS}
 
@@ -178,10 +219,11 @@ def profile_for(name: Any, base_url: str) -> Profile:
             )
         return found
     host = urlsplit(base_url).hostname or ""
-    return next((p for p in PROFILES.values() if _is_at(p, host)), DEFAULT)
+    return next((p for p in PROFILES.values() if is_at(p, host)), DEFAULT)
 
 
-def _is_at(profile: Profile, host: str) -> bool:
+def is_at(profile: Profile, host: str) -> bool:
+    """Whether the service of the profile has this host."""
     return any(
         host.endswith("." + known) or host == known or ("*" in known and _matches(known, host))
         for known in profile.hosts
