@@ -55,7 +55,7 @@ class CallFactory:
     ) -> None:
         self.endpoint = _endpoint(settings, transport, clock, private=private)
         self._clock = clock
-        self.dispatcher = dispatcher
+        self._dispatcher = dispatcher
         self._before = before
         self._max_event_bytes = settings.max_event_bytes
         self._new_session = partial(
@@ -64,6 +64,11 @@ class CallFactory:
             settings.max_event_bytes,
             max_identical_chunks=settings.max_identical_chunks,
         )
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Who is told of what the client does."""
+        return self._dispatcher
 
     def make(
         self,
@@ -98,7 +103,7 @@ class CallFactory:
 
     def _begin_report(self, request: Request, trace_id: str, ctx: CallContext) -> None:
         """The call begins: it gets its reporter, or what makes one where it fails."""
-        dispatcher = self.dispatcher
+        dispatcher = self._dispatcher
         hooks = dispatcher.hooks()
         if not dispatcher.listens(hooks):
             return
@@ -113,7 +118,7 @@ class CallFactory:
     ) -> Reporter:
         service = self.endpoint.service
         return Reporter(
-            self.dispatcher,
+            self._dispatcher,
             hooks,
             request,
             begun[0],

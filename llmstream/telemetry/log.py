@@ -1,4 +1,5 @@
-"""The log `llmstream`: one line per call and per retry, and at DEBUG one per phase.
+"""The log `llmstream`: one line per call, per retry, per tool and per run, and at DEBUG one per
+phase.
 
 It is an observer like the others. Every client has one, unless a LogObserver is among the observers
 that it is given.
@@ -15,7 +16,7 @@ from typing import Any
 from .._core.checks import shown
 from ..errors import ConfigurationError
 from .observer import Levelled
-from .records import AttemptRecord, CallRecord, RetryRecord
+from .records import AttemptRecord, CallRecord, RetryRecord, RunRecord, ToolRecord
 
 __all__ = ["LogObserver"]
 
@@ -26,11 +27,14 @@ _LEVELS = {
     "on_attempt": logging.DEBUG,
     "on_retry": logging.WARNING,
     "on_end": logging.WARNING,
+    "on_tool_end": logging.WARNING,
+    "on_run_end": logging.WARNING,
 }
+_OF_RUNS = ("on_tool_end", "on_run_end")
 # What a logger wants by its level: at WARNING nothing of a success.
 _SILENT = frozenset[str]()
-_FAILURES = frozenset({"on_retry", "_on_failure"})
-_ENDS = frozenset({"on_retry", "on_end"})
+_FAILURES = frozenset({"on_retry", "_on_failure", *_OF_RUNS})
+_ENDS = frozenset({"on_retry", "on_end", *_OF_RUNS})
 _PHASES = frozenset(_LEVELS)
 
 
@@ -41,12 +45,14 @@ class LogObserver(Levelled):
         logger: a Logger or LoggerAdapter; default: the logger `llmstream`. Raises
             ConfigurationError for anything else.
 
-    The end of a call is one line: INFO for a success and a cancel, WARNING for an error. A retry is
-    one line at WARNING, a phase one line at DEBUG. Each line is "what: name=value ...". The same
+    The end of a call is one line: INFO for a success and a cancel, WARNING for an error; so is the
+    end of a run, and that of each call of a tool (INFO where `approve` refused it). A retry is one
+    line at WARNING, a phase one line at DEBUG. Each line is "what: name=value ...". The same
     fields are attributes of the log record, as with `extra`; a field without a value is None there,
     and is left out of the line. A value with spaces or special characters is written as a JSON
     string, so a line is always one line. Names that end in `_ms` are milliseconds. No prompt,
-    answer, key, header value or error text is logged. Thread-safe.
+    answer, key, header value or error text is logged, and nothing that a tool is given or returns.
+    Thread-safe.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -130,6 +136,36 @@ class LogObserver(Levelled):
         )
 
     _on_failure = on_end
+
+    def on_tool_end(self, tool: ToolRecord, end: ToolRecord) -> None:
+        self._log(
+            logging.INFO if end.outcome in ("success", "refused") else logging.WARNING,
+            "tool ended",
+            trace_id=end.trace_id,
+            outcome=end.outcome,
+            error_type=end.error_type,
+            tool=end.name,
+            call_id=end.call_id,
+            turn=end.turn,
+            total_ms=end.total_ms,
+            api=end.api,
+            model=end.model,
+        )
+
+    def on_run_end(self, run: RunRecord, end: RunRecord) -> None:
+        self._log(
+            logging.WARNING if end.outcome == "error" else logging.INFO,
+            "run ended",
+            trace_id=end.trace_id,
+            outcome=end.outcome,
+            error_type=end.error_type,
+            turns=end.turns,
+            late_results=end.late_results,
+            total_ms=end.total_ms,
+            api=end.api,
+            model=end.model,
+            host=end.host,
+        )
 
     def _log(self, level: int, what: str, **fields: Any) -> None:
         logger = self._logger

@@ -16,6 +16,7 @@ The metrics are exposed by these names (`ms`: milliseconds):
     llm_stream_backoff_ms                     gauge      api, model            only grows
     llm_stream_error_total                    counter    code, type
     llm_stream_in_flight                      gauge      api, model
+    llm_stream_tool_duration_ms               histogram  tool, outcome         with exemplars
 
 - `first_token_ms`: from the start of the call, retries and waits included, to its first content.
 - `total_duration_ms`: one observation per call that has ended; its `_count` counts the calls.
@@ -30,6 +31,9 @@ The metrics are exposed by these names (`ms`: milliseconds):
   attempts or before the first. A cancelled attempt is not an error. The errors that the callers
   got are `llm_stream_total_duration_ms_count{outcome="error"}`.
 - `in_flight`: calls that have begun and not ended.
+- `tool_duration_ms` (exposed once there is one): one observation per call of a tool in a run
+  (`Client.run`) that has its outcome; its `_count` counts them. 0 for a call that was not run. A
+  tool that has returned after its time has one more, "late".
 
 Those that only grow are gauges because of their names: prometheus-client appends `_total` to the
 name of a counter. `rate()` and `increase()` do not look at the type, and work on them.
@@ -38,7 +42,9 @@ Every label has a closed set of values, so that no caller and no service can add
 
 - `api`: "responses", "messages", "chat".
 - `model`: the names in `models`, otherwise "other".
-- `outcome`: "success", "error", "cancelled".
+- `outcome`: "success", "error", "cancelled"; of a tool "success", "error", "timeout", "refused",
+  "interrupted", "late".
+- `tool`: the names in `tools`, otherwise "other".
 - `type`: the classes of `llmstream.errors`, otherwise "other".
 - `code`: the codes that the library classifies (`insufficient_quota`, `rate_limit_exceeded`,
   `overloaded_error`, ...); where the service sent none the HTTP status (300 to 308, 400 to 431,
@@ -80,7 +86,7 @@ from .._runtime.fork import around_fork
 from .._runtime.threads import RLock
 from ..errors import ConfigurationError
 from .observer import undisturbed
-from .records import AttemptRecord, CallRecord, RetryRecord
+from .records import AttemptRecord, CallRecord, RetryRecord, ToolRecord
 
 __all__ = ["PrometheusObserver"]
 
@@ -103,7 +109,13 @@ GAP_BUCKETS = (
     *(1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 180_000),
 )
 
+TOOL_BUCKETS = (
+    *(1, 5, 10, 25, 50, 100, 250, 500),
+    *(1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 1_200_000),
+)
+
 _OUTCOMES = ("success", "error", "cancelled")
+_TOOL_OUTCOMES = ("success", "error", "timeout", "refused", "interrupted", "late")
 # IANA's registry, nginx's 499, Cloudflare's 520 to 530, Anthropic's 529.
 _NUMBERS = (*range(300, 309), *range(400, 432), 451, 499, *range(500, 512), *range(520, 531))
 _STATUSES = frozenset(map(str, _NUMBERS))
@@ -199,10 +211,18 @@ class _Metrics(Collector):
             registry=None,
             multiprocess_mode="livesum",
         )
+        self._tools = Histogram(
+            "llm_stream_tool_duration_ms",
+            "Milliseconds that a tool took.",
+            ("tool", "outcome"),
+            registry=None,
+            buckets=TOOL_BUCKETS,
+        )
         # Each series is bound once: labels() costs more than the observation.
         self._bound: dict[tuple[str, str], _Series] = {}
         self._bound_retries: dict[tuple[str, str, str], Gauge] = {}
         self._bound_errors: dict[tuple[str, str], Counter] = {}
+        self._bound_tools: dict[tuple[str, str], Histogram] = {}
         # The calls that run, by API and model. in_flight is set to their number, not counted up and
         # down: an observer is told again where an interrupt has come in between.
         self._running: dict[tuple[str, str], set[tuple[int, int]]] = {}
@@ -219,6 +239,7 @@ class _Metrics(Collector):
             self._backoff,
             self._errors,
             self._in_flight,
+            self._tools,
         )
 
     # -- called by prometheus-client
@@ -232,7 +253,10 @@ class _Metrics(Collector):
     def _collect(self) -> Iterable[Metric]:
         with _lock:
             self._after_fork()
-            return [metric for family in self.families() for metric in family.collect()]
+            families = self.families()
+            if not self._bound_tools:  # of a program without tools nothing is exposed
+                families = families[:-1]
+            return [metric for family in families for metric in family.collect()]
 
     # -- the bound series
 
@@ -261,6 +285,11 @@ class _Metrics(Collector):
         key = code, kind
         found = self._bound_errors.get(key)
         return found or self._bound_errors.setdefault(key, self._errors.labels(*key))
+
+    def tools(self, tool: str, outcome: str) -> Histogram:
+        key = tool, outcome
+        found = self._bound_tools.get(key)
+        return found or self._bound_tools.setdefault(key, self._tools.labels(*key))
 
     def begun(self, api: str, model: str, call: tuple[int, int]) -> _Series:
         running = self._running.setdefault((api, model), set())
@@ -333,18 +362,24 @@ class PrometheusObserver:
             registry with the `MultiProcessCollector`, which would show everything twice.
         models: the names of models, as they are requested, that have series of their own (about
             130 for each model and API). All others are "other". Default: every model is "other".
+        tools: the names of tools that have series of their own (about 20 for each outcome that
+            comes up). Default: every tool is "other".
 
     Raises ConfigurationError where the registry has other metrics with these names, and for
-    `models` that are not a list of names.
+    `models` and `tools` that are not lists of names.
 
     One observer serves many clients. Thread-safe, and usable after a fork. The module's docstring
     has the metrics, their units and labels.
     """
 
     def __init__(
-        self, registry: CollectorRegistry | None = None, models: Iterable[str] = ()
+        self,
+        registry: CollectorRegistry | None = None,
+        models: Iterable[str] = (),
+        tools: Iterable[str] = (),
     ) -> None:
-        self._models = _checked_models(models)
+        self._models = _checked_names("models", models)
+        self._tools = _checked_names("tools", tools)
         if registry is not None and not isinstance(registry, CollectorRegistry):
             raise ConfigurationError(f"registry={shown(registry)}: pass a CollectorRegistry")
         self._metrics = _metrics_on(REGISTRY if registry is None else registry)
@@ -408,6 +443,12 @@ class PrometheusObserver:
             self._once((call.id, 0), steps)
             self._gaps.pop(call.id, None)
 
+    def on_tool_end(self, tool: ToolRecord, end: ToolRecord) -> None:
+        name = end.name if end.name in self._tools else _OTHER
+        outcome = end.outcome if end.outcome in _TOOL_OUTCOMES else "error"
+        with _lock:
+            _observe(self._metrics.tools(name, outcome), end.total_ms, end)
+
     def _once(self, what: tuple[int, int], steps: Iterable[Callable[[], None]]) -> None:
         """Do each step once, also where `what` is told again after an interrupt."""
         left = self._steps.setdefault(what, deque(steps))
@@ -443,14 +484,16 @@ class PrometheusObserver:
         self._metrics.forked()
 
 
-def _checked_models(models: Iterable[str]) -> frozenset[str]:
-    listed = few("models", models, "the models' names")
-    if not all(isinstance(model, str) for model in listed):
-        raise ConfigurationError("models: give a list of the models' names, which are strings")
+def _checked_names(argument: str, names: Iterable[str]) -> frozenset[str]:
+    listed = few(argument, names, f"the {argument}' names")
+    if not all(isinstance(name, str) for name in listed):
+        raise ConfigurationError(
+            f"{argument}: give a list of the {argument}' names, which are strings"
+        )
     return frozenset(listed)
 
 
-def _observe(histogram: Histogram, ms: float, call: CallRecord) -> None:
+def _observe(histogram: Histogram, ms: float, call: CallRecord | ToolRecord) -> None:
     fits = len(call.trace_id) <= _EXEMPLAR_ROOM
     histogram.observe(ms, {_EXEMPLAR: call.trace_id} if fits else None)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..records import AttemptRecord, CallRecord, RetryRecord
-from .conventions import OPERATION
+from ..records import AttemptRecord, CallRecord, RetryRecord, RunRecord, ToolRecord
+from .conventions import OPERATION, RUN, TOOL
 from .providers import openai_type, provider_of
 
 __all__ = [
@@ -15,6 +15,10 @@ __all__ = [
     "metric_attributes",
     "request_attributes",
     "retry_attributes",
+    "run_attributes",
+    "run_end_attributes",
+    "tool_attributes",
+    "tool_end_attributes",
 ]
 
 
@@ -135,5 +139,52 @@ def retry_attributes(retry: RetryRecord) -> dict[str, Any]:
             "error.type": retry.error_type,
             "llmstream.error_code": retry.error_code,
             "http.response.status_code": retry.status,
+        }
+    )
+
+
+def run_attributes(run: RunRecord) -> dict[str, Any]:
+    """Of the span of a run, when it starts."""
+    return {
+        "gen_ai.operation.name": RUN,
+        "gen_ai.provider.name": provider_of(run.host, run.api),
+        "gen_ai.request.model": run.model,
+        "llmstream.api": run.api,
+        "llmstream.trace_id": run.trace_id,
+    }
+
+
+def run_end_attributes(end: RunRecord) -> dict[str, Any]:
+    """Of the span of a run, at its end."""
+    return _known(
+        {
+            "error.type": end.error_type if end.outcome == "error" else None,
+            "llmstream.outcome": end.outcome,
+            "llmstream.turns": end.turns,
+            "llmstream.late_results": end.late_results,
+        }
+    )
+
+
+def tool_attributes(tool: ToolRecord) -> dict[str, Any]:
+    """Of the span of a tool's call, when it starts (gen-ai-spans.md, "Execute tool span")."""
+    return _known(
+        {
+            "gen_ai.operation.name": TOOL,
+            "gen_ai.tool.name": tool.name,
+            "gen_ai.tool.call.id": tool.call_id,
+            "gen_ai.tool.type": "function",
+            "llmstream.trace_id": tool.trace_id,
+            "llmstream.turn": tool.turn,
+        }
+    )
+
+
+def tool_end_attributes(end: ToolRecord) -> dict[str, Any]:
+    """Of the span of a tool's call, at its end."""
+    return _known(
+        {
+            "error.type": end.error_type if end.outcome != "refused" else None,
+            "llmstream.outcome": end.outcome,
         }
     )

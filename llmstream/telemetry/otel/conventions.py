@@ -14,7 +14,16 @@ from msgspec import Struct
 from ..._core.checks import shown
 from ...errors import ConfigurationError
 
-__all__ = ["NAMES", "OPERATION", "Metric", "Names", "TokenMetric", "chosen_names"]
+__all__ = [
+    "NAMES",
+    "OPERATION",
+    "RUN",
+    "TOOL",
+    "Metric",
+    "Names",
+    "TokenMetric",
+    "chosen_names",
+]
 
 
 class Metric(Struct, frozen=True, kw_only=True):
@@ -58,6 +67,9 @@ class Names(Struct, frozen=True, kw_only=True):
 
 
 OPERATION = "chat"  # of the well-known values of gen_ai.operation.name the one for all three APIs
+
+RUN = "invoke_agent"  # a run: answers of a model, and the calls of tools between them
+TOOL = "execute_tool"
 
 # gen-ai-metrics.md and client-inference.md, for each of these metrics: "This metric SHOULD be
 # specified with ExplicitBucketBoundaries of ...".

@@ -11,7 +11,14 @@ from ..._settings.arguments import checked_flag
 from ..._version import __version__
 from ...errors import ConfigurationError
 from ...result import Result
-from ..records import AttemptRecord, CallRecord, RequestContent, RetryRecord
+from ..records import (
+    AttemptRecord,
+    CallRecord,
+    RequestContent,
+    RetryRecord,
+    RunRecord,
+    ToolRecord,
+)
 from .attributes import (
     attempt_attributes,
     end_attributes,
@@ -36,6 +43,8 @@ try:
 except ImportError as exc:  # raised when an observer is made: importing this module always works
     _missing: ImportError | None = exc
 else:
+    from .runs import RunSpans
+
     _missing = None
 
 
@@ -51,6 +60,10 @@ class OpenTelemetryObserver:
     error's words, in which services quote prompts. A cancelled call is not an error. Every request
     carries the span's context by the configured propagators: `traceparent` and, where the
     application has set any, `baggage` (with `OTEL_PROPAGATORS=tracecontext` no baggage is sent).
+
+    A run (`Client.run`) is a span `invoke_agent`. The spans of its calls are its children, and so
+    is a span `execute_tool {name}` for each call of a tool, which is the current span in the tool's
+    thread. What a tool is given and returns is never recorded.
 
     Metrics, by the convention's names: duration, time to first chunk and time per output chunk in
     seconds, and tokens. Unlike the span's, their attributes are few: operation, provider, models,
@@ -100,6 +113,7 @@ class OpenTelemetryObserver:
         meter = metrics.get_meter("llmstream", __version__, meter_provider, schema_url=schema_url)
         self._instruments = Instruments(meter, self._names)
         self._captures_content = checked_flag("capture_content", capture_content)
+        self._runs = RunSpans(self._tracer)
         self._calls: dict[int, _RunningCall] = {}  # each access is one atomic operation
         renew_in_child(self, _calls=dict)
 
@@ -113,7 +127,7 @@ class OpenTelemetryObserver:
         """Start the span."""
         if call.id in self._calls:
             return  # told again after an interrupt
-        parent = otel_context.get_current()
+        parent = self._runs.context_of(call.trace_id) or otel_context.get_current()
         begun = int(call.started * 1e9)
         span = self._tracer.start_span(
             f"{OPERATION} {call.model}",
@@ -190,6 +204,22 @@ class OpenTelemetryObserver:
             if running.recorded:  # otherwise an interrupt came in between: it is told again
                 self._end_span(running, end)
                 self._calls.pop(call.id, None)
+
+    def on_run_start(self, run: RunRecord) -> None:
+        """Start the span of a run."""
+        self._runs.start_run(run)
+
+    def on_tool_start(self, tool: ToolRecord) -> None:
+        """Start the span of a tool's call, as the current one."""
+        self._runs.start_tool(tool)
+
+    def on_tool_end(self, tool: ToolRecord, end: ToolRecord) -> None:
+        """End the span of a tool's call."""
+        self._runs.end_tool(tool, end)
+
+    def on_run_end(self, run: RunRecord, end: RunRecord) -> None:
+        """End the span of a run."""
+        self._runs.end_run(end)
 
     def _end_span(self, running: _RunningCall, end: CallRecord) -> None:
         span = running.span
