@@ -446,6 +446,10 @@ HEAVY = [
     "llmstream.examples",
     "redis",
     "llmstream.check",
+    "llmstream.output",
+    "llmstream._core.output",
+    "llmstream._call.typed",
+    "jiter",
     "llmstream.batchfile",
 ]
 

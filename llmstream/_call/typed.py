@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from .._core.dialects.structured import asking_less
 from .._core.recovery import NextAttempt, Recovery, asked_again
 from .._core.request import HTTPRequest, Request
 from .._core.retry import RetryPolicy
@@ -53,6 +54,24 @@ class TypedRetrying(Retrying):
             if refused is None:
                 return
             attempt = self._ask_again(refused)
+
+    def _without_refused_option(
+        self, request: HTTPRequest, error: LLMStreamError
+    ) -> HTTPRequest | None:
+        """Also: asked for a structure in a way that the service knows."""
+        accepted = super()._without_refused_option(request, error)
+        if accepted is not None or not request.body or self._ctx.meter.first_token is not None:
+            return accepted
+        output = asking_less(self._request.output, error, self._endpoint.profile.structured)
+        if output is None:
+            return None
+        changed = msgspec.structs.replace(self._request, output=output)
+        first = self._endpoint.request(changed)
+        if hash(first.body) in self._asked:
+            return None
+        self._asked |= {hash(first.body)}
+        self._request, self._first = changed, first
+        return first
 
     def _refused(self) -> OutputInvalid | None:
         """An answer has ended: None if it is the value, or not the last word; the reason if it is

@@ -254,6 +254,50 @@ def test_the_caller_may_know_that_a_server_knows_less(api: str) -> None:
         asked(api, extra_body=words("json_schema"))
 
 
+REFUSED = [
+    "This model does not support response format `json_schema`.",
+    "This response_format type is unavailable now",
+    "output_config.format: Extra inputs are not permitted",
+    "Invalid parameter: 'text.format' of type 'json_schema' is not supported with this model.",
+]
+
+
+@every("api", APIS)
+def test_a_service_that_refuses_schemas_is_asked_for_less(api: str) -> None:
+    """At once, and visible as an attempt; the value is checked all the same."""
+    for words in REFUSED:
+        refusal = Reply.error(400, message=words)
+        client = client_of(api, refusal, Answer(f"```json\n{ANN}\n```"), clock=FakeClock())
+        result = client.stream("Hi", output=Person).result()
+        assert result.value == Person("Ann", 30)
+        assert [one.status for one in result.attempts] == [400, 200]
+        body = json.dumps(requests_of(client)[1])
+        assert "JSON Schema" in body
+        assert "json_schema" not in body
+        client = client_of(api, *[refusal] * 4, Answer("no"))
+        with pytest.raises(InvalidRequestError):
+            client.stream("Hi", output=Person).result()
+        assert len(requests_of(client)) == (2 if api == "messages" else 3)
+
+
+def test_a_service_that_refuses_this_schema_is_asked_without_strictness() -> None:
+    """It knows schemas."""
+    words = "Invalid schema for response_format 'Person': the schema is too complex."
+    client = client_of("chat", Reply.error(400, message=words), Answer(ANN))
+    assert client.stream("Hi", output=Person).result().value == Person("Ann", 30)
+    wanted = requests_of(client)[1]["response_format"]["json_schema"]
+    assert wanted["strict"] is False
+    assert wanted["schema"]["required"] == ["name"]
+
+
+def test_another_refusal_is_raised() -> None:
+    """Nothing less is asked for where the model is not known."""
+    client = client_of("chat", Reply.error(404, message="The model does not exist"))
+    with pytest.raises(InvalidRequestError):
+        client.stream("Hi", output=Person).result()
+    assert len(requests_of(client)) == 1
+
+
 def test_instructions_stay_before_the_schema() -> None:
     """They are the caller's."""
     body = asked(

@@ -3,18 +3,36 @@ server does not have it, by its option for any JSON object and by instructions. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
 
 from ...errors import ConfigurationError
+from ...result import LLMStreamError
 from ..output import Output
 from ..request import Request
 from ..schema import SchemaRules, fit
+from .refused import may_refuse_option
 from .tools import structure_kinds
 
-__all__ = ["with_output"]
+__all__ = ["asking_less", "with_output"]
+
+# What a service is asked for that refuses more. "loose": the schema, but not strictly.
+_LESS = {"json_schema": "loose", "loose": "json_object", "json_object": "prompt"}
+# How services name the option; and what they say where they know it, but not this schema.
+_OPTION = re.compile(
+    r"(?i)response.?format|json.?schema|json.?object|output.?config|output.?format|text\.format"
+    r"|structured.?output"
+)
+_THE_SCHEMA = re.compile(
+    r"(?i)invalid.?(?:json.?)?schema|schema is (?:not valid|invalid)|strict|keyword"
+    r"|too (?:complex|many|deep|large)|additionalProperties"
+)
+_REFUSES = re.compile(
+    r"(?i)support|unavailable|invalid|unknown|not (?:allowed|permitted|available)"
+)
 
 _BOTH = (
     "output= asks for the structure of the answer, and so does extra_body: leave one of them out. "
@@ -42,12 +60,12 @@ def with_output(request: Request, writer: Writer, mode: str) -> Request:
     extra = request.extra_body or {}
     own = _own_mode(extra)
     mode = own or output.mode or mode
-    if mode != "json_schema":
+    if mode in ("json_object", "prompt"):
         request = _instructed(request, output.instructions())
     if own is not None or mode == "prompt":
         return request
-    if mode == "json_schema":
-        fitted = fit(output.schema, writer.schema_rules)
+    if mode != "json_object":
+        fitted = fit(output.schema, writer.schema_rules, strict=False if mode == "loose" else None)
         fields = writer.structured(output.name, fitted.schema, fitted.strict)
     else:
         fields = writer.structured(output.name, None, False)
@@ -56,6 +74,22 @@ def with_output(request: Request, writer: Writer, mode: str) -> Request:
         given = extra.get(name)
         merged[name] = {**given, **value} if isinstance(given, Mapping) else value
     return msgspec.structs.replace(request, extra_body=merged)
+
+
+def asking_less(output: Output, error: LLMStreamError, mode: str) -> Output | None:
+    """`output` as a service may take it that has refused how the structure was asked for with
+    `error`; None if `error` is about something else, or nothing less can be asked for. `mode` is
+    the profile's. The value is checked in any case."""
+    if not may_refuse_option(error):
+        return None
+    words = f"{error.message} {error.param} {error.code}"
+    if not _OPTION.search(words) or not _REFUSES.search(words):
+        return None
+    mode = output.mode or mode
+    less = _LESS.get(mode)
+    if less == "loose" and not _THE_SCHEMA.search(words):
+        less = _LESS[less]
+    return None if less is None else msgspec.structs.replace(output, mode=less)
 
 
 def _own_mode(extra: Mapping[str, Any]) -> str | None:
