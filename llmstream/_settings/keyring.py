@@ -1,9 +1,9 @@
 """Keys on the operating system's keyring (extra `keys`). The library never writes a key to a file.
 
 A key is stored under a name. If the environment has no key, two names are looked up: "openai" (for
-Responses and Chat Completions) and "anthropic" (for Messages). Any other can be read with
-`get(name)`. A locked keyring may wait for its user for ever, so every access takes 5 seconds at
-most.
+Responses and Chat Completions) and "anthropic" (for Messages); with a profile that belongs to a
+vendor, the profile's name. Any other can be read with `get(name)`. A locked keyring may wait for
+its user for ever, so every access takes 5 seconds at most.
 """
 
 from __future__ import annotations
@@ -78,11 +78,20 @@ def names() -> list[str]:
 
 def find(name: str) -> Secret | None:
     """Like `get`, but returns None on a machine without a keyring."""
+    return _if_any(lambda: get(name), None)
+
+
+def find_names() -> list[str]:
+    """Like `names`, but returns none on a machine without a keyring."""
+    return _if_any(names, [])
+
+
+def _if_any(ask: Callable[[], T], otherwise: T) -> T:
     try:
-        return get(name)
+        return ask()
     except ConfigurationError as error:
         if str(error) in (_NO_LIBRARY, _NO_BACKEND):
-            return None
+            return otherwise
         raise
 
 

@@ -64,7 +64,7 @@ def named_service(
     if key is None and not vendor.key_optional:
         raise ConfigurationError(
             f"no API key for profile={profile!r}: set {' or '.join(vendor.key_variables)}, or "
-            f"store one with `llmstream keys set {profile}`, or pass api_key="
+            f"store one with `llmstream keys set {profile}`, or pass api_key= to Client"
         )
     return ServiceSettings(api, address, key)
 

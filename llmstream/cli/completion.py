@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
+from .._core.dialects.profiles import PROFILES
+from .._core.dialects.vendors import VENDORS
 from .command import Command, Parser
 from .output import write
 
@@ -19,6 +21,9 @@ __all__ = ["completion_command"]
 
 # What an option or an argument is whose value is a path.
 _PATHS = re.compile(r"(FILE|OUT)(\.\w+)?")
+# Words for what takes others too: of an option, and of a command after its first word.
+_LISTED = {"--profile": tuple(PROFILES)}
+_SECOND = {"keys": (("set", "remove"), tuple(VENDORS))}
 # The command that is meant where the first word is none.
 _DEFAULT = "ask"
 
@@ -33,19 +38,21 @@ class _Option(Struct, frozen=True):
 
 
 class _Known(Struct, frozen=True):
-    """What can be written after a command: options, words of its own, or a file."""
+    """What can be written after a command: options, words of its own, or a file. `second`: words of
+    its own, and what may follow each of them."""
 
     summary: str
     options: list[_Option]
     words: tuple[str, ...]
     path: bool
+    second: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 def completion_command(commands: Callable[[], Mapping[str, Command]]) -> Command:
     """The command. `commands` returns the table of all commands, with this one."""
 
     def run(options: argparse.Namespace) -> int:
-        known = {name: _known(command) for name, command in commands().items()}
+        known = {name: _known(name, command) for name, command in commands().items()}
         write(_SHELLS[options.shell](known))
         return 0
 
@@ -63,7 +70,7 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument("shell", choices=list(_SHELLS), help="the shell that the script is for")
 
 
-def _known(command: Command) -> _Known:
+def _known(name: str, command: Command) -> _Known:
     parser = Parser(prog="llmstream")
     command.add_arguments(parser)
     options: list[_Option] = []
@@ -76,9 +83,9 @@ def _known(command: Command) -> _Known:
             words, path = words or choices, path or is_path
             continue
         text = " ".join((action.help or "").split())
-        values = None if action.nargs == 0 else choices
+        values = None if action.nargs == 0 else choices or _LISTED.get(action.option_strings[0], ())
         options.append(_Option(tuple(action.option_strings), text, values, is_path))
-    return _Known(command.summary, options, words, path)
+    return _Known(command.summary, options, words, path, _SECOND.get(name, ((), ())))
 
 
 # ---- bash --------------------------------------------------------------------------------------
@@ -143,6 +150,10 @@ def _bash(known: dict[str, _Known]) -> str:
                 pattern = "|".join(f"'{name} {text}'" for text in option.names)
                 what = "files=1" if option.path else f"words='{' '.join(option.values)}'"
                 values.append(f"        {pattern}) {what} ;;")
+        firsts, seconds = one.second
+        if firsts:
+            pattern = "|".join(f"'{name} {first}'" for first in firsts)
+            values.append(f"        {pattern}) words='{' '.join(seconds)}' ;;")
         names = " ".join(text for option in one.options for text in option.names)
         options.append(f"                        {name}) words='{names}' ;;")
         # A second command is no argument of the first; the words of "keys" are.
@@ -217,6 +228,8 @@ def _zsh_arguments(one: _Known) -> Iterator[str]:
             yield _quoted(f"*{name}{mark}[{text}]{value}")
     if one.path or one.words:
         yield _quoted(f"1:argument:{_zsh_values(one.words, one.path)}")
+    if one.second[1]:
+        yield _quoted(f"2:argument:{_zsh_values(one.second[1], path=False)}")
     yield _quoted("*:word: ")
 
 
@@ -271,6 +284,10 @@ def _fish(known: dict[str, _Known]) -> str:
             lines.append(f"{start} -F")
         elif one.words:
             lines.append(f"{start} -a {_fish_text(' '.join(one.words))}")
+        firsts, seconds = one.second
+        if firsts:
+            after = f"__llmstream_command {name}; and __fish_prev_arg_in {' '.join(firsts)}"
+            lines.append(f"complete -c llmstream -n '{after}' -a {_fish_text(' '.join(seconds))}")
     return _FISH.format(default=_DEFAULT, names=" ".join(known), lines="\n".join(lines))
 
 

@@ -20,12 +20,15 @@ _NAMES = list(dict.fromkeys(api.keyring for api in APIS.values()))
 def _add_arguments(parser: Parser) -> None:
     parser.description = (
         "List, store and remove keys on the operating system's keyring. The keys "
-        f"{' and '.join(map(repr, _NAMES))} are looked up when the environment has no key."
+        f"{' and '.join(map(repr, _NAMES))} are looked up when the environment has no key, and "
+        "with --profile NAME the key NAME (`llmstream profiles` lists the names)."
     )
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="print the names that have a key")
     store = actions.add_parser("set", help="store a key, read from the terminal or standard input")
-    store.add_argument("name", help=f"{', '.join(map(repr, _NAMES))} or any other name")
+    store.add_argument(
+        "name", help=f"{', '.join(map(repr, _NAMES))}, the name of a profile, or any other"
+    )
     remove = actions.add_parser("remove", help="remove a key")
     remove.add_argument("name", help="the name under which it is stored")
 

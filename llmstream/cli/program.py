@@ -20,6 +20,7 @@ from .dashboard import DASHBOARD
 from .exit_codes import CLOSED_PIPE, FAILED, SIGNALLED, exit_code_meanings
 from .keys import KEYS
 from .output import complain, flush_quietly, prepare_output, report_error
+from .profiles import PROFILES_COMMAND
 from .signals import Terminated, die_with, hand_back, hangup
 
 __all__ = ["COMMANDS", "main"]
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "completion": completion_command(lambda: COMMANDS),
     "dashboard": DASHBOARD,
     "keys": KEYS,
+    "profiles": PROFILES_COMMAND,
 }
 _WIDTH = 79
 

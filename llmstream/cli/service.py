@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from .._core.dialects import APIS
-from .._core.dialects.profiles import PROFILES
+from .._core.dialects.vendors import VENDORS
 from .._settings import keyring
 from .._settings.environment import find_in_environment
 from ..client import Client
@@ -74,8 +74,8 @@ def add_service_options(parser: Parser) -> None:
     add(
         "--profile",
         metavar="NAME",
-        help="how the service differs from others of its API, where its address does not say so: "
-        + ", ".join(PROFILES),
+        help="the service by its name (`llmstream profiles` lists them with their addresses and "
+        "keys); with --base-url, how that differs from others of its API",
     )
     add(
         "--key-name",
@@ -146,7 +146,15 @@ def _key_and_api(options: argparse.Namespace) -> Mapping[str, Any]:
     ConfigurationError if there is no such key, or if it would go to a vendor that it is not of."""
     name = options.key_name
     given: dict[str, Any] = {}
-    if not options.base_url and not os.environ.get("LLMSTREAM_BASE_URL"):
+    if options.base_url or os.environ.get("LLMSTREAM_BASE_URL"):
+        pass
+    elif VENDORS.get(options.profile) is not None:
+        if name in VENDORS and name != options.profile:
+            raise ConfigurationError(
+                f"--key-name {name}: that key is not for --profile {options.profile}: give "
+                "--base-url as well"
+            )
+    else:
         apis = [api for api, row in APIS.items() if row.keyring == name]
         api = options.api or os.environ.get("LLMSTREAM_API") or (apis[0] if apis else None)
         if apis and api not in apis:
@@ -156,6 +164,7 @@ def _key_and_api(options: argparse.Namespace) -> Mapping[str, Any]:
         if not apis and not _has_address(api):
             raise ConfigurationError(
                 f"--key-name {name}: nothing says which service the key is for: give --base-url"
+                + (f" or --profile {name}" if name in VENDORS else "")
             )
         if api is not None:
             given["api"] = api

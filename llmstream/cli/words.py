@@ -49,6 +49,7 @@ _ADVICE: dict[str, str] = {
     "Client.local(context=N), LocalServer(context=N), `llmstream --local --context N` or": (
         "--local --context N or"
     ),
+    "or pass api_key= to Client": "or give --key-name NAME",
     "by REQUESTS_CA_BUNDLE or verify=": "by REQUESTS_CA_BUNDLE",
     "pass one by cert=": "the command has no option for one, Client(cert=...) has",
     ".partial has what arrived": "what had arrived is printed",

@@ -50,6 +50,7 @@ def test_there_are_these_commands() -> None:
         "completion",
         "dashboard",
         "keys",
+        "profiles",
     ]
 
 

@@ -87,6 +87,8 @@ OFFERED: list[tuple[list[str], set[str]]] = [
     (["--api", ""], {"responses", "messages", "chat"}),
     (["ask", "why", "--api", "me"], {"messages"}),
     (["keys", ""], {"list", "set", "remove"}),
+    (["keys", "set", "gr"], {"groq"}),
+    (["--profile", "open"], {"openai", "openrouter"}),
     (["completion", ""], set(SHELLS)),
     (["batch", "--retry-e"], {"--retry-errors"}),
     (["dashboard", "--te"], set()),
