@@ -36,6 +36,8 @@ EXIT_CODES: dict[str, int] = {
     "ProtocolError": 18,
     "Cancelled": 19,
     "BatchError": 20,
+    "OutputError": 21,
+    "RunError": 22,
     "OutputRefused": 21,
     "OutputCut": 22,
     "OutputInvalid": 23,
