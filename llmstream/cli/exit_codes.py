@@ -36,11 +36,11 @@ EXIT_CODES: dict[str, int] = {
     "ProtocolError": 18,
     "Cancelled": 19,
     "BatchError": 20,
-    "OutputError": 21,
-    "RunError": 22,
     "OutputRefused": 21,
     "OutputCut": 22,
     "OutputInvalid": 23,
+    "OutputError": 24,
+    "RunError": 25,
 }
 FAILED = 1
 SIGNALLED = 128  # plus the signal's number, as a shell counts
