@@ -42,6 +42,7 @@ from .errors import (
     PermissionDeniedError,
     QuotaExceededError,
     RateLimitError,
+    RunError,
     ServerError,
     ServiceError,
     SilenceTimeout,
@@ -57,7 +58,7 @@ from .stream import Stream
 if TYPE_CHECKING:
     from .parallel import Batch
     from .readers import ConsoleHandler, Progress, SubscriberLagged, fanout, pace
-    from .tools import Tool, ToolError, tool
+    from .tools import Run, Tool, ToolError, ToolFinished, ToolStarted, Turn, tool
 
 __all__ = [
     "Attempt",
@@ -96,6 +97,8 @@ __all__ = [
     "Result",
     "Retried",
     "RetryPolicy",
+    "Run",
+    "RunError",
     "ServerError",
     "ServiceError",
     "SilenceTimeout",
@@ -109,6 +112,9 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolError",
+    "ToolFinished",
+    "ToolStarted",
+    "Turn",
     "UnknownEvent",
     "Usage",
     "__version__",
@@ -125,9 +131,13 @@ _HOMES = {
     "Batch": ".parallel",
     "ConsoleHandler": ".readers",
     "Progress": ".readers",
+    "Run": ".tools",
     "SubscriberLagged": ".readers",
     "Tool": ".tools",
     "ToolError": ".tools",
+    "ToolFinished": ".tools",
+    "ToolStarted": ".tools",
+    "Turn": ".tools",
     "fanout": ".readers",
     "pace": ".readers",
     "tool": ".tools",
