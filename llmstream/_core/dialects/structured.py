@@ -31,7 +31,7 @@ _THE_SCHEMA = re.compile(
     r"|too (?:complex|many|deep|large)|additionalProperties"
 )
 _REFUSES = re.compile(
-    r"(?i)support|unavailable|invalid|unknown|not (?:allowed|permitted|available)"
+    r"(?i)support|unavailable|invalid|unknown|not (?:allowed|permitted|available|valid)|too "
 )
 
 _BOTH = (
