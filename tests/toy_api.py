@@ -107,6 +107,9 @@ class Toy:
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return ()
 
+    def service_tool(self, event: AnyEvent) -> None:
+        return None
+
     def serial_calls(self, choice: Any) -> dict[str, Any]:
         return {"calls": 1}
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .context import ToolContext, current_call
     from .failures import ToolInterrupted, ToolRefused, ToolTimeout, UnknownTool
     from .function import Tool, ToolArgumentsError, ToolError, tool
-    from .items import ToolFinished, ToolStarted, Turn
+    from .items import ToolFinished, ToolProgress, ToolStarted, Turn
     from .run import Run
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ToolError",
     "ToolFinished",
     "ToolInterrupted",
+    "ToolProgress",
     "ToolRefused",
     "ToolStarted",
     "ToolTimeout",
@@ -42,6 +43,7 @@ _HOMES = {
     "ToolError": ".function",
     "ToolFinished": ".items",
     "ToolInterrupted": ".failures",
+    "ToolProgress": ".items",
     "ToolRefused": ".failures",
     "ToolStarted": ".items",
     "ToolTimeout": ".failures",

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ..result import Result, ToolCall
 
-__all__ = ["ToolFinished", "ToolStarted", "Turn"]
+__all__ = ["ToolFinished", "ToolProgress", "ToolStarted", "Turn"]
 
 
 class Turn(Struct, frozen=True):
@@ -17,6 +17,16 @@ class Turn(Struct, frozen=True):
 
     result: Result
     number: int = 1
+
+
+class ToolProgress(Struct, frozen=True):
+    """The service runs a tool of its own (a search, code, a picture, MCP), and reports how far it
+    is. `name` is the tool's, `status` "in_progress", "searching", "interpreting", "generating",
+    "completed" or "failed", and `id` that of the item, if it has one."""
+
+    name: str
+    status: str
+    id: str | None = None
 
 
 class ToolStarted(Struct, frozen=True):

@@ -26,12 +26,12 @@ from .calling import Calling
 from .deciding import Approve, decide
 from .entries import Entry, OpenTurn
 from .function import Tool
-from .items import ToolFinished, ToolStarted, Turn
+from .items import ToolFinished, ToolProgress, ToolStarted, Turn
 from .telling import Telling
 
 __all__ = ["Item", "Loop", "Place", "Rules", "TurnStream"]
 
-Item = Chunk | ToolStarted | ToolFinished | Turn
+Item = Chunk | ToolProgress | ToolStarted | ToolFinished | Turn
 
 _OTHER_PROCESS = (
     "this run was begun by the parent process, which goes on with it: in a forked child make a run "
@@ -273,6 +273,8 @@ class Loop:
         self.check()  # in this order: `cancel` ends the stream, or it is not begun
         for event in stream.events():
             yield from event.chunks
+            if (tool := self._dialect.service_tool(event)) is not None:
+                yield ToolProgress(tool.name, tool.status, tool.id)
         result = stream.result()
         if stream.state.refused:  # a filter has ended it: its calls, if it has any, do not run
             result = structs.replace(result, finish="refusal")

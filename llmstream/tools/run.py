@@ -21,7 +21,8 @@ class Run:
     is sent and no tool runs before its first use.
 
     Iterate it for a `Chunk` of each piece of each answer, a `Turn` for each answer that is whole,
-    and a `ToolStarted` and a `ToolFinished` for each call; or call `result()`, which reads what is
+    a `ToolStarted` and a `ToolFinished` for each call, and a `ToolProgress` where the service
+    reports of a tool that it runs itself; or call `result()`, which reads what is
     left. One thread reads it. Everything else may be called from any thread at any time. Used as a
     context manager, leaving it ends the run; so does dropping it. Leaving early is not an error.
 

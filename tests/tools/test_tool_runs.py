@@ -35,6 +35,7 @@ from llmstream.tools import (
     ToolContext,
     ToolError,
     ToolFinished,
+    ToolProgress,
     ToolRefused,
     ToolStarted,
     ToolTimeout,
@@ -686,6 +687,105 @@ def test_a_pause_is_sent_back_and_the_run_goes_on() -> None:
     turns = transport.requests[-1].json()["messages"]
     assert [turn["role"] for turn in turns] == ["user", "assistant", "assistant"]
     assert turns[1]["content"][0]["id"] == "srvtoolu_1"
+
+
+SERVICE_TOOLS = b"".join(
+    b"data: " + json.dumps({"type": f"response.{kind}", "item_id": "ws_1"}).encode() + b"\n\n"
+    for kind in (
+        "web_search_call.in_progress",
+        "web_search_call.searching",
+        "web_search_call.completed",
+        "mcp_list_tools.failed",
+        "image_generation_call.partial_image",
+        "a_new_tool_call.in_progress",
+    )
+)
+
+
+def test_what_the_service_runs_is_shown() -> None:
+    transport = FakeTransport(Reply([SERVICE_TOOLS, DONE]))
+    client = Client("responses", transport=transport, api_key="k")
+    run = client.run(PROMPT, [{"type": "web_search"}])
+    shown = [(i.name, i.status, i.id) for i in run if isinstance(i, ToolProgress)]
+    assert shown == [
+        ("web_search", "in_progress", "ws_1"),
+        ("web_search", "searching", "ws_1"),
+        ("web_search", "completed", "ws_1"),
+        ("mcp_list_tools", "failed", "ws_1"),
+        ("a_new_tool", "in_progress", None),
+    ]
+    blocks = (
+        {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}},
+        {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []},
+        {
+            "type": "web_search_tool_result",
+            "tool_use_id": "s2",
+            "content": {"type": "web_search_tool_result_error", "error_code": "unavailable"},
+        },
+    )
+    events = b"".join(
+        b"data: " + json.dumps({**what, "index": n}).encode() + b"\n\n"
+        for n, block in enumerate(blocks)
+        for what in (
+            {"type": "content_block_start", "content_block": block},
+            {"type": "content_block_stop"},
+        )
+    )
+    answer = DONE.blocks("messages")
+    transport = FakeTransport(
+        Reply([answer[0], events.replace(b'"index": ', b'"index": 7'), *answer[1:]])
+    )
+    run = Client("messages", transport=transport, api_key="k").run(PROMPT, [])
+    shown = [(i.name, i.status, i.id) for i in run if isinstance(i, ToolProgress)]
+    assert shown == [
+        ("web_search", "in_progress", "s1"),
+        ("web_search", "completed", "s1"),
+        ("web_search", "failed", "s2"),
+    ]
+    assert run.text == "Done."
+
+
+def test_a_custom_call_arrives_piece_by_piece_and_is_the_callers() -> None:
+    """Its free text is in chunks."""
+    sent = [
+        {"type": "response.created", "response": {"id": "r1"}},
+        {
+            "type": "response.output_item.added",
+            "output_index": 0,
+            "item": {"id": "c", "type": "custom_tool_call", "call_id": "call_1", "name": "sql"},
+        },
+        *[
+            {"type": "response.custom_tool_call_input.delta", "output_index": 0, "delta": piece}
+            for piece in ("SELECT ", "1")
+        ],
+        {
+            "type": "response.output_item.done",
+            "output_index": 0,
+            "item": {
+                "id": "c",
+                "type": "custom_tool_call",
+                "call_id": "call_1",
+                "name": "sql",
+                "input": "SELECT 1",
+            },
+        },
+        {"type": "response.completed", "response": {"id": "r1", "status": "completed"}},
+    ]
+    events = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in sent)
+    transport = FakeTransport(Reply(events), DONE)
+    client = Client("responses", transport=transport, api_key="k")
+    tools = [{"type": "custom", "name": "sql"}]
+    run = client.run(PROMPT, tools)
+    assert [i.text for i in run if isinstance(i, Chunk)] == ["SELECT ", "1"]
+    (call,) = run.open_calls
+    assert (call.custom, call.parsed()) == (True, "SELECT 1")
+    resumed = client.resume_run(as_stored(run.state()), tools, outcomes={"call_1": [{"1": 1}]})
+    assert resumed.result().text == "Done."
+    assert transport.requests[-1].json()["input"][-1] == {
+        "type": "custom_tool_call_output",
+        "call_id": "call_1",
+        "output": '[{"1": 1}]',
+    }
 
 
 # ---- turns, choices, prompts -------------------------------------------------------------------

@@ -37,6 +37,7 @@ __all__ = [
     "Apply",
     "Dialect",
     "Effect",
+    "ServiceTool",
     "TypedDialect",
     "unknown",
 ]
@@ -63,6 +64,15 @@ class Effect(Struct, frozen=True):
     error: ServiceError | None = None
     linger: float = 0.0
     reopens: bool = False
+
+
+class ServiceTool(Struct, frozen=True):
+    """A tool that the service runs itself, as it reports it. `status` is the service's word, or
+    "in_progress", "completed" and "failed"; `id` is that of the item."""
+
+    name: str
+    status: str
+    id: str | None = None
 
 
 NOTHING = Effect(Activity.NONE)
@@ -145,6 +155,9 @@ class Dialect(Protocol):
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         """What the service asks to be allowed to run itself, in the items of an answer."""
+
+    def service_tool(self, event: AnyEvent) -> ServiceTool | None:
+        """What an event reports of a tool that the service runs itself; None for other events."""
 
     def serial_calls(self, choice: Any) -> dict[str, Any]:
         """The fields of a request's JSON that ask for one call at most in an answer. `choice` is
@@ -241,6 +254,9 @@ class TypedDialect:
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return ()
+
+    def service_tool(self, event: AnyEvent) -> ServiceTool | None:
+        return None
 
     def serial_calls(self, choice: Any) -> dict[str, Any]:
         return {"parallel_tool_calls": False}

@@ -38,7 +38,7 @@ from ..tool_calls import (
     is_same_json,
     partition_calls,
 )
-from .base import CONTENT, CUT, NOTHING, PROGRESS, Activity, Effect, unknown
+from .base import CONTENT, CUT, NOTHING, PROGRESS, Activity, Effect, ServiceTool, unknown
 from .declared import OPENAI_RULES, DeclaredTool, WrittenTools, write_tools
 from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
@@ -535,6 +535,9 @@ class ChatDialect:
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return ()
+
+    def service_tool(self, event: AnyEvent) -> ServiceTool | None:
+        return None
 
     def serial_calls(self, choice: Any) -> dict[str, Any]:
         return {"parallel_tool_calls": False}

@@ -36,7 +36,16 @@ from ..state import (
     rest_of,
 )
 from ..tool_calls import call_ids, finish_with_calls, has_safe_call, item_calls
-from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Effect, TypedDialect, unknown
+from .base import (
+    CONTENT,
+    NOTHING,
+    PROGRESS,
+    SIGN_OF_LIFE,
+    Effect,
+    ServiceTool,
+    TypedDialect,
+    unknown,
+)
 from .declared import DeclaredTool, WrittenTools, write_tools
 from .profiles import Profile, endpoint
 from .stray import has_text, refuse_text, text_fields, without_text
@@ -486,6 +495,11 @@ def _call_ids(state: State) -> dict[int, str]:
     return {item.index: id for item, id in zip(calls, ids, strict=True)}
 
 
+def _has_error(content: Any) -> bool:
+    """Whether the result of a server's tool is an error."""
+    return isinstance(content, dict) and str(content.get("type") or "").endswith("_error")
+
+
 class MessagesDialect(TypedDialect):
     """The Messages API as a dialect."""
 
@@ -597,6 +611,18 @@ class MessagesDialect(TypedDialect):
         return self.own_turns(
             [outcome_turn(one) for one in outcomes if isinstance(one, ToolOutcome)]
         )
+
+    def service_tool(self, event: AnyEvent) -> ServiceTool | None:
+        block = event.content_block if isinstance(event, ev.ContentBlockStartEvent) else None
+        if block is None or block.type is None:
+            return None
+        if block.type in ("server_tool_use", "mcp_tool_use"):
+            return ServiceTool(block.name or "", "in_progress", block.id)
+        if not block.type.endswith("_tool_result") or block.type == "tool_result":
+            return None
+        failed = block.is_error or _has_error(block.content)
+        name = block.type.removesuffix("_tool_result")
+        return ServiceTool(name, "failed" if failed else "completed", block.tool_use_id)
 
     def serial_calls(self, choice: Any) -> dict[str, Any]:
         chosen = {"type": "auto"} if choice is None else _tool_choice(choice)

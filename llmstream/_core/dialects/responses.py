@@ -46,7 +46,17 @@ from ..tool_calls import (
     is_same_json,
     item_calls,
 )
-from .base import CONTENT, NOTHING, PROGRESS, SIGN_OF_LIFE, Apply, Effect, TypedDialect, unknown
+from .base import (
+    CONTENT,
+    NOTHING,
+    PROGRESS,
+    SIGN_OF_LIFE,
+    Apply,
+    Effect,
+    ServiceTool,
+    TypedDialect,
+    unknown,
+)
 from .declared import OPENAI_RULES, DeclaredTool, WrittenTools, write_tools
 from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
@@ -773,6 +783,13 @@ _ENDS = frozenset(
 )
 
 
+# The status of a tool that the service runs: "response.web_search_call.searching".
+_STATUS = re.compile(
+    r"response\.([a-z_]+?)(?:_call)?\.(in_progress|searching|interpreting|generating|completed"
+    r"|failed)"
+)
+
+
 class ResponsesDialect(TypedDialect):
     """The Responses API as a dialect."""
 
@@ -927,6 +944,12 @@ class ResponsesDialect(TypedDialect):
                 for one in outcomes
             ]
         )
+
+    def service_tool(self, event: AnyEvent) -> ServiceTool | None:
+        found = _STATUS.fullmatch(event.type)
+        if found is None:
+            return None
+        return ServiceTool(found[1], found[2], getattr(event, "item_id", None))
 
     def approval_requests(self, items: Sequence[Any]) -> tuple[ToolCall, ...]:
         return tuple(
