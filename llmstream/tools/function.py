@@ -281,7 +281,7 @@ def as_tools(tools: Any) -> list[Tool | Mapping[str, Any]]:
     two with one name."""
     found: list[Tool | Mapping[str, Any]] = []
     names: set[str] = set()
-    if isinstance(tools, Mapping):
+    if isinstance(tools, (str, bytes, Mapping)) or not hasattr(tools, "__iter__"):
         raise ConfigurationError("tools: pass a list of functions, tools and dicts")
     for one in few("tools", tools, "functions, tools and dicts"):
         made = one if isinstance(one, Mapping) else _as_tool(one)

@@ -379,7 +379,7 @@ def test_a_wrong_key_is_not_tried_for_every_line(
         (b'{"id": 2.5, "prompt": "x"}', "line 3: its id is 2.5"),
         (b'{"id": "x", "prompt": ""}', "line 3: prompt: pass a string that is not empty"),
         (b'{"id": "x", "prompt": "x", "temperature": 900}', "line 3: temperature=900"),
-        (b'{"id": "x", "prompt": "x", "tools": 3}', "line 3: tools: give a list"),
+        (b'{"id": "x", "prompt": "x", "tools": 3}', "line 3: tools: pass a list"),
         (b'{"id": "x", "prompt": "x", "background": "yes"}', "line 3: background='yes'"),
         (b'{"id": "x", "prompt": "\\udc00"}', "line 3: not a JSON object"),
         (b'{"id": "x", "prompt": "x", "top_p": NaN}', "line 3: not a JSON object"),
