@@ -268,6 +268,73 @@ def _things() -> int:
     return threading.active_count() + len(list(Path("/proc/self/fd").iterdir()))
 
 
+# ---- arguments of a call -----------------------------------------------------------------------
+
+
+def arguments(name: str, api: str, address: str, size: int) -> dict[str, Any]:
+    """The arguments of a call, `size` bytes in pieces of four, and their partial value. CPU of the
+    whole call for a piece, in microseconds; seconds for all parses at full speed; the share of the
+    time that they take at 100 pieces a second, over the last 2,000, in percent; and for comparison
+    seconds for a parse at every piece of a sixteenth of it (twice the size takes four times as
+    long). Nothing is sent: a double plays the answer."""
+    from jiter import from_json
+
+    from llmstream import Client
+    from llmstream.output import PartialJSON
+    from llmstream.testing import Answer, FakeTransport, Reply
+
+    text = '{"list": ["' + '", "'.join(["abcd"] * (size // 8)) + '"]}'
+    blocks = Answer(tool_calls=[("save", text)]).blocks(api)
+    transport = FakeTransport(Reply(blocks))
+    client = Client(api, base_url="http://double", transport=transport)
+    partial = PartialJSON()
+    parses = _timed(partial)
+    begun = time.process_time()
+    for chunk in client.stream("hi", model="m").chunks():
+        if chunk.type == "tool_call":
+            partial.add(chunk.text)
+    used = time.process_time() - begun
+    assert partial.closed, "the arguments are not whole"
+    full = sum(parses)
+
+    last = 2000
+    paced, waited = PartialJSON(), 0.0
+    paced._now = lambda: waited + time.perf_counter()
+    paced.add(text[: -4 * last])
+    parses = _timed(paced)
+    begun = time.perf_counter()
+    for at in range(len(text) - 4 * last, len(text), 4):
+        waited += 0.01
+        paced.add(text[at : at + 4])
+    took = waited + time.perf_counter() - begun
+
+    part = text[: size // 16].encode()
+    begun = time.process_time()
+    for end in range(4, len(part), 4):
+        from_json(part[:end], partial_mode="trailing-strings")
+    every = time.process_time() - begun
+    return {
+        "us": used / (size / 4) * 1e6,
+        "parses": full,
+        "share": sum(parses) / took * 100,
+        "every": every,
+    }
+
+
+def _timed(partial: Any) -> list[float]:
+    """The seconds of each parse, from now on."""
+    parse, taken = partial._parse_json, []
+
+    def parsed(*data: Any, **options: Any) -> Any:
+        begun = time.thread_time()
+        found = parse(*data, **options)
+        taken.append(time.thread_time() - begun)
+        return found
+
+    partial._parse_json = parsed
+    return taken
+
+
 # ---- the watchdog ------------------------------------------------------------------------------
 
 
@@ -318,7 +385,7 @@ def watchdog(name: str, api: str, address: str, streams: int) -> dict[str, Any]:
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (cpu, call, scaling, latency, tls, large, held, sequence, watchdog)
+    for function in (cpu, call, scaling, latency, tls, large, arguments, held, sequence, watchdog)
 }
 
 

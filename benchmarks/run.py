@@ -272,6 +272,17 @@ def _large_targets(found: Found) -> Iterator[Target]:
         yield Target(f"{api}: memory / size", found.of("times", api=api), 4)
 
 
+def _arguments_jobs(quick: bool) -> list[Job]:
+    size = (1 << 18) if quick else (1 << 20)
+    return [{"what": "arguments", "name": OURS, "api": api, "size": size} for api in wire.APIS]
+
+
+def _arguments_targets(found: Found) -> Iterator[Target]:
+    for api in wire.APIS:
+        yield Target(f"{api}: all parses, s", found.of("parses", api=api), 0.6)
+        yield Target(f"{api}: of the time at 100/s, %", found.of("share", api=api), 10)
+
+
 def _watchdog_jobs(quick: bool) -> list[Job]:
     return [{"what": "watchdog", "name": OURS, "api": "responses", "streams": 1000}]
 
@@ -369,6 +380,19 @@ SECTIONS: dict[str, Section] = {
         _large_jobs,
         (Figure("seconds", "seconds", 3), Figure("times", "memory", 1)),
         _large_targets,
+    ),
+    "arguments": Section(
+        "The arguments of a call, 1 MB in pieces of 4 bytes: CPU of the call for a piece (us), all "
+        "parses of the partial value (s), their share of the time at 100 pieces/s (%), a parse at "
+        "every piece of 64 KB (s)",
+        _arguments_jobs,
+        (
+            Figure("us", "us", 1, False),
+            Figure("parses", "parses", 2, False),
+            Figure("share", "share %", 1, False),
+            Figure("every", "at every piece", 2, False),
+        ),
+        _arguments_targets,
     ),
     "watchdog": Section(
         "1,000 open streams: how late a clock fires (ms), CPU while nothing is due (% of a core)",
