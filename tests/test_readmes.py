@@ -73,6 +73,39 @@ RUN_BY = dict.fromkeys(
     ("streamlit", "gradio", "marimo", "fastapi", "textual"), "readers/test_apps.py"
 )
 
+
+class Credentials:
+    """What `azure-identity` and `google-auth` return: a token that is fetched when it is asked
+    for."""
+
+    valid = False
+    token: str | None = None
+
+    def refresh(self, request: Any) -> None:
+        self.token, self.valid = "ya29.a-token-of-google", True
+
+
+def stand_in(name: str, **members: Any) -> None:
+    """A library of a vendor as far as the examples use it: the real one asks the network."""
+    package = ""
+    for part in name.split("."):
+        package = f"{package}.{part}".strip(".")
+        sys.modules[package] = types.ModuleType(package)
+    vars(sys.modules[name]).update(members)
+
+
+def vendors_libraries() -> None:
+    """`azure-identity`, whose provider returns a JSON Web Token, and `google-auth`."""
+    stand_in(
+        "azure.identity",
+        DefaultAzureCredential=Credentials,
+        get_bearer_token_provider=lambda credential, *scopes: lambda: "eyJh.eyJz.c2ln",
+    )
+    stand_in("google.auth.transport.requests", Request=object)
+    sys.modules["google.auth"].default = lambda scopes: (Credentials(), "a-project")  # type: ignore[attr-defined]
+    sys.modules["google"].auth = sys.modules["google.auth"]  # type: ignore[attr-defined]
+
+
 # The programs that an example may call.
 PROGRAMS = {
     *("cp", "git", "gunicorn", "llmstream", "mkdir", "mypy", "npm"),
@@ -168,6 +201,7 @@ def prose(readme: Path) -> str:
 def prepare(namespace: dict[str, Any]) -> None:
     """In the process of a block: the names that a reader has, and no network but the loopback."""
     namespace.update(STAND_INS)
+    vendors_libraries()
     real = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *rest: Any, **more: Any) -> Any:
@@ -233,6 +267,8 @@ def _environment(server: Any, folder: Path) -> dict[str, str]:
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "OPENAI_API_KEY": "test-key",
         "OPENAI_BASE_URL": server.base_url,
+        "AZURE_OPENAI_ENDPOINT": server.url,
+        "VERTEX_BASE_URL": server.base_url,
         "ANTHROPIC_API_KEY": "test-key",
         "ANTHROPIC_BASE_URL": server.base_url_for("messages"),
         "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, ROOT / "tests"))),

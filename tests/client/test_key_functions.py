@@ -25,7 +25,7 @@ from llmstream import (
 )
 from llmstream._settings import environment
 from llmstream._settings.client import ClientSettings
-from llmstream.testing import Answer, Cut, LLMServer, Reply
+from llmstream.testing import Answer, Cut, FakeClock, FakeTransport, LLMServer, Reply
 
 APIS = ("responses", "messages", "chat")
 HEADER = {
@@ -90,6 +90,45 @@ def test_a_restart_is_asked_with_a_new_key(llm_server: LLMServer) -> None:
     llm_server.script(Reply([*Answer("one two").blocks("chat")[:3], Cut()]), Answer("whole"))
     assert client.stream("Hi", on_disconnect="restart").result().text == "whole"
     assert llm_server.requests[1].headers["authorization"] == f"Bearer {MARKED}-2"
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_every_answer_of_a_run_is_asked_with_a_new_key(llm_server: LLMServer, api: str) -> None:
+    """The calls of tools may take longer than a token lives."""
+
+    def weather(city: str) -> str:
+        """The weather of a city."""
+        return f"sun in {city}"
+
+    call = ("weather", '{"city": "Ulm"}', "call_1")
+    llm_server.script(Answer(tool_calls=[call]), Answer("Sun."))
+    client = client_of(api, llm_server, api_key=Tokens())
+    assert client.run("Hi", [weather]).result().text == "Sun."
+    name, form = HEADER[api]
+    sent = [request.headers[name] for request in llm_server.requests]
+    assert sent == [form.format(f"{MARKED}-{n}") for n in (1, 2)]
+
+
+def test_every_call_of_a_batch_is_asked_with_a_new_key(llm_server: LLMServer) -> None:
+    """Each by the worker that makes it."""
+    client = client_of("chat", llm_server, api_key=Tokens())
+    assert len(client.parallel(["a", "b", "c"], max_workers=2).results()) == 3
+    sent = {request.headers["authorization"] for request in llm_server.requests}
+    assert len(sent) == 3
+
+
+def test_an_answer_that_is_resumed_is_asked_for_with_a_new_key() -> None:
+    """Each time: a background response may take hours."""
+    blocks = Answer("one two three").blocks()
+    cuts = [Reply([*blocks[:4], Cut()]), Reply([*blocks[4:6], Cut()]), Reply(blocks[6:])]
+    transport = FakeTransport(*cuts)
+    doubles = {"transport": transport, "clock": FakeClock()}
+    client = Client("responses", base_url="http://t/v1", api_key=Tokens(), model="m", **doubles)
+    stream = client.stream("Hi", background=True, on_disconnect="resume")
+    assert stream.result().text == "one two three"
+    assert [request.method for request in transport.requests] == ["POST", "GET", "GET"]
+    sent = [request.headers["authorization"] for request in transport.requests]
+    assert sent == [f"Bearer {MARKED}-{n}" for n in (1, 2, 3)]
 
 
 def raises(error: Exception) -> str:
