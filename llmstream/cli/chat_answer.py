@@ -142,6 +142,7 @@ class _Shown:
         self._painter = painter
         self.thinking = painter.thinking
         self.tick = painter.tick
+        self.hide = painter.hide
         self.finish = painter.finish
         self.abort = painter.abort
 
@@ -195,15 +196,24 @@ def typing_ahead(ahead: TypeAhead, stop: Callable[[], None]) -> Iterator[None]:
         finally:
             bell.put(None)
 
+    def begin(*_: object) -> None:
+        # Not in the background: there it would stop the process.
+        with contextlib.suppress(termios.error, OSError):
+            if os.tcgetpgrp(terminal) == os.getpgrp():
+                termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
+                _send(_BRACKETED)
+
+    # After a stop (Ctrl-Z) the terminal is as the shell has left it.
+    before = signal.signal(signal.SIGCONT, begin)
     try:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
-        _send(_BRACKETED)
+        begin()
         try:
             spawn(watch, "typing")
         except ConfigurationError:  # without a thread `/stop` waits for the end
             bell.put(None)
         yield
     finally:
+        signal.signal(signal.SIGCONT, before or signal.SIG_DFL)
         running.clear()
         SYSTEM_CLOCK.wait(bell, 1.0)
         with contextlib.suppress(termios.error, OSError, ValueError):

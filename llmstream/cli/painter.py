@@ -16,6 +16,7 @@ from ..readers.handlers import TimedChunks
 from ..readers.source import chunks_of
 from ..result import Chunk
 from ..stream import Stream
+from .signals import Stopping
 
 __all__ = ["PLAIN", "Painter", "PipePainter", "PlainPainter", "paint", "painter_for"]
 
@@ -43,6 +44,10 @@ class Painter(Protocol):
 
     def tick(self) -> None:
         """Paint what is held back, if it is time. For a caller that waits for the next piece."""
+
+    def hide(self) -> None:
+        """Take away what is not finished: another program is about to write to the terminal. The
+        next `tick` paints it again."""
 
     def finish(self) -> None:
         """The answer is whole: paint the rest, and end the line."""
@@ -91,15 +96,19 @@ def _paint_in_time(stream: Stream, painter: Painter) -> None:
     due = SYSTEM_CLOCK.monotonic()
     items = TimedChunks(chunks_of(stream), stream, lambda: due)
     try:
-        while True:
-            chunk = items.get()
-            if items.ended:
-                return
-            if chunk is not None:
-                _show(chunk, stream, painter)
-            else:
-                painter.tick()
-                due = SYSTEM_CLOCK.monotonic() + _TICK
+        with Stopping() as stopping:
+            while True:
+                chunk = items.get()
+                if stopping.asked:
+                    painter.hide()
+                    stopping.stop()
+                if items.ended:
+                    return
+                if chunk is not None:
+                    _show(chunk, stream, painter)
+                else:
+                    painter.tick()
+                    due = SYSTEM_CLOCK.monotonic() + _TICK
     except BaseException:
         stream.cancel("the painting has ended")
         items.close()
@@ -138,6 +147,9 @@ class PipePainter:
 
     def tick(self) -> None:
         """Nothing is held back."""
+
+    def hide(self) -> None:
+        """All of it is finished."""
 
     def finish(self) -> None:
         if self._end_line and not self._last.endswith("\n"):

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.console import Console
 from rich.style import Style
 
@@ -86,6 +87,7 @@ class ScreenPainter:
         self._is_thinking = False
         self._shown = _Shown()
         self._unwritten: list[str] = []
+        self._hidden = False
         self._closed = False
 
     @staticmethod
@@ -106,8 +108,14 @@ class ScreenPainter:
         self._end()
 
     def tick(self) -> None:
-        if self._clock() >= self._due and (self._text or self._is_resized()):
+        if self._clock() >= self._due and (self._text or self._hidden or self._is_resized()):
             self._paint()
+
+    def hide(self) -> None:
+        if self._shown.live:
+            self._shown = replace(self._shown, live=())
+            self._hidden = True
+            self._write(_ERASE)
 
     def finish(self) -> None:
         if not self._closed:
@@ -167,6 +175,7 @@ class ScreenPainter:
             after, held, pieces = self._as_text(before, final=final)
         # From here on it counts as written: what an interrupt leaves of it, `abort` writes.
         self._shown, self._text, self._held, self._unwritten = after, "", held, pieces
+        self._hidden = False
         self._flush()
         now = self._clock()
         self._due = now + max(_SHORTEST, _COSTS * (now - begun))

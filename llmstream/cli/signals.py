@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TypeAlias
 
-__all__ = ["Terminated", "die_with", "hand_back", "hangup"]
+from .._runtime.threads import thread_number
+
+__all__ = ["Stopping", "Terminated", "die_with", "hand_back", "hangup"]
 
 
 class Terminated(BaseException):
@@ -69,3 +72,44 @@ def hand_back(*, process_ends: bool) -> None:
             signal.signal(one, signal.SIG_DFL)
         elif not process_ends and (ignored or signal.getsignal(one) is handler):
             signal.signal(one, signal.SIG_DFL if before is None else before)
+
+
+class Stopping:
+    """Ctrl-Z (SIGTSTP), for a program that has something to take away from the terminal first: from
+    `asked` on it has to call `stop`. Without effect outside of the main thread, on Windows, and
+    where somebody else handles the signal."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._number: signal.Signals | None = getattr(signal, "SIGTSTP", None)
+
+    def __enter__(self) -> Stopping:
+        number = self._number
+        if number is None or signal.getsignal(number) is not signal.SIG_DFL:
+            self._number = None
+        else:
+            with contextlib.suppress(ValueError):
+                signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._number is not None:
+            with contextlib.suppress(ValueError):
+                signal.signal(self._number, signal.SIG_DFL)
+
+    def stop(self) -> None:
+        """Stop the process; returns when it goes on."""
+        assert self._number is not None
+        signal.signal(self._number, signal.SIG_DFL)
+        self.asked = False
+        # To this thread, so that it is stopped before the call returns.
+        signal.pthread_kill(thread_number(), self._number)
+        signal.signal(self._number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True

@@ -192,6 +192,24 @@ def test_rows_are_painted_again_for_another_size() -> None:
     assert screen.sent == sent
 
 
+def test_what_is_not_finished_can_be_hidden() -> None:
+    """Another program writes to the terminal meanwhile."""
+    screen, clock = Screen(80, 24), Clock()
+    painter = ScreenPainter(screen, clock=clock, size=screen.size)
+    painter.hide()
+    painter.add("First.\n\nSecond *one")
+    painter.hide()
+    assert screen.rows == ["First."]
+    screen.write("Stopped\n")
+    clock.now += 1.0
+    painter.tick()
+    assert screen.rows == ["First.", "Stopped", "", "Second *one"]
+    painter.add("*.")
+    painter.hide()
+    painter.finish()
+    assert screen.rows == ["First.", "Stopped", "", "Second one."]
+
+
 # ---- what is never sent --------------------------------------------------------------------------
 
 EVIL = (

@@ -110,3 +110,38 @@ def test_an_interrupt_leaves_the_text_and_a_clean_terminal(
     shell.type("Enter")
     eventually(lambda: shell.rows[-2:] == ["Again.", "$"], "the next answer")
     assert shell.rows[: len(rows) - 1] == rows[:-1]
+
+
+@pytest.mark.parametrize("command", ["llmstream Why?", "llmstream chat"])
+def test_a_stop_and_its_end(shell: Pane, llm_server: LLMServer, command: str) -> None:
+    """Ctrl-Z takes away what is not finished, so that the shell does not write over it; `fg` paints
+    it again, the answer is there once, and a chat hides again what is typed ahead."""
+    blocks = Answer("All of *this* is one paragraph.").blocks()
+    llm_server.script(Reply([*blocks[:-5], Silence()]), Answer("Done."))
+    shell.write(command)
+    shell.type("Enter")
+    is_chat = command.endswith("chat")
+    if is_chat:
+        eventually(lambda: shell.rows[-1] == ">", "the prompt")
+        shell.write("Why?")
+        shell.type("Enter")
+    eventually(lambda: "is one" in shell.rows[-1], "most of the answer")
+    shell.type("C-z")
+    eventually(lambda: shell.rows[-1] == "$" and "Stopped" in "".join(shell.rows), "the stop")
+    assert "is one" not in "".join(shell.rows)
+    shell.write("fg")
+    shell.type("Enter")
+    eventually(lambda: "is one" in shell.rows[-1], "the answer")
+    if is_chat:
+        shell.write("typed ahead")
+    shell.type("C-c")
+    eventually(lambda: shell.rows[-1].rstrip("typed ahead") in ("$", ">"), "the end")  # noqa: B005
+    rows = shell.rows
+    assert "".join(rows).count("All of this is one") == 1
+    assert sum("typed" in row for row in rows) <= 1
+    if is_chat:
+        shell.type("C-c")
+        eventually(lambda: any("Ctrl-C again" in row for row in shell.rows), "an empty line")
+        eventually(lambda: shell.rows[-1] == ">", "the prompt")
+        shell.type("C-c")
+        eventually(lambda: shell.rows[-1] == "$", "the shell")
