@@ -116,6 +116,9 @@ class Tool:
             self.parameters = _schema_of(self._parameters, doc)
         else:
             self.parameters = _checked_schema(parameters)
+        self._declaration = DeclaredTool(
+            self.name, self.description, self.parameters, strict=strict, eager=eager
+        )
         self._options = {
             "name": name,
             "description": description,
@@ -160,9 +163,7 @@ class Tool:
     def declaration(self) -> DeclaredTool:
         """What a request says of it, before its API's rules are applied."""
         self._check_bound()
-        return DeclaredTool(
-            self.name, self.description, self.parameters, strict=self.strict, eager=self.eager
-        )
+        return self._declaration
 
     def _check_bound(self) -> None:
         if self._method:

@@ -56,17 +56,21 @@ class DeclaredTool(dict[str, Any]):
         super().__init__(type="function", name=name, **about, parameters=parameters)
         self.strict = strict
         self.eager = eager
+        self._fitted: dict[tuple[SchemaRules, bool], Fitted] = {}  # it is sent with each turn
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (dict(self), self.strict, self.eager)
 
     def fitted(self, rules: SchemaRules, *, never: bool = False) -> Fitted:
         """The schema by an API's rules. `never`: the service knows no strict mode."""
-        name = self["name"]
-        try:
-            return fit(self["parameters"], rules, strict=False if never else self.strict)
-        except ConfigurationError as exc:
-            raise ConfigurationError(f"the tool {name!r}: {exc}") from None
+        known = self._fitted.get((rules, never))
+        if known is None:
+            try:
+                known = fit(self["parameters"], rules, strict=False if never else self.strict)
+            except ConfigurationError as exc:
+                raise ConfigurationError(f"the tool {self['name']!r}: {exc}") from None
+            self._fitted[rules, never] = known
+        return known
 
 
 def _remade(fields: dict[str, Any], strict: bool | None, eager: bool) -> DeclaredTool:
