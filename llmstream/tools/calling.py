@@ -14,6 +14,7 @@ from .._outputs import output_of
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.scope import NEVER
 from .._runtime.threads import spawn
+from ..errors import ConfigurationError
 from ..telemetry.context import ActiveCall
 from .context import RUNNING, ToolContext
 from .entries import Entry
@@ -117,9 +118,13 @@ class Calling:
         context = ToolContext(entry.call, self._number, self._telling.trace_id, seconds)
         entry.context = context
         entry.deadline = NEVER if seconds is None else SYSTEM_CLOCK.monotonic() + seconds
-        entry.begun = True
+        entry.begun = True  # before it is: an interrupt may come in between
         self._running.append(entry)
-        spawn(partial(copy_context().run, self._work, entry, context), "tool")
+        try:
+            spawn(partial(copy_context().run, self._work, entry, context), "tool")
+        except ConfigurationError:  # there is no thread for it
+            entry.begun = False
+            raise
 
     def _wait(self) -> None:
         """Wait until one of the calls that run has ended, or its time has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -106,9 +107,10 @@ class Entry:
 
 
 def _told(error: BaseException) -> str | list[Any]:
-    """What the model is sent of a failure."""
+    """What the model is sent of a failure. Never raises: the call has to end."""
     if isinstance(error, ToolError):
-        return output_of(error.words)
+        with contextlib.suppress(Exception):  # a subclass may have no words, or odd ones
+            return output_of(error.words)
     return str(error) if isinstance(error, ToolArgumentsError) else words_of(error)
 
 

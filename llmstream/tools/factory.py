@@ -69,8 +69,12 @@ def make_run(client: RunService, prompt: Any, tools: Any, options: Mapping[str, 
         prompt = [{"role": "user", "content": prompt}]
     trace_id = checked_trace_id(options.get("trace_id")) or random_id(128)
     made = _Maker(client, tools, options, trace_id, prompt)
-    # As plain data of its own: the caller may go on to use the list.
-    messages = copied(prompt)
+    try:
+        messages = copied(prompt)  # as plain data of its own: the caller may go on to use the list
+    except TypeError as exc:
+        raise ConfigurationError(
+            f"prompt: a run keeps it as JSON ({exc}): use plain dicts, lists and strings"
+        ) from None
     return made.run(Place(Conversation(messages=tuple(messages))), [])
 
 

@@ -3,6 +3,8 @@ words are what the model is told."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..result import ToolCall, printable
 from .function import ToolError
 
@@ -22,6 +24,9 @@ class ToolTimeout(ToolError, TimeoutError):
         )
         self.seconds = seconds
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.seconds,)
+
 
 class ToolRefused(ToolError):
     """`approve` has refused the call. `reason` is what it returned, or None."""
@@ -32,6 +37,9 @@ class ToolRefused(ToolError):
         )
         self.reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,)
+
 
 class UnknownTool(ToolError):
     """The model has called a tool that it was not given."""
@@ -41,6 +49,10 @@ class UnknownTool(ToolError):
         super().__init__(
             f"There is no tool {printable(call.name)[:_SHOWN]!r}. The tools are: {names}."
         )
+        self._made_of = call, known
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._made_of
 
 
 class ToolInterrupted(ToolError):
@@ -52,3 +64,6 @@ class ToolInterrupted(ToolError):
             "The program was stopped while this tool ran. Whether it has had its effect is not "
             "known. It was not run again."
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
