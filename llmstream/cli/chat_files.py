@@ -34,13 +34,13 @@ def save(name: str, conversation: Conversation, model: str, *, over: bool) -> No
     """Write a conversation, whole or not at all, for its owner alone. `over`: in the place of what
     is there. Raises ConfigurationError."""
     path = _path(name)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigurationError(f"{name} is not a file: choose another name")
     if os.path.lexists(path) and not over:
         raise ConfigurationError(
             f"{name} exists: choose another name, or replace it with /save -f {name}"
         )
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise ConfigurationError(f"{name} is not a file: choose another name")
         replace_file(path, encode(conversation, model), private=True)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot write {name}: {_why(error)}") from None

@@ -53,6 +53,7 @@ _ADVICE: dict[str, str] = {
     "by REQUESTS_CA_BUNDLE or verify=": "by REQUESTS_CA_BUNDLE",
     "pass one by cert=": "the command has no option for one, Client(cert=...) has",
     ".partial has what arrived": "what had arrived is printed",
+    "what arrived is in .partial": "what had arrived is printed",
     "(Timeouts.total)": "(--total)",
     ", or None for no limit": ", or leave it out",
 }

@@ -166,6 +166,13 @@ def test_commands_that_nothing_follows(llm_server: LLMServer) -> None:
     assert llm_server.requests[0].json()["input"] == [{"role": "user", "content": "hi"}]
 
 
+def test_a_folder_is_not_replaced(llm_server: LLMServer, tmp_path: Path) -> None:
+    """And nobody is advised to do so."""
+    done = chat(llm_server, f"/save {tmp_path}", f"/save -f {tmp_path}")
+    assert done.stderr.count(f"{tmp_path} is not a file: choose another name") == 2
+    assert tmp_path.is_dir()
+
+
 def test_an_editor_of_spaces_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of the question would be run as a program."""
     for visual, editor, found in (("", "  ", ""), (" \t", " vi -n", "vi -n"), ("x", "y", "x")):

@@ -43,6 +43,8 @@ def test_what_a_service_says_is_left_as_it_is() -> None:
     assert in_options(OSError("model=x: no")) == "model=x: no"
     late = LLMStreamError("no end within 3 s (Timeouts.total): .partial has what arrived")
     assert in_options(late) == "no end within 3 s (--total): what had arrived is printed"
+    cut = LLMStreamError("the connection was lost: what arrived is in .partial; after 2 attempts")
+    assert ".partial" not in in_options(cut)
 
 
 def test_the_advice_is_that_of_the_library() -> None:
