@@ -27,6 +27,7 @@ _NOT_THE_LAST_WORD = ("tool_calls", "pause")
 _REFUSED = ("refusal", "content_filter")
 MISSING: Any = object()  # no value yet
 _RAW_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Form(Protocol):
@@ -99,6 +100,11 @@ class Output(Struct, frozen=True, kw_only=True):
         if self.key is None or data[:1] != b"{":
             return data
         return bytes(_RAW_FIELDS.decode(data).get(self.key, data))
+
+    def elements(self, json: str) -> list[str]:
+        """The JSON of each element of a list that is the value in `json`."""
+        found = _RAW_ELEMENTS.decode(self._unwrapped(json.encode("utf-8", "surrogatepass")))
+        return [bytes(raw).decode("utf-8", "surrogatepass") for raw in found]
 
     def inner(self, plain: Any, *, whole: bool = False) -> Any:
         """The plain value in decoded JSON, as far as it has arrived; MISSING where it has not

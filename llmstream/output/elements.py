@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typing
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from .._core.json_text import ElementScanner
@@ -52,7 +51,7 @@ class _Elements:
         self._name = type_name(element)
         self._decode = form_of(element).decode
         self._scanner = ElementScanner(ELEMENTS)
-        self._count = 0
+        self._made: list[int] = []  # hashes of their texts
 
     def read(self, chunk: Chunk, items: deque[Any]) -> LLMStreamError | None:
         self._scanner.feed(chunk.text)
@@ -60,8 +59,8 @@ class _Elements:
             try:
                 items.append(self._decode(text))
             except ValueError as exc:
-                return invalid(self._name, str(exc), self._count)
-            self._count += 1
+                return invalid(self._name, str(exc), len(self._made))
+            self._made.append(hash(text))
         return None
 
     def end(
@@ -69,6 +68,9 @@ class _Elements:
     ) -> LLMStreamError | None:
         """A list that is not where it was looked for, or not the only one, is an error: never are
         the elements others than those of the value."""
-        if error is None and isinstance(value, Sequence) and len(value) != self._count:
-            return invalid(type_name(self._output.type), "its elements are not those of one list")
-        return None
+        if error is not None or value is None:
+            return None
+        output = self._output
+        if self._made == [hash(one) for one in output.elements(output.read(text)[1])]:
+            return None
+        return invalid(type_name(output.type), "its elements are not those of one list")

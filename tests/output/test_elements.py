@@ -120,6 +120,25 @@ def test_any_list_in_any_pieces(seed: int) -> None:
     assert found == [msgspec.json.decode(json.dumps(one)) for one in value]
 
 
+@every(
+    "text",
+    [
+        '{"elements": [{"text": "a"}], "elements": [{"text": "b"}]}',
+        '{"elements": [{"text": "a"}], junk} {"elements": [{"text": "b"}]}',
+        '{"elements": [{"text": "a"}, {"text": "b"}], "elements": []}',
+        '{"elements": [{"text": "a"}], "\\u0065lements": [{"text": "b"}]}',
+    ],
+)
+def test_elements_of_another_list_are_an_error(text: str) -> None:
+    """Also of one that has as many: what was yielded is the value, or the end says that it is
+    not."""
+    items, error = drained(elements_of([*text]).elements())
+    assert [item.text for item in items][:1] == ["a"]
+    assert isinstance(error, OutputInvalid)
+    assert "not those of one list" in str(error)
+    assert elements_of(text).result().value != items
+
+
 # --- what does not fit --------------------------------------------------------------------------
 
 
