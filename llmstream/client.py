@@ -525,6 +525,7 @@ class Client:
             keep(max_workers)
         return batch
 
+    @without_variables
     def run(
         self,
         prompt: str | list[Any],
@@ -585,6 +586,7 @@ class Client:
         }
         return make_run(self._for_runs(), prompt, tools, {**stream_options, **own})
 
+    @without_variables
     def resume_run(
         self,
         state: Mapping[str, Any],

@@ -67,6 +67,12 @@ class Conversation(Struct, frozen=True, kw_only=True):
     approvals: tuple[ToolCall, ...] = ()
     broken: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Conversation(turns={self.turns}, step={self.step.name})"  # never the prompt
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("turns", self.turns)]  # rich shows the variables of frames
+
 
 def after_answer(
     so_far: Conversation, result: Result, approvals: Sequence[ToolCall], write: WriteOutcomes

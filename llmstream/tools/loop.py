@@ -15,6 +15,7 @@ from .._core.state import State
 from .._core.tool_loop import MAX_FAILURES, Conversation, Step, after_answer, after_calls
 from .._runtime.clock import Clock
 from .._runtime.fork import process_number
+from .._runtime.frames import forget_variables
 from .._runtime.scope import NEVER
 from .._runtime.threads import Lock
 from ..errors import Cancelled, ConfigurationError, DeadlineExceeded, LLMStreamError, RunError
@@ -81,6 +82,9 @@ class Place(NamedTuple):
     turn: OpenTurn | None = None  # the calls that are being made
     latest: Result | None = None
     usage: Usage = Usage()
+
+    def __repr__(self) -> str:
+        return f"Place({self.conversation!r})"  # frames are shown by error reporters
 
 
 class Loop:
@@ -175,6 +179,8 @@ class Loop:
             if isinstance(exc, ConfigurationError):
                 self._sealed(exc)
             self.end(exc)
+            if isinstance(exc, LLMStreamError):  # the prompt is in the frames
+                forget_variables(exc)
             raise
 
     def end(self, error: BaseException | None) -> None:

@@ -92,6 +92,9 @@ class SavedRun(Struct, kw_only=True):
     options: dict[str, Any] = {}
     needs: list[str] = []
 
+    def __repr__(self) -> str:
+        return f"SavedRun({self.trace_id})"  # never the prompt
+
 
 def fill(
     saved: SavedRun, conversation: Conversation, turn: OpenTurn | None, *, ended: bool

@@ -17,7 +17,7 @@ from talking import PROMPT, Model, as_stored, outcomes
 
 from llmstream import Client, ConfigurationError, RunError, ToolCall
 from llmstream._runtime import threads
-from llmstream.testing import Answer, FakeTransport
+from llmstream.testing import Answer, Cut, FakeTransport, Reply
 from llmstream.tools import (
     ToolError,
     ToolFinished,
@@ -279,6 +279,62 @@ def test_a_prompt_that_is_no_plain_data() -> None:
     turn: Mapping[str, Any] = MappingProxyType({"role": "user", "content": "Hi"})
     with pytest.raises(ConfigurationError):
         Model(TALK).client("chat").run([turn], [])
+
+
+WORDS = "prompt-words-that-nobody-may-see"
+
+
+def shown(error: BaseException) -> str:
+    """The variables of its frames, as error reporters show them."""
+    texts = []
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is None:
+            continue
+        left += [one.__cause__, one.__context__]
+        place = one.__traceback__
+        while place is not None:
+            if "/llmstream/" in place.tb_frame.f_code.co_filename:
+                texts += [repr(value) for value in place.tb_frame.f_locals.values()]
+            place = place.tb_next
+    return " ".join(texts)
+
+
+def interrupt(*_: Any) -> bool:
+    raise KeyboardInterrupt
+
+
+def fail(*_: Any) -> bool:
+    raise ValueError("mine")
+
+
+@every(
+    "options, answers",
+    [
+        ({"temperature": "hot"}, ()),
+        ({"max_turns": 1}, (CALL,)),
+        ({"approve": fail}, (CALL,)),
+        ({"approve": interrupt}, (CALL,)),
+        ({"approve": lambda call: None}, (CALL,)),
+        ({"on_tool_error": "raise"}, (CALL,)),
+        ({}, (Reply([*DONE.blocks("chat")[:2], Cut()]),)),
+        ({}, (CALL, Reply.error(400))),
+    ],
+)
+def test_the_prompt_is_in_no_frame_of_an_error(options: Any, answers: tuple[Any, ...]) -> None:
+    client = Client("chat", transport=FakeTransport(*answers), model="m", api_key="k")
+
+    def work() -> None:
+        raise ValueError("a tool")
+
+    def go() -> None:
+        client.run([{"role": "user", "content": WORDS}], [work], **options).result()
+
+    with pytest.raises(BaseException) as caught:
+        go()
+    assert WORDS not in shown(caught.value)
+    assert WORDS not in str(caught.value)
 
 
 def test_what_any_thread_may_read_while_it_runs() -> None:
