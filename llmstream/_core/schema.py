@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -47,6 +47,7 @@ _TYPES: dict[type, str] = {
 }
 # What no grammar of a service can follow in a regular expression: it looks around, or back.
 _ODD_PATTERN = re.compile(r"\(\?<?[=!]|\(\?P=|\\[1-9bBAZ]")
+_TYPE_NAMES = ("object", "array", *_TYPES.values())
 _DEEP = 200  # schemas inside each other
 
 
@@ -117,6 +118,7 @@ def fit(schema: Mapping[str, Any], rules: SchemaRules, *, strict: bool | None = 
     `strict`: None makes it strict where that is possible, False never does. True raises
     ConfigurationError where it is not possible. So does a schema that no API takes.
     """
+    _check_form(schema)
     root = _Root(schema)
     if not is_object(root.schema, root):
         raise ConfigurationError("a schema's root has to be an object with properties")
@@ -147,6 +149,30 @@ def is_object(schema: Mapping[str, Any], root: _Root | None = None) -> bool:
     root = root or _Root(schema)
     found = root.resolved(schema)
     return found.get("type") == "object" and "properties" in found
+
+
+def _check_form(schema: Any) -> None:
+    """Raises ConfigurationError, with the place, where a keyword that is looked into is not of the
+    form that JSON Schema gives it."""
+    left: list[tuple[Any, str]] = [(schema, "$")]
+    while left:
+        one, path = left.pop()
+        if isinstance(one, bool):
+            continue
+        if not isinstance(one, Mapping):
+            raise ConfigurationError(f"the schema is not one: `{path}` is no object")
+        for name, value in one.items():
+            place = f"{path}.{name}"
+            if not _FORMS.get(name, _anything)(value):
+                raise ConfigurationError(
+                    f"the schema is not one: `{place}` has not the form that JSON Schema gives it"
+                )
+            if name in _OF_NAMES:
+                left += [(inner, f"{place}.{key}") for key, inner in value.items()]
+            elif name in _OF_LISTS:
+                left += [(inner, f"{place}[{number}]") for number, inner in enumerate(value)]
+            elif name in _OF_ONE:
+                left.append((value, place))
 
 
 def _check_names(schema: Mapping[str, Any], rules: SchemaRules) -> None:
@@ -226,6 +252,8 @@ class _Strict:
 
     def fitted(self) -> Fitted:
         body, levels = self._write(self._root.schema, "$")
+        if body.get("type") != "object":
+            raise _NotStrictError("`$`", "is not plainly an object")
         self._within("objects and arrays inside each other", levels, self._rules.levels)
         self._within("properties", self._properties, self._rules.properties)
         self._within("values of enums", self._enum_values, self._rules.enum_values)
@@ -318,6 +346,8 @@ class _Strict:
         if more is not None and more is not False:
             raise _NotStrictError(f"`{path}`", "is an object with further names")
         required = schema.get("required") or ()
+        if not set(required) <= schema["properties"].keys():
+            raise _NotStrictError(f"`{path}`", "requires a property that it does not describe")
         properties: Schema = {}
         deepest = 0
         for name, inner in schema["properties"].items():
@@ -362,6 +392,8 @@ class _Strict:
         kind = schema.get("type")
         if "const" in schema or "enum" in schema:
             values = [schema["const"]] if "const" in schema else schema["enum"]
+            if not all(type(value) in _TYPES for value in values):
+                raise _NotStrictError(f"`{path}`", "is a value that is not a plain one")
             self._count_values(values)
             kind = _TYPES.get(type(values[0]), "null")
             written: Schema = {"type": kind}
@@ -388,6 +420,8 @@ class _Strict:
         for name, value in schema.items():
             if name in done or name in _DROPPED or name in ("description", "$ref", *_DEFINITIONS):
                 continue
+            if written.get("type", "object") not in _OF_TYPE.get(name, _TYPE_NAMES):
+                continue  # it says nothing of a value of this type
             if self._stays(name, value, written):
                 kept[name] = value
             elif not _is_vacuous(name, value):
@@ -563,6 +597,39 @@ class _Loose:
         return name not in rules.kept
 
 
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(_OF_NAMES, _is_mapping),
+    **dict.fromkeys(_OF_LISTS, _is_list),
+    **dict.fromkeys(("description", "format", "pattern", "$ref"), _is_text),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), _is_size),
+    "required": _is_texts,
+    "enum": _is_list,
+    "type": lambda value: _is_text(value) or _is_texts(value),
+}
 _KEPT_LOOSE = frozenset({"type", "enum", "const", "required", "default"})
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -205,6 +207,7 @@ def test_a_root_that_is_a_reference() -> None:
         ({"anyOf": []}, "fits no value"),
         ({"enum": [[1]]}, "not a plain one"),
         ({"type": "unknown"}, "may be anything"),
+        (an_object(["z"], b={"type": "string"}), "requires a property that it does not describe"),
         (an_object(b={"type": "array", "items": {}}), "`$.a.b[...]`"),
     ],
 )
@@ -313,6 +316,98 @@ def test_schemas_that_no_api_takes(schema: Any) -> None:
     for rules in (OPENAI_RULES, ANTHROPIC_RULES):
         with pytest.raises(ConfigurationError):
             fit(schema, rules)
+
+
+# ---- schemas that nobody would write -----------------------------------------------------------
+
+KEYWORDS = [
+    *("type", "properties", "required", "additionalProperties", "items", "anyOf", "oneOf", "allOf"),
+    *("enum", "const", "$ref", "$defs", "description", "default", "title", "minimum", "maxLength"),
+    *("pattern", "format", "minItems", "prefixItems", "uniqueItems", "not", "patternProperties"),
+    *("propertyNames", "definitions", "if", "discriminator", "contentEncoding", "x"),
+]
+REFERENCES = ["#/$defs/A", "#/$defs/B", "#", "x", 3, "#/definitions/A"]
+
+
+def odd_value(chance: random.Random, depth: int) -> Any:
+    kind = chance.random()
+    if depth <= 0 or kind < 0.35:
+        plain = [None, True, False, 1, 2.5, "string", "object", "null", "#/$defs/A", "#", [], {}]
+        return chance.choice(plain)
+    if kind < 0.55:
+        return [odd_value(chance, depth - 1) for _ in range(chance.randint(0, 3))]
+    return odd_schema(chance, depth - 1)
+
+
+def odd_schema(chance: random.Random, depth: int) -> dict[str, Any]:
+    """A schema of which some parts are none."""
+    schema: dict[str, Any] = {}
+    kinds = ["string", "object", "array", "integer", "null", ["string", "null"], ["integer"], []]
+    if chance.random() < 0.9:
+        schema["type"] = chance.choice(kinds)
+    for name in chance.sample(KEYWORDS, chance.choice([0, 0, 1, 1, 2, 4])):
+        if chance.random() < 0.03 or depth <= 0:
+            schema[name] = odd_value(chance, 1)
+        elif name in ("properties", "$defs", "patternProperties"):
+            names = chance.sample(["a", "b", "A", "B"], chance.randint(0, 3))
+            schema[name] = {one: odd_schema(chance, depth - 1) for one in names}
+        elif name in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            schema[name] = [odd_schema(chance, depth - 1) for _ in range(chance.randint(0, 3))]
+        elif name in ("items", "additionalProperties", "not", "if"):
+            schema[name] = odd_schema(chance, depth - 1)
+        elif name == "$ref":
+            schema[name] = chance.choice(REFERENCES)
+        elif name == "required":
+            schema[name] = chance.sample(["a", "b", "z"], chance.randint(0, 3))
+        else:
+            schema[name] = odd_value(chance, 1)
+    return schema
+
+
+def test_any_schema_is_written_or_refused() -> None:
+    """By the rules, or with a ConfigurationError."""
+    outcomes: Counter[Any] = Counter()
+    for seed in range(4000):
+        chance = random.Random(seed)
+        schema = odd_schema(chance, 3)
+        if chance.random() < 0.8:
+            parts = {"a": odd_schema(chance, 2), "b": odd_schema(chance, 2)}
+            schema = {**schema, "type": "object", "properties": parts}
+        if chance.random() < 0.6:
+            schema["$defs"] = {"A": odd_schema(chance, 2), "B": odd_schema(chance, 2)}
+        for rules, faults in (
+            (OPENAI_RULES, openai_faults),
+            (ANTHROPIC_RULES, anthropic_faults),
+        ):
+            try:
+                fitted = fit(schema, rules)
+            except ConfigurationError:
+                outcomes["refused"] += 1
+                continue
+            outcomes[fitted.strict] += 1
+            json.dumps(fitted.schema)
+            assert not fitted.strict or faults(fitted.schema) == [], seed
+    assert min(outcomes[one] for one in ("refused", True, False)) > 100
+
+
+@every(
+    "schema, words",
+    [
+        ([], "`$`"),
+        (an_object(a=3), "`$.properties.a` is no object"),
+        (an_object(a={"anyOf": {}}), "`$.properties.a.anyOf`"),
+        (an_object(a={"anyOf": [3]}), "`$.properties.a.anyOf[0]`"),
+        (an_object(a={"enum": "x"}), "`$.properties.a.enum`"),
+        (an_object(a={"type": 3}), "`$.properties.a.type`"),
+        (an_object(a={"$ref": 3}), "`$.properties.a.$ref`"),
+        ({**an_object(), "$defs": []}, "`$.$defs`"),
+        ({**an_object(), "required": "a"}, "`$.required`"),
+    ],
+)
+def test_what_is_no_schema_says_where(schema: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        fit(schema, OPENAI_RULES)
+    assert words in str(caught.value)
 
 
 def test_what_is_an_object() -> None:
