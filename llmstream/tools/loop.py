@@ -167,10 +167,10 @@ class Loop:
             raise StopIteration
         try:
             self._start()
-            self.check()
-            item = next(self._items)
+            item = next(self._items) if self._cancelled is None else None
             if self._cancelled is not None:  # after a cancel nothing is delivered
                 raise self._stopped(*self._cancelled)
+            assert item is not None
             return item
         except StopIteration:
             self.end(None)
