@@ -213,7 +213,7 @@ def asked_about_tools(api: str, status: int, message: str, tools: list[Any], **m
     return simpler and (json.loads(simpler.body)["tools"], simpler.strict)
 
 
-@every("api", APIS)
+@every("api", TOOLS)
 @every("words", TOO_MUCH)
 def test_strict_is_not_asked_again(api: str, words: str) -> None:
     """Where the schema is too much for the service. The caller checks the arguments anyway; where a
@@ -229,7 +229,7 @@ def test_strict_is_not_asked_again(api: str, words: str) -> None:
         assert asked_about_tools(api, status, words, tools, strict=strict) is None
 
 
-@every("api", APIS)
+@every("api", TOOLS)
 @every("form", refusals("strict"))
 def test_a_service_that_does_not_know_strict(api: str, form: str) -> None:
     """Then the field itself is left out, in every form of the error."""
@@ -246,7 +246,7 @@ def test_a_service_that_does_not_know_strict(api: str, form: str) -> None:
     assert b"strict" not in simpler.body
 
 
-@every("api", APIS)
+@every("api", TOOLS)
 def test_what_the_caller_has_made_strict_stays(api: str) -> None:
     """And so does everything after an error that is about something else."""
     words = TOO_MUCH[0]
