@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.fork import renew_in_child
+from .._transport.detour import BARRIERS
 from ..errors import ConfigurationError
 
 __all__ = ["MODEL_NAME", "cache_directory", "checked_file", "fetch_model", "import_extra"]
@@ -117,6 +118,11 @@ def fetch_model(*, progress: bool = True) -> Path:
     model = cache_directory() / _cached_name()
     with _lock:
         if not _is_whole(model):
+            if BARRIERS:
+                raise ConfigurationError(
+                    "the local model is not there yet, and the network is forbidden here "
+                    "(llmstream.testing.forbid_network): fetch it before, by Client.local()"
+                )
             _fetch(model, progress)
     return model
 

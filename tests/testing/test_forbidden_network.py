@@ -9,6 +9,7 @@ import pytest
 from every import every
 
 from llmstream import Client, ConfigurationError, LLMStreamError, RetryPolicy, Timeouts
+from llmstream.local.model import fetch_model
 from llmstream.testing import Answer, FakeTransport, LLMServer, forbid_network, record, recording
 
 
@@ -101,6 +102,14 @@ def test_it_ends_where_its_block_ends() -> None:
 
     assert BARRIERS == []
     assert DETOURS == []
+
+
+def test_the_local_model_is_not_fetched(monkeypatch: Any, tmp_path: Any) -> None:
+    """Where it is not there yet."""
+    monkeypatch.setenv("LLMSTREAM_CACHE", str(tmp_path / "empty"))
+    with forbid_network(), pytest.raises(ConfigurationError, match="network is forbidden"):
+        fetch_model(progress=False)
+    assert not (tmp_path / "empty").exists()
 
 
 def test_a_recording_does_not_get_past_it(tmp_path: Any) -> None:

@@ -317,6 +317,25 @@ def test_an_answer_in_the_background_is_taken_up_again(tmp_path: Path) -> None:
     assert again == seen
 
 
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return f"It is sunny in {city}."
+
+
+@every("api", APIS)
+def test_a_run_with_tools(tmp_path_factory: Any, api: str) -> None:
+    """Its tools run again; what they return is in the second request, and finds its answer."""
+    path = tmp_path_factory.mktemp("recordings") / "a.json"
+    calls = [("weather", '{"city": "Rome"}'), ("weather", '{"city": "Oslo"}')]
+    double = FakeTransport(Answer(tool_calls=calls), Answer("Sunny in both."))
+    for transport in (record(path, transport=double), None):
+        with transport or replay(path) as played:
+            run = bench(api, played).run("How is it?", [weather], model="m")
+            assert run.result().text == "Sunny in both."
+            sent = [request.json() for request in played.requests]
+            assert "It is sunny in Oslo." in json.dumps(sent[1])
+
+
 # ---- leaving, cancelling, interrupting -----------------------------------------------------------
 
 
