@@ -93,7 +93,7 @@ def _words(content: Any) -> str:
 
 
 def recordings() -> list[Recording]:
-    found = [recording for api in APIS for recording in recorded(api)]
+    found = [recording for api in RULES for recording in recorded(api)]
     if not found:
         pytest.skip(ABSENT)
     return [*found, *own()]
@@ -102,7 +102,7 @@ def recordings() -> list[Recording]:
 @every("recording", recordings)
 def test_what_one_api_made_goes_on_with_another(recording: Recording) -> None:
     turns = conversation(recording)
-    for api in APIS if turns else ():
+    for api in RULES if turns else ():
         made = own_turns(api, turns)
         RULES[api](made)
         assert own_turns(api, made) == made  # there is nothing left to do
@@ -118,7 +118,7 @@ def test_it_says_the_same_and_comes_back(recording: Recording) -> None:
     turns = conversation(recording)
     if not turns:
         return
-    for other in APIS:
+    for other in RULES:
         there = own_turns(other, turns)
         back = own_turns(recording.api, there)
         RULES[recording.api](back)
@@ -137,7 +137,7 @@ def _no_secret_of_a_service(turns: list[Any]) -> None:
 
 
 @pytest.mark.slow  # their packages take seconds to import
-@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("api", RULES)
 def test_the_vendors_types_take_it(api: str) -> None:
     """Their packages' own types of a request, for every recording of another API."""
     pydantic = pytest.importorskip("pydantic")

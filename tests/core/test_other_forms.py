@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from corpus import PROPERTY
 from every import every
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from request_rules import RULES
 
 from llmstream import Client, Result, ToolCall
@@ -16,6 +21,7 @@ from llmstream._core.dialects import APIS
 from llmstream._core.dialects.profiles import PROFILES
 from llmstream._core.dialects.turns.ids import CallIds
 from llmstream._core.outcome import Approval, ToolOutcome
+from llmstream._core.request import Request
 from llmstream.errors import ConfigurationError
 from llmstream.testing import FakeClock, FakeTransport, Reply
 
@@ -193,7 +199,7 @@ def test_what_a_service_ran_becomes_text(turns: list[Any], words: list[str]) -> 
         assert word in turn["content"]
 
 
-@every("api", APIS)
+@every("api", RULES)
 def test_what_stays_with_its_service(api: str) -> None:
     """Also what no version of the library knows, where it cannot be the API's own."""
     foreign = {
@@ -332,7 +338,7 @@ def test_an_id_twice() -> None:
             {"role": "tool", "tool_call_id": "call_0", "content": f"{number}a"},
             {"role": "tool", "tool_call_id": "call_1", "content": f"{number}b"},
         ]
-    for api in APIS:
+    for api in RULES:
         made = own(api, *turns)
         RULES[api](made)
         assert own(api, *turns[:3]) == made[: len(own(api, *turns[:3]))]  # what came before stays
@@ -346,7 +352,7 @@ def test_the_same_id_in_one_answer() -> None:
         {"role": "tool", "tool_call_id": "", "content": "1"},
         {"role": "tool", "tool_call_id": "", "content": "2"},
     ]
-    for api in APIS:
+    for api in RULES:
         made = own(api, *turns)
         RULES[api](made)
         one, two, *outputs = ids_of(api, made)
@@ -411,7 +417,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": PNG_URL}}
 def test_an_output_as_every_api_takes_it(value: Any, content: Any) -> None:
     turn = ToolCall("a", "f", "{}").result(value)
     assert turn == {"role": "tool", "tool_call_id": "a", "content": content}
-    for api in APIS:
+    for api in RULES:
         RULES[api](own(api, asked(called()), turn))
 
 
@@ -449,7 +455,7 @@ def test_an_output_of_free_text() -> None:
     assert own("chat", turn) == [plain]
 
 
-@every("api", APIS)
+@every("api", RULES)
 def test_outcomes_are_the_turns_after_an_answer(api: str) -> None:
     calls = [ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}")]
     outcomes = [ToolOutcome(calls[0], "1"), ToolOutcome(calls[1], ["See", PICTURE], True)]
@@ -507,7 +513,7 @@ def test_a_result_in_another_form() -> None:
     assert call.id == LONG  # the caller's code sees the service's own
 
 
-@every("api", ["gemini", 5, [], "sk-123"])
+@every("api", ["nonsense", 5, [], "sk-123"])
 def test_an_unknown_form(api: Any) -> None:
     with pytest.raises(ConfigurationError, match="api="):
         result().to_messages(api)
@@ -517,3 +523,65 @@ def test_a_result_that_no_call_made() -> None:
     assert Result(turn=({"role": "assistant", "content": "Hi"},)).to_messages()
     with pytest.raises(ConfigurationError, match="not made by a call"):
         Result().to_messages("chat")
+
+
+# ---- anything ----------------------------------------------------------------------------------
+
+_KINDS = (
+    *("text", "image_url", "file", "refusal", "tool_use", "tool_result", "image", "document"),
+    *("thinking", "function_call", "function_call_output", "reasoning", "mcp_call", "new"),
+    *("code_interpreter_call", "computer_call_output", "x_tool_result", "item_reference"),
+)
+_NAMES = (
+    *("text", "id", "call_id", "tool_use_id", "name", "arguments", "input", "output", "content"),
+    *("source", "image_url", "file", "outputs", "summary", "citations", "is_error"),
+)
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["", "a", "{}", " ", "é"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES), inner),
+    max_leaves=8,
+)
+_parts = st.dictionaries(st.sampled_from(_NAMES), _values, max_size=5).flatmap(
+    lambda part: st.sampled_from(_KINDS).map(lambda kind: {**part, "type": kind})
+)
+_turns = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["user", "assistant", "system", "tool", "function", "odd"]),
+        "content": st.none() | st.just("Hi") | st.lists(_parts, max_size=3) | _values,
+    },
+    optional={"tool_calls": _values, "tool_call_id": _values, "name": _values, "status": _values},
+)
+
+
+@settings(PROPERTY, max_examples=40)
+@given(st.lists(_turns | _parts, min_size=1, max_size=4))
+def test_whatever_a_prompt_has(turns: list[Any]) -> None:
+    """It is written, or refused in words; what was written is the API's own form, and the caller's
+    turns are as they were."""
+    before = json.dumps(turns)
+    for api in RULES:
+        with contextlib.suppress(ConfigurationError):
+            made = own(api, *turns)
+            assert own(api, *made) == made
+            APIS[api].load().request(Request(prompt=turns, model="m"), "https://host/v1")
+    assert json.dumps(turns) == before
+
+
+def test_long_conversations_in_proportion() -> None:
+    """Ten times the items take less than thirty times as long: they were read again for each."""
+
+    def seconds(count: int) -> float:
+        items = [
+            {"type": "function_call", "call_id": f"{n}", "name": "f", "arguments": "{}"}
+            for n in range(count)
+        ]
+        items += [
+            {"type": "function_call_output", "call_id": f"{n}", "output": "1"} for n in range(count)
+        ]
+        begin = time.process_time()
+        own("messages", *items)
+        return time.process_time() - begin
+
+    seconds(100)
+    short = min(seconds(500) for _ in range(3))
+    assert seconds(5000) < 30 * short + 0.2

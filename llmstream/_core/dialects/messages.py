@@ -662,10 +662,12 @@ def _split_system(request: Request) -> tuple[Any, list[Any]]:
     system: list[Any] = [instructions] if instructions else []
     messages: list[Any] = []
     for turn in messages_turns(prompt):
-        if turn.get("role") in ("system", "developer"):
-            system.append(turn.get("content"))
-        else:
+        if turn.get("role") not in ("system", "developer"):
             messages.append(turn)
+        elif (content := turn.get("content")) is not None:
+            if not isinstance(content, (str, list, tuple)):
+                raise ConfigurationError("prompt: the content of a system turn is a text or parts")
+            system.append(content)
     if all(isinstance(part, str) for part in system):
         return "\n\n".join(system) or None, messages
     blocks: list[Any] = []

@@ -33,7 +33,8 @@ def read_turns(turns: Sequence[Any], own: Form) -> list[Any]:
         found = _read(turn, own)
         last = read[-1] if read else None
         if isinstance(found, Turn) and isinstance(last, Turn) and _are_one(last, found):
-            read[-1] = Turn(last.role, [*last.pieces, None, *found.pieces])
+            last.pieces.extend((None, *found.pieces))
+            read[-1] = Turn(last.role, last.pieces)
         elif not isinstance(found, Turn) or any(piece is not None for piece in found.pieces):
             read.append(found)
     return read
@@ -42,8 +43,9 @@ def read_turns(turns: Sequence[Any], own: Form) -> list[Any]:
 def _are_one(last: Turn, turn: Turn) -> bool:
     if last.role != turn.role or last.rest or turn.rest:
         return False
+    ends = (last.pieces[0], last.pieces[-1])  # of a long run nobody looks at all
     return turn.role == "assistant" or all(
-        piece is None or isinstance(piece, Output) for piece in (*last.pieces, *turn.pieces)
+        piece is None or isinstance(piece, Output) for piece in (*ends, *turn.pieces)
     )
 
 

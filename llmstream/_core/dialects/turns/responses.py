@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -83,7 +83,7 @@ def _screenshot(part: Mapping[str, Any], inner: Inner) -> list[Any] | None:
 
 
 def _reasoning(part: Mapping[str, Any], inner: Inner) -> list[Any] | None:
-    parts = [*(part.get("content") or ()), *(part.get("summary") or ())]
+    parts = [*_listed(part.get("content")), *_listed(part.get("summary"))]
     texts = [one.get("text") for one in parts if isinstance(one, Mapping)]
     text = "\n".join(one for one in texts if isinstance(one, str))
     return [Thought(text)] if text else []
@@ -91,7 +91,7 @@ def _reasoning(part: Mapping[str, Any], inner: Inner) -> list[Any] | None:
 
 def _code(part: Mapping[str, Any], inner: Inner) -> list[Any] | None:
     made = [Text(fenced("Code that was run", str(part.get("code") or ""), "python"))]
-    for one in part.get("outputs") or ():
+    for one in _listed(part.get("outputs")):
         if isinstance(one, Mapping) and one.get("logs"):
             made.append(Text("\n" + fenced("Its output", str(one["logs"]))))
     return made if part.get("code") else []
@@ -121,6 +121,10 @@ def _reference(part: Mapping[str, Any], inner: Inner) -> list[Any] | None:
 
 def _stays(part: Mapping[str, Any], inner: Inner) -> list[Any] | None:
     return []
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _json(value: Any) -> str:
