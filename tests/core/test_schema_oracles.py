@@ -4,8 +4,10 @@ hundred generated types, and what is made of them here, accept the same values."
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -19,7 +21,12 @@ from llmstream._core.dialects.messages import MESSAGES
 from llmstream._core.schema import Fitted, fit, mended
 from llmstream._core.typeform import TypeForm
 
-pytestmark = pytest.mark.slow
+# Not imported here: that takes a second, in suites too that run none of it.
+PACKAGES = [importlib.util.find_spec(name) for name in ("openai", "anthropic")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(None in PACKAGES, reason="the packages of the extra `clients` are absent"),
+]
 
 SEEDS = range(200)
 OTHERS = [(flavour, seed) for seed in range(40) for flavour in ("struct", "dataclass", "mixed")]
@@ -36,13 +43,13 @@ def ours(schema: Mapping[str, Any], vendor: str) -> Fitted:
 
 
 def openai_of(type: Any) -> dict[str, Any]:
-    transform = pytest.importorskip("openai.lib._pydantic").to_strict_json_schema
+    transform = import_module("openai.lib._pydantic").to_strict_json_schema
     found: dict[str, Any] = transform(type)
     return found
 
 
 def anthropic_of(schema: Mapping[str, Any]) -> dict[str, Any]:
-    transform = pytest.importorskip("anthropic.lib._parse._transform").transform_schema
+    transform = import_module("anthropic.lib._parse._transform").transform_schema
     found: dict[str, Any] = transform(copy.deepcopy(dict(schema)))
     return found
 
@@ -76,7 +83,7 @@ def without_words(schema: Any) -> Any:
 def test_openai_transforms_nothing_more(seed: int) -> None:
     """OpenAI's package finds nothing to change in what is strict here, and its values are values
     here: it has the same properties, all of them required."""
-    module = pytest.importorskip("openai.lib._pydantic")
+    module = import_module("openai.lib._pydantic")
     type = pydantic_type(seed)
     form = TypeForm.of(type)
     fitted = ours(form.schema, "openai")
