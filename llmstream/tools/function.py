@@ -422,7 +422,7 @@ class _Docstring:
 
 
 class _Parameter(msgspec.Struct, frozen=True):
-    """A parameter of a function. `wire` is its name in JSON."""
+    """A parameter of a function. `wire` is its name in JSON, `words` what its hint says of it."""
 
     name: str
     wire: str
@@ -430,6 +430,7 @@ class _Parameter(msgspec.Struct, frozen=True):
     required: bool
     positional: bool
     default: Any
+    words: str | None
 
     def stands_for_default(self, raw: msgspec.Raw) -> bool:
         """Whether a value is null and means that the parameter is left out. An API that wants every
@@ -467,9 +468,19 @@ def _parameters_of(function: Any, is_method: bool) -> tuple[_Parameter, ...]:
             required=one.default is inspect.Parameter.empty,
             positional=one.kind is inspect.Parameter.POSITIONAL_ONLY,
             default=one.default,
+            words=_words_of(form.type),
         )
         for one, form in zip(found, forms, strict=True)
     )
+
+
+def _words_of(hint: Any) -> str | None:
+    """The text in `Annotated[str, "The name of the city."]`, or that of a `Doc` (PEP 727)."""
+    for one in getattr(hint, "__metadata__", ()):
+        words = one if isinstance(one, str) else getattr(one, "documentation", None)
+        if isinstance(words, str) and words:
+            return words
+    return None
 
 
 def _asked(function: Any, is_method: bool) -> Iterator[inspect.Parameter]:
@@ -557,7 +568,7 @@ def _schema_of(parameters: Sequence[_Parameter], doc: _Docstring) -> dict[str, A
     properties: dict[str, Any] = {}
     for one in parameters:
         written = with_definitions(one.form.schema, definitions)
-        described = doc.parameters.get(one.name) or doc.parameters.get(one.wire)
+        described = one.words or doc.parameters.get(one.name) or doc.parameters.get(one.wire)
         if described and "description" not in written:
             written["description"] = described
         if not one.required and one.default is not None and not is_credential(one.name):

@@ -16,6 +16,7 @@ import pydantic
 import pytest
 from every import every
 from msgspec import Meta, Struct
+from typing_extensions import Doc
 
 from llmstream import Client, ConfigurationError, Tool, ToolError, tool
 from llmstream._core.dialects.profiles import PROFILES
@@ -156,14 +157,21 @@ def test_without_the_parser_of_docstrings(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_hint_describes_before_the_docstring() -> None:
-    def work(one: Annotated[int, Meta(description="By the hint.")]) -> None:
+    def work(
+        one: Annotated[int, Meta(description="By the hint.")],
+        two: Annotated[str, "By its words."],
+        three: Annotated[str, Doc("By a Doc.")] = "",
+    ) -> None:
         """Do it.
 
         Args:
             one: By the docstring.
+            two: By the docstring.
         """
 
-    assert Tool(work).parameters["properties"]["one"]["description"] == "By the hint."
+    properties = Tool(work).parameters["properties"]
+    described = [properties[name]["description"] for name in ("one", "two", "three")]
+    assert described == ["By the hint.", "By its words.", "By a Doc."]
 
 
 def test_names_that_python_reserves() -> None:
