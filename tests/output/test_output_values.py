@@ -238,6 +238,15 @@ def test_a_profile_may_know_json_only() -> None:
 
 
 @every("api", APIS)
+def test_a_profile_may_need_all_of_it(api: str) -> None:
+    """llama.cpp knows another way on each API, and passes over the others in silence."""
+    body = asked(api, "llama.cpp")
+    assert body["json_schema"]["required"][0] == "name"
+    assert {"response_format", "text", "output_config"} & {*body}
+    assert "JSON Schema" in json.dumps(body)
+
+
+@every("api", APIS)
 def test_the_caller_may_know_that_a_server_knows_less(api: str) -> None:
     """A format of type "json_object" or "text" in extra_body decides it."""
     words = {

@@ -46,7 +46,9 @@ class Profile(Struct, frozen=True, kw_only=True):
         strict_tools: whether the service knows tools with a strict schema (Chat Completions).
         structured: how an answer that has to fit a schema is asked for: "json_schema" (the API's
             own option), "json_object" (its option for any JSON object; the schema goes into the
-            instructions), or "prompt" (the instructions alone).
+            instructions), "prompt" (the instructions alone), or "all" (the API's own option, the
+            field `json_schema` and the instructions: a server that passes over what it does not
+            know, and knows different ones of these on different APIs).
         advice: words of the service's errors, and what a caller can do about such an error.
     """
 
@@ -133,6 +135,8 @@ _ROWS = (
         thinking="chat_template_kwargs",
         think_tags=True,
         typed_turns=True,
+        # Measured: Chat Completions knows the option, Responses the field, Messages neither.
+        structured="all",
         advice=(("exceeds the available context size", _LARGER_CONTEXT),),
     ),
     # These two do not always send [DONE], nor an index with every call. Mistral always sends usage.
@@ -144,6 +148,7 @@ _ROWS = (
         usage=False,
         thinking="",
     ),
+    Profile(name="vertex", hosts=("aiplatform.googleapis.com", "*-aiplatform.googleapis.com")),
     Profile(name="gemini", hosts=("generativelanguage.googleapis.com",), calls="id", linger=1.0),
     Profile(
         name="deepseek",

@@ -20,7 +20,12 @@ from .tools import structure_kinds
 __all__ = ["asking_less", "with_output"]
 
 # What a service is asked for that refuses more. "loose": the schema, but not strictly.
-_LESS = {"json_schema": "loose", "loose": "json_object", "json_object": "prompt"}
+_LESS = {
+    "all": "json_object",
+    "json_schema": "loose",
+    "loose": "json_object",
+    "json_object": "prompt",
+}
 # How services name the option; and what they say where they know it, but not this schema.
 _OPTION = re.compile(
     r"(?i)response.?format|json.?schema|json.?object|output.?config|output.?format|text\.format"
@@ -60,7 +65,7 @@ def with_output(request: Request, writer: Writer, mode: str) -> Request:
     extra = request.extra_body or {}
     own = _own_mode(extra)
     mode = own or output.mode or mode
-    if mode in ("json_object", "prompt"):
+    if mode in ("all", "json_object", "prompt"):
         request = _instructed(request, output.instructions())
     if own is not None or mode == "prompt":
         return request
@@ -69,6 +74,8 @@ def with_output(request: Request, writer: Writer, mode: str) -> Request:
         fields = writer.structured(output.name, fitted.schema, fitted.strict)
     else:
         fields = writer.structured(output.name, None, False)
+    if mode == "all":
+        fields["json_schema"] = fitted.schema
     merged = {**extra}
     for name, value in fields.items():
         given = extra.get(name)
