@@ -43,6 +43,7 @@ from llmstream.testing import (
     replay,
 )
 
+TRANSCRIPTS = Path(__file__).resolve().parents[1] / "transcripts"
 APIS = ("responses", "messages", "chat")
 ONCE = RetryPolicy(max_attempts=1)
 FULL = Answer(
@@ -142,6 +143,16 @@ def test_a_replay_is_what_was_recorded(tmp_path_factory: Any, api: str, name: st
         assert {**again, "seconds": lasted} == seen
         assert seconds == pytest.approx(lasted * factor, abs=0.01), (timing, seconds)
         assert transport.unplayed == 0
+
+
+@every("path", lambda: sorted(TRANSCRIPTS.glob("*.sse")))
+def test_odd_streams(tmp_path_factory: Any, path: Path) -> None:
+    """The project's own transcripts: odd line ends, bytes that are no text, errors, cut calls."""
+    file = tmp_path_factory.mktemp("recordings") / "a.json"
+    seen = kept(file, "responses", Reply([Drip(path.read_bytes(), size=97)]))
+    clock = FakeClock()
+    with replay(file) as transport:
+        assert outcome(bench("responses", transport, clock), clock) == seen
 
 
 def test_the_bytes_are_those_that_came(tmp_path: Path) -> None:
