@@ -230,13 +230,7 @@ class Loop:
             raise self._stopped(*self._cancelled)
         left = self._until - self._clock.monotonic()
         if left <= 0:
-            raise self._sealed(
-                DeadlineExceeded(
-                    f"the run did not end within {self._rules.total:g} s (Timeouts.total), "
-                    "the hard deadline of its answers and tools: Run.state() has how far it is",
-                    seconds=self._rules.total,
-                )
-            )
+            raise self._sealed(_out_of_time(self._rules.total))
         return left
 
     def _stopped(self, reason: str | None) -> LLMStreamError:
@@ -277,11 +271,17 @@ class Loop:
         stream = self._make_stream(list(conversation.messages), number, self.check())
         self.stream = stream
         self.check()  # in this order: `cancel` ends the stream, or it is not begun
-        for event in stream.events():
-            yield from event.chunks
-            if (tool := self._dialect.service_tool(event)) is not None:
-                yield ToolProgress(tool.name, tool.status, tool.id)
-        result = stream.result()
+        try:
+            for event in stream.events():
+                yield from event.chunks
+                if (tool := self._dialect.service_tool(event)) is not None:
+                    yield ToolProgress(tool.name, tool.status, tool.id)
+            result = stream.result()
+        except DeadlineExceeded as exc:  # it names what was left for this answer
+            error = self._sealed(_out_of_time(self._rules.total))
+            error.partial, error.attempts = exc.partial, exc.attempts
+            error.request_id = exc.request_id
+            raise error from None
         if stream.state.refused:  # a filter has ended it: its calls, if it has any, do not run
             result = structs.replace(result, finish="refusal")
         asked = self._dialect.approval_requests(result.items)
@@ -333,11 +333,16 @@ class Loop:
             )
 
     def _run_error(self, message: str) -> LLMStreamError:
-        error = RunError(
-            f"{message}: Run.state() has how far it is, and Client.resume_run goes on from there",
-            turns=tuple(self.results),
-        )
-        return self._sealed(error)
+        advice = "Run.state() has how far it is, and Client.resume_run goes on from there"
+        return self._sealed(RunError(f"{message}: {advice}", turns=tuple(self.results)))
+
+
+def _out_of_time(total: float) -> LLMStreamError:
+    return DeadlineExceeded(
+        f"the run did not end within {total:g} s (Timeouts.total), the hard deadline of its "
+        "answers and tools together: Run.state() has how far it is",
+        seconds=total,
+    )
 
 
 def _last_failure(turn: OpenTurn) -> str:

@@ -257,8 +257,10 @@ def test_the_total_clock_is_that_of_the_run(where: str) -> None:
     client = Client("chat", transport=transport, clock=clock, model="m", api_key="k")
     total = 10.0 if where == "an answer" else 6.0
     run = client.run(PROMPT, [work], timeouts=Timeouts(total=total))
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded, match=rf"within {total:g} s") as caught:
         run.result()
+    assert caught.value.seconds == total
+    assert caught.value.trace_id == run.trace_id
     assert len(transport.requests) == (2 if where == "an answer" else 1)
     state = as_stored(run.state())
     assert [c["status"] for c in state.get("calls", ())] in ([], ["finished"])
