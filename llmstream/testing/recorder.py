@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
+from .._core.credentials import is_credential
 from .._core.request import HTTPRequest
 from .._runtime.files import check_replaceable, replace_file
 from .._runtime.fork import process_number
@@ -28,6 +29,7 @@ from .tape import FilePath, TapedAnswer, TapedEnd, TapedExchange, render_tape, w
 
 __all__ = ["Recorder"]
 
+_LONG_SECRET = 16  # characters of a variable; a shorter value may be a word of an answer
 _ROUND = 4  # digits after the point of a second: a tenth of a millisecond
 
 
@@ -136,7 +138,7 @@ class Recorder:
         takes = [*self._takes]
         if len(takes) == self._saved and not any(take.is_open for take in takes):
             return
-        scrubber = Scrubber(self._secrets)
+        scrubber = Scrubber([*self._secrets, *_secrets_of_environment()])
         for take in takes:
             request = take.request
             scrubber.learn(request.url, request.headers, request.body, take.headers)
@@ -162,6 +164,15 @@ def _past_detours(transport: Transport) -> Onward:
     if isinstance(transport, RequestsTransport):
         return partial(transport.send, direct=True)
     return transport.send
+
+
+def _secrets_of_environment() -> list[str]:
+    """The values of variables that are named as secrets: a tool may have printed them."""
+    return [
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _LONG_SECRET and is_credential(name)
+    ]
 
 
 def _check_writable(path: FilePath) -> None:

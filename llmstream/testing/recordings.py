@@ -54,8 +54,9 @@ def record(
     default: the real one with the settings `network` (`verify`, `cert`, `proxies`, `trust_env` as
     in `Client`, whose own do not count here).
 
-    Keys, passwords, cookies and ids of accounts are left out of the file; `secrets` are further
-    texts, or compiled patterns, to be left out. Prompts and answers are in it.
+    Keys, passwords, cookies and ids of accounts are left out of the file, and so are the values of
+    variables of the environment that are named as secrets; `secrets` are further texts, or compiled
+    patterns, to be left out. Prompts and answers are in it.
 
     Raises ConfigurationError for a file that cannot be written. Thread-safe.
     """

@@ -219,6 +219,24 @@ def test_secrets_of_the_callers_own(tmp_path: Path) -> None:
         assert client.stream("Greet Bob, 1", model="m").result().text == "Dear ***, call ***"
 
 
+def test_keys_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool that prints the environment has them in its output; the model may repeat it."""
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "tok-4711-qwertzuiop-0815")
+    monkeypatch.setenv("SHORT_TOKEN", "the answer")
+    said = "SOME_SERVICE_TOKEN=tok-4711-qwertzuiop-0815, the answer"
+    double = FakeTransport(InTokens(said))
+    with record(tmp_path / "a.json", transport=double) as transport:
+        client = Client("chat", base_url="http://test", transport=transport)
+        client.stream(f"Explain {said}", model="m").result()
+    text = (tmp_path / "a.json").read_text("utf-8")
+    assert "4711" not in text
+    assert "TOKEN=***, the answer" in text
+    with replay(tmp_path / "a.json") as transport:
+        client = Client("chat", base_url="http://test", transport=transport)
+        result = client.stream(f"Explain {said}", model="m").result()
+        assert result.text == "SOME_SERVICE_TOKEN=***, the answer"
+
+
 def test_what_has_no_secret_stays_byte_by_byte() -> None:
     """Spaces in JSON, odd line ends, a byte that is no text; and a signature is not a secret."""
     scrubber = Scrubber()

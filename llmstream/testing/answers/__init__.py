@@ -6,7 +6,7 @@ pure functions: the same answer gives the same bytes.
 
 from __future__ import annotations
 
-from . import chat, messages, responses  # noqa: F401 (each registers its API)
+from . import chat, gemini, messages, responses  # noqa: F401 (each registers its API)
 from .base import (
     ENCODINGS,
     Answer,
