@@ -139,8 +139,9 @@ class Run:
         database; `Client.resume_run` goes on from there. It has the prompt and all that was said.
 
         Kept after each item that is no chunk (a chunk changes nothing in it), it is enough to go on
-        after the process has died, and no call that was finished runs again. Nor does one that had started and has no outcome: the model is told
-        that nobody knows whether it ran. It has no key, no headers and no `extra_body`.
+        after the process has died, and no call that was finished runs again. Nor does one that had
+        started and has no outcome: the model is told that nobody knows whether it ran. It has no
+        key, no headers and no `extra_body`.
         """
         loop = self._loop
         ended, place = loop.ended, loop.place  # in this order
