@@ -25,13 +25,14 @@ from .._core.dialects.tools import function_tool
 from .._core.typeform import Misfit, TypeForm, default_of, not_json, with_definitions
 from .._runtime.forms import forms_of
 from ..errors import ConfigurationError
-from ..result import decode_arguments
+from ..result import decode_arguments, printable
 
 __all__ = ["Tool", "ToolArgumentsError", "ToolError", "as_tools", "declarations", "tool"]
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what every API takes
 _PLACE = re.compile(r"at `\$")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TOO_DEEP = "The JSON is nested too deeply"
 _FAULTS = 3  # of an object's arguments, those that are told
 
 
@@ -214,7 +215,10 @@ class Tool:
         return functools.partial(self.function, *args, **values)
 
     def _bind_unchecked(self, given: dict[str, msgspec.Raw]) -> Callable[[], Any]:
-        values = {name: msgspec.json.decode(raw) for name, raw in given.items()}
+        try:
+            values = {name: msgspec.json.decode(raw) for name, raw in given.items()}
+        except RecursionError:
+            raise self._refused(_TOO_DEEP) from None
         try:
             inspect.signature(self.function).bind(**values)
         except TypeError as exc:
@@ -222,6 +226,10 @@ class Tool:
         return functools.partial(self.function, **values)
 
     def _decoded(self, arguments: str | bytes) -> dict[str, msgspec.Raw]:
+        if not isinstance(arguments, (str, bytes)):
+            raise ConfigurationError(
+                f"the arguments of {self.name} are {shown(arguments)}: pass their JSON text"
+            )
         try:
             try:
                 return _OBJECT.decode(arguments or "{}")
@@ -236,12 +244,12 @@ class Tool:
         except (msgspec.DecodeError, ValueError, OverflowError) as exc:
             raise self._refused(not_json(exc)) from None
         except RecursionError:
-            raise self._refused("The JSON is nested too deeply") from None
+            raise self._refused(_TOO_DEEP) from None
 
     def _refused(self, why: str) -> ToolArgumentsError:
         return ToolArgumentsError(
-            f"The arguments of {self.name} do not fit its parameters: {why}. Nothing has run. "
-            "Correct the arguments and call it again."
+            f"The arguments of {self.name} do not fit its parameters: {printable(why)}. Nothing "
+            "has run. Correct the arguments and call it again."
         )
 
 
@@ -304,7 +312,14 @@ def _as_tool(value: Any) -> Tool:
     inner = getattr(value, "__func__", None) if isinstance(value, MethodType) else None
     if isinstance(inner, Tool):  # of a class method
         return inner._bound(value.__self__)
-    return Tool(value)
+    try:
+        return Tool(value)
+    except (ConfigurationError, RecursionError):
+        raise
+    except Exception as exc:  # whatever an attribute of an object raises
+        raise ConfigurationError(
+            f"tools: {shown(value)} cannot be read as a function ({type(exc).__name__}: {exc})"
+        ) from None
 
 
 def declarations(tools: Any) -> list[Mapping[str, Any]]:

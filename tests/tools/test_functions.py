@@ -347,6 +347,13 @@ async def generator(a: int) -> Any:
     yield a
 
 
+class Evil:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+    def __call__(self, a: int) -> None: ...
+
+
 class AsyncCallable:
     async def __call__(self, a: int) -> None: ...
 
@@ -365,6 +372,7 @@ def of_nothing(a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F
         (coroutine, "asyncio.run"),
         (generator, "async function"),
         (AsyncCallable(), "async function"),
+        (Evil(), "RuntimeError: no "),
         (functools.partial(coroutine, 1), "async function"),
         (stars, "*a"),
         (double_stars, "**more"),
@@ -511,6 +519,20 @@ def test_arguments_that_do_not_fit(arguments: str | bytes, words: str) -> None:
     assert not ran
 
 
+def test_what_a_model_sends_is_shown_on_one_line() -> None:
+    """Of a name that nobody knows, too."""
+    with pytest.raises(ToolArgumentsError) as caught:
+        known.call(json.dumps({"x\n\0" + "y" * 100_000: 1}))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+@every("arguments", [None, 3, {"a": 1}, ["a"]])
+def test_arguments_are_text(arguments: Any) -> None:
+    with pytest.raises(ConfigurationError, match="JSON text"):
+        known.call(arguments)
+
+
 def test_binding_checks_and_does_not_call() -> None:
     ran: list[int] = []
 
@@ -569,6 +591,9 @@ def test_a_schema_of_ones_own() -> None:
 
     assert anything.parameters["type"] == "object"
     assert anything.call('{"q": "a", "x": [1]}') == {"q": "a", "x": [1]}
+    deep = '{"q": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    with pytest.raises(ToolArgumentsError, match="too deeply"):
+        anything.call(deep)
     exact = Tool(positional, parameters={"properties": {"a": {}, "b": {}, "c": {}}})
     with pytest.raises(ToolArgumentsError, match="positional"):
         exact.call('{"a": 1}')
