@@ -102,6 +102,7 @@ class Exchange:
             self._unused = None
             session.state.stored = attempt.request.stored
             session.state.limit = attempt.request.limit
+            session.state.rounds = attempt.request.rounds
             if mode is Mode.CONTINUE:
                 session.continue_from(shown)
                 ctx.continued = True
@@ -208,7 +209,9 @@ class Exchange:
             timers.linger(session.linger)
         try:
             return response.read()
-        except (Stopped, LLMStreamError):
+        except (Stopped, LLMStreamError) as exc:
+            if session.awaits_end and not _has_waited(exc, self._scope):
+                raise
             return b""
 
     # -- a stored answer
@@ -287,6 +290,12 @@ class Exchange:
         if reporter.tokens is not None:
             reporter.tokens(now, gap, session.contents - self._reported)
             self._reported = session.contents
+
+
+def _has_waited(exc: Exception, scope: CancelScope) -> bool:
+    """Whether the read was stopped because the end of the stream did not arrive in time."""
+    stop = scope.stop_reason
+    return isinstance(exc, Stopped) and stop is not None and stop.clock is ClockName.LINGER
 
 
 def _is_success(status: int) -> bool:

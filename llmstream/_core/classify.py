@@ -64,7 +64,7 @@ KNOWN_WORDS: dict[str, type[ServiceError]] = {
         ),
         AuthenticationError: (
             "authentication_error invalid_api_key unauthorized invalid_authentication "
-            "unauthenticated authenticationerror unrecognizedclientexception"
+            "unauthenticated authenticationerror unrecognizedclientexception api_key_invalid"
         ),
         PermissionDeniedError: (
             "permission_error permission_denied permission_denied_error forbidden "

@@ -186,6 +186,7 @@ def _fields(inner: Mapping[str, Any], outer: Mapping[str, Any], depth: int) -> E
         parts += provider.parts
         param = param or provider.param
         words = provider.words
+    upstream += _reasons(inner)
     return ErrorBody(
         code=code,
         type=None if kind == "error" else kind,  # in the flat form it is the event's own type
@@ -198,6 +199,17 @@ def _fields(inner: Mapping[str, Any], outer: Mapping[str, Any], depth: int) -> E
         headers=headers,
         parts=tuple(parts),
     )
+
+
+def _reasons(error: Mapping[str, Any]) -> list[str]:
+    """The reasons in Google's ErrorInfo, which are more exact than the status."""
+    details = error.get("details")
+    found = (
+        [one.get("reason") for one in details if isinstance(one, dict)]
+        if isinstance(details, list)
+        else []
+    )
+    return [reason for reason in found[:_MAX_ENTRIES] if isinstance(reason, str)]
 
 
 def _message(value: Any, depth: int) -> tuple[str, str | None]:

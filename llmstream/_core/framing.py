@@ -44,6 +44,11 @@ class Framer:
         """The number of bytes of the block that has begun and has not ended."""
         return len(self._held)
 
+    @property
+    def rest(self) -> bytes:
+        """The block that has begun and has not ended."""
+        return bytes(self._held)
+
     def feed(self, data: bytes) -> bytes:
         """The blocks that end in `data`, each with its empty line; b"" for none."""
         if not data or self.overflow:

@@ -166,16 +166,23 @@ def _is_delta(event: Any) -> bool:
     """Whether the event's texts may go on in the next one."""
     if not isinstance(event, dict):
         return False
-    return isinstance(event.get("choices"), list) or str(event.get("type")).endswith("delta")
+    return _candidates(event) is not None or str(event.get("type")).endswith("delta")
+
+
+def _candidates(event: dict[str, Any]) -> list[Any] | None:
+    """The answers that an event has pieces of, in the APIs whose events have several."""
+    found = event.get("choices", event.get("candidates"))
+    return found if isinstance(found, list) else None
 
 
 def _ends_a_part(event: Any) -> bool:
     """Whether the event ends a part whose text it does not repeat, or the answer."""
     if not isinstance(event, dict):
         return False
-    choices = event.get("choices")
-    if isinstance(choices, list):
-        return any(isinstance(c, dict) and c.get("finish_reason") for c in choices)
+    choices = _candidates(event)
+    if choices is not None:
+        ends = ("finish_reason", "finishReason")
+        return any(isinstance(c, dict) and any(c.get(name) for name in ends) for c in choices)
     kind = str(event.get("type"))
     if kind.endswith(_ENDS):
         response = event.get("response")
@@ -193,8 +200,8 @@ def _is_whole(event: Any) -> bool:
 
 def _is_part_of(key: Any, ended: Any) -> bool:
     """Whether the text at `key` belongs to what the event `ended` ends."""
-    choices = ended.get("choices")
-    if isinstance(choices, list):
+    choices = _candidates(ended)
+    if choices is not None:
         return any(_place(c)[:1] == () or _place(c)[0] in key for c in choices if _place(c) or c)
     place = _place(ended)
     return not place or place[0] in key

@@ -7,6 +7,7 @@ the session, which has the answer so far.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from functools import partial
 from typing import Any, Protocol
@@ -152,8 +153,7 @@ class _Continue(_Raise):
         limit = request.max_output_tokens or self._dialect.default_max_tokens
         extra = dict(request.extra_body or {})
         for name in self._limit_fields:
-            if isinstance(extra.get(name), int):
-                extra[name] = max(_MIN_TOKENS, extra[name] - used)
+            _lower(extra, name.split("."), used)
         quote = _CONTINUE_PROMPT.format(text=text)
         rest = msgspec.structs.replace(
             request,
@@ -163,6 +163,16 @@ class _Continue(_Raise):
             extra_body=extra,
         )
         return self._dialect.request(rest, self._url)
+
+
+def _lower(fields: dict[str, Any], path: list[str], used: int) -> None:
+    """Lower the limit at `path` by the tokens that are used up; the objects of the caller stay."""
+    name, value = path[0], fields.get(path[0])
+    if len(path) > 1 and isinstance(value, Mapping):
+        fields[name] = dict(value)
+        _lower(fields[name], path[1:], used)
+    elif isinstance(value, int):
+        fields[name] = max(_MIN_TOKENS, value - used)
 
 
 def _with_quote(prompt: str | list[Any], quote: str, text_part: str) -> list[Any]:

@@ -25,7 +25,7 @@ from .framing import Framer
 from .halves import HalfCharacter, Halves, mended
 from .liveness import SeenEvents, is_ping, is_sign_of_life
 from .numbering import Numbering
-from .sse import parse
+from .sse import bare_error, parse
 from .state import Contradiction, Foreign, Misplaced, State
 
 __all__ = ["MAX_EVENT_BYTES", "Session"]
@@ -124,6 +124,11 @@ class Session:
     def complete(self) -> bool:
         """Whether the answer is complete."""
         return self.stage is _COMPLETE or self.stage is _WHOLE
+
+    @property
+    def awaits_end(self) -> bool:
+        """Whether nothing but the end of the stream, or its silence, makes the answer complete."""
+        return self.stage is _OPEN
 
     @property
     def ended(self) -> bool:
@@ -338,6 +343,8 @@ class Session:
         elif effect.reopens and self.stage is _COMPLETE:
             self.stage = _OPEN
         elif not effect.complete:
+            if self.stage is _OPEN:
+                self.linger = effect.linger
             return
         self.linger = effect.linger
         if effect.reopens:
@@ -357,7 +364,13 @@ class Session:
         events: list[AnyEvent] = []
         if self._halves is not None and not self.ended:
             self._read([("message", one) for one in self._halves.release()], events)
+        last = bare_error(self._framer.rest) if self._framer.pending and not self.ended else None
+        if last is not None:
+            self._read([last], events)
+        whole = self.complete
         self._end()
+        if self.complete and not whole and (late := self.state.flush()):
+            events.append(UnknownEvent("done", "", chunks=late, raw=b""))
         return events
 
     def flush(self) -> None:
@@ -370,6 +383,7 @@ class Session:
         self.state.flush()
 
     def _end(self) -> None:
+        self.state.half = self._framer.pending > 0
         if self.stage is _OPEN:
             self._take_effect(self._dialect.end_of_body(self.state))
         if self.complete:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 from sseclient import SSEClient
 
+from ..events.base import decode_json
 from .framing import split_blocks
 from .liveness import is_ping
 
-__all__ = ["parse", "parse_block"]
+__all__ = ["bare_error", "parse", "parse_block"]
 
 Parsed = tuple[str, bytes]
 
@@ -113,7 +114,21 @@ def _name(line: bytes) -> str:
     return value.decode("utf-8", "replace") or "message"
 
 
+def bare_error(block: bytes) -> Parsed | None:
+    """The error that stands between the events as it is, JSON without a field (Vertex AI)."""
+    if block[:1] != b"{" or b'"error"' not in block:
+        return None
+    try:
+        payload = decode_json(block)
+    except (ValueError, RecursionError):
+        return None
+    return ("error", block) if isinstance(payload, dict) and payload.get("error") else None
+
+
 def _parse_any(block: bytes) -> tuple[str, bytes] | None:
+    bare = bare_error(block)
+    if bare is not None:
+        return bare
     if block.startswith(_ERROR_FIELD):
         value = block[len(_ERROR_FIELD) :]
         return "error", value[1:] if value.startswith(b" ") else value

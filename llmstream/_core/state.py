@@ -7,7 +7,7 @@ relies on the values of `result` and on `overlap`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -222,13 +222,16 @@ class State:
             request says, the Responses dialect for what the response says.
         limit: the limit of the answer's tokens, where the service may not report that it has cut
             the answer, or None. The Exchange writes it.
+        rounds: whether the service may run tools of its own, in rounds that each have an end. The
+            Exchange writes it.
         unix_time: returns the Unix time in seconds, or None: errors name moments. The Exchange
             writes it.
         pinned: the answer goes on in another body: what has another id does not belong to it. The
             Session writes it.
         lost: events of the answer are missing, by their numbers. The Session writes it.
+        half: the body has ended inside an event. The Session writes it.
         unplaced: what may be a piece of the answer belongs nowhere; the dialect writes it.
-        choices: what the Chat Completions dialect knows of all choices together.
+        choices: what the dialect knows of the answer beside its items.
         fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 
@@ -245,11 +248,14 @@ class State:
     seed = ""
     stored = True
     limit: Any = None
+    rounds = False
     pinned = False
     lost = False
+    half = False
     unplaced = False
     unix_time: Callable[[], float | None] = staticmethod(_unknown)
     choices: Any = None
+    release: Callable[[State], Sequence[Chunk]] | None = None
 
     def __init__(self) -> None:
         self.items: dict[int, ItemState] = _Shared()
@@ -402,10 +408,13 @@ class State:
                 part.compact(texts.get(part.type, ""))
 
     def flush(self) -> tuple[Chunk, ...]:
-        """The answer has ended: append the text that was held back as a possible overlap."""
+        """The answer has ended: append the text that was held back as a possible overlap, or as a
+        possible tag."""
+        release, self.release = self.release, None
+        late = () if release is None else tuple(release(self))
         overlap, self._overlap = self._overlap, None
         text = overlap.close() if overlap is not None else ""
-        return self.emit("text", text, self._overlap_index) if text else ()
+        return (*late, *self.emit("text", text, self._overlap_index)) if text else late
 
 
 # A 0 does not replace a positive count of these.

@@ -71,7 +71,11 @@ def vendor_settings(api: str, environ: Mapping[str, str] | None = None) -> Servi
 
 
 def _vendor_key(row: Api, environ: Mapping[str, str]) -> Secret | None:
-    return key_in(row.key_variable, environ) or key_in(row.bearer_variable, environ, bearer=True)
+    return (
+        key_in(row.key_variable, environ)
+        or key_in(row.other_key_variable, environ)
+        or key_in(row.bearer_variable, environ, bearer=True)
+    )
 
 
 def key_in(

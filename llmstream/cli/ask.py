@@ -40,9 +40,7 @@ __all__ = ["ASK", "SOURCES"]
 
 _VARIABLES = ", or ".join(
     dict.fromkeys(
-        f"{' or '.join(filter(None, (api.key_variable, api.bearer_variable)))} "
-        f"and {api.url_variable}"
-        for api in APIS.values()
+        f"{' or '.join(api.key_variables)} and {api.url_variable}" for api in APIS.values()
     )
 )
 # Where the prompt and the service come from.

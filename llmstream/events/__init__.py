@@ -2,7 +2,7 @@
 
 `Event` is their base class; `UnknownEvent` is an event of a type that this version does not know.
 Each API has a module of its own. It is imported when one of its names is first used, because the
-three modules define some sixty classes.
+modules define some hundred classes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from ..result import Chunk
 from .base import Continued, Event, Restarted, Retried, UnknownEvent
 
 if TYPE_CHECKING:
-    from . import chat, messages, responses
+    from . import chat, gemini, messages, responses
     from .chat import *  # noqa: F403
+    from .gemini import *  # noqa: F403
     from .messages import *  # noqa: F403
     from .responses import *  # noqa: F403
 
     __all__ = ["Chunk", "Continued", "Event", "Restarted", "Retried", "UnknownEvent"]
     __all__ += chat.__all__
+    __all__ += gemini.__all__
     __all__ += messages.__all__
     __all__ += responses.__all__
 
 
-_APIS = ("responses", "messages", "chat")
+_APIS = ("responses", "messages", "chat", "gemini")
 
 
 def __getattr__(name: str) -> Any:

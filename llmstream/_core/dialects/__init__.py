@@ -20,13 +20,16 @@ class Api(Struct, frozen=True, kw_only=True):
     Args:
         load: imports and returns the dialect.
         key_variable, url_variable: the vendor's own environment variables.
+        other_key_variable: another variable with the key, which counts where the first is not set.
         bearer_variable: the vendor's variable for a token that is sent as `Authorization: Bearer`.
             It counts where `key_variable` is not set. None where the vendor has none.
         keyring: the name under which the key is stored on the keyring.
-        vendor: who defines the API, as genai-prices and OpenTelemetry name it.
+        vendor: who defines the API, as genai-prices names it.
+        provider: the same as OpenTelemetry names it; "" where the names are the same.
         base_path: what the API's base_url has after the address of a server that serves all APIs.
         prompt_fields: the fields of a request's JSON that contain the prompt.
-        limit_fields: the fields that limit the length of the answer.
+        limit_fields: the fields that limit the length of the answer; one in an object of the
+            request is "object.field".
         cached_beside: whether cached and cache-writing tokens are counted in addition to
             `input_tokens`, not within it.
         openai_type: the value of OpenTelemetry's `openai.api.type`, or None where it has none.
@@ -39,10 +42,18 @@ class Api(Struct, frozen=True, kw_only=True):
     vendor: str
     prompt_fields: tuple[str, ...]
     limit_fields: tuple[str, ...]
+    other_key_variable: str | None = None
     bearer_variable: str | None = None
+    provider: str = ""
     base_path: str = "/v1"
     cached_beside: bool = False
     openai_type: str | None = None
+
+    @property
+    def key_variables(self) -> tuple[str, ...]:
+        """The variables that a key may be in, the first one that counts first."""
+        names = (self.key_variable, self.other_key_variable, self.bearer_variable)
+        return tuple(name for name in names if name is not None)
 
 
 def _responses() -> Dialect:
@@ -61,6 +72,12 @@ def _chat() -> Dialect:
     from .chat import CHAT
 
     return CHAT
+
+
+def _gemini() -> Dialect:
+    from .gemini import GEMINI
+
+    return GEMINI
 
 
 # The environment and the keyring are searched for a key in this order.
@@ -96,6 +113,18 @@ APIS: dict[str, Api] = {
         prompt_fields=("messages", "prompt"),
         limit_fields=("max_tokens", "max_completion_tokens"),
         openai_type="chat_completions",
+    ),
+    "gemini": Api(
+        load=_gemini,
+        key_variable="GOOGLE_API_KEY",
+        other_key_variable="GEMINI_API_KEY",
+        url_variable="GOOGLE_GEMINI_BASE_URL",
+        keyring="gemini",
+        vendor="google",
+        provider="gcp.gemini",
+        prompt_fields=("contents", "systemInstruction"),
+        limit_fields=("generationConfig.maxOutputTokens",),
+        base_path="/v1beta",
     ),
 }
 DEFAULT_API = "responses"

@@ -56,7 +56,9 @@ class Effect(Struct, frozen=True):
 
     `activity` is for the clocks. `complete`: the answer is complete. `error`: the service failed.
     With either, `linger` is the seconds to wait for the rest of the stream; 0 stops reading at
-    once. `reopens`: more of the answer has arrived after its end: it is not complete yet.
+    once. Without, it is the seconds after which the answer counts as complete if nothing more of
+    the stream arrives; but not if the stream is cut. `reopens`: more of the answer has arrived
+    after its end: it is not complete yet.
     """
 
     activity: Activity = Activity.NONE
@@ -88,7 +90,7 @@ class Dialect(Protocol):
 
     `text_part` is the type of a text part in a prompt. `default_max_tokens` is the limit of the
     answer where the caller sets none and the API requires one. `schema_rules` is what its strict
-    mode knows of JSON Schema.
+    mode knows of JSON Schema. `splits_thinking`: whether it knows `Profile.think_tags`.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Dialect(Protocol):
     text_part: str
     default_max_tokens: int | None
     schema_rules: ClassVar[SchemaRules]
+    splits_thinking: ClassVar[bool]
 
     def with_profile(self, profile: Profile) -> Dialect:
         """The same API as one service implements it."""
@@ -204,6 +207,7 @@ class TypedDialect:
     essential: ClassVar[frozenset[str]]
     tool_types: ClassVar[Mapping[str, str]]
     schema_rules: ClassVar[SchemaRules]
+    splits_thinking: ClassVar[bool] = False
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile

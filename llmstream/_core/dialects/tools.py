@@ -49,6 +49,7 @@ def structure_kinds(extra: Mapping[str, Any]) -> set[Any]:
     """The types of all formats that `extra_body` asks for, see `asks_for_structure`; a grammar is
     of the type "grammar"."""
     text, config = extra.get("text"), extra.get("output_config")
+    config_of_gemini = extra.get("generationConfig") or extra.get("generation_config")
     formats = [
         text.get("format") if isinstance(text, Mapping) else None,
         config.get("format") if isinstance(config, Mapping) else None,
@@ -56,4 +57,16 @@ def structure_kinds(extra: Mapping[str, Any]) -> set[Any]:
         extra.get("output_format"),
     ]
     kinds = {str(f.get("type") if isinstance(f, Mapping) else f) for f in formats if f}
+    kinds |= _kinds_of_gemini(config_of_gemini)
     return kinds | ({"grammar"} if any(extra.get(name) for name in _GRAMMARS) else set())
+
+
+def _kinds_of_gemini(config: Any) -> set[str]:
+    """The same in `generationConfig`."""
+    if not isinstance(config, Mapping):
+        return set()
+    names = {name.replace("_", "").lower() for name, value in config.items() if value}
+    if names & {"responseschema", "responsejsonschema"}:
+        return {"json_schema"}
+    kind = str(config.get("responseMimeType") or config.get("response_mime_type") or "")
+    return {"json_object"} if kind == "application/json" else {"enum"} if "enum" in kind else set()

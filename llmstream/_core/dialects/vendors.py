@@ -72,6 +72,7 @@ _ROWS = (
     _vendor(
         "gemini",
         *("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+        gemini="https://generativelanguage.googleapis.com/v1beta",
         chat="https://generativelanguage.googleapis.com/v1beta/openai",
     ),
     # Every customer has a host of their own, in the public cloud or in that of a government.

@@ -9,6 +9,7 @@ __all__ = ["openai_type", "provider_of"]
 # The well-known values of gen_ai.provider.name, by the end of the host's name.
 _PROVIDERS = {
     "amazonaws.com": "aws.bedrock",
+    "aiplatform.googleapis.com": "gcp.vertex_ai",
     "anthropic.com": "anthropic",
     "cloud.ibm.com": "ibm.watsonx.ai",
     "cognitiveservices.azure.com": "azure.ai.openai",
@@ -43,7 +44,7 @@ def provider_of(host: str, api: str) -> str:
         if found is not None:
             return found
         ending = ending.partition(".")[2]
-    return APIS[api].vendor if api in APIS else api
+    return APIS[api].provider or APIS[api].vendor if api in APIS else api
 
 
 def openai_type(api: str, provider: str) -> str | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import chat, messages, responses
+from . import chat, gemini, messages, responses
 from .chat import extras_of, output_of
 from .parts import Form, Output, Text, Turn
 
-__all__ = ["CHAT", "MESSAGES", "RESPONSES", "read_part", "read_turns"]
+__all__ = ["CHAT", "GEMINI", "MESSAGES", "RESPONSES", "read_part", "read_turns"]
 
 CHAT, RESPONSES, MESSAGES = chat.FORM, responses.FORM, messages.FORM
-_FORMS = (CHAT, RESPONSES, MESSAGES)
+GEMINI = gemini.FORM
+_FORMS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 # Types that two APIs have mean the same, or their reader knows both.
 _READERS = {kind: reader for form in _FORMS for kind, reader in form.parts.items()}
 # Those of an answer that was written to a dict whole belong to no turn of a prompt.
@@ -29,8 +30,8 @@ def read_turns(turns: Sequence[Any], own: Form) -> list[Any]:
     The items of one answer become one turn, and so do the outputs of its calls.
     """
     read: list[Any] = []
-    for turn in turns:
-        found = _read(turn, own)
+    for turn, ids in gemini.with_ids(turns):
+        found = gemini.read_turn(turn, ids) if _is_foreign(turn, own) else _read(turn, own)
         last = read[-1] if read else None
         if isinstance(found, Turn) and isinstance(last, Turn) and _are_one(last, found):
             last.pieces.extend((None, *found.pieces))
@@ -38,6 +39,10 @@ def read_turns(turns: Sequence[Any], own: Form) -> list[Any]:
         elif not isinstance(found, Turn) or any(piece is not None for piece in found.pieces):
             read.append(found)
     return read
+
+
+def _is_foreign(turn: Any, own: Form) -> bool:
+    return own is not GEMINI and gemini.is_gemini(turn)
 
 
 def _are_one(last: Turn, turn: Turn) -> bool:
@@ -52,9 +57,11 @@ def _are_one(last: Turn, turn: Turn) -> bool:
 def _read(turn: Any, own: Form) -> Any:
     """The turn as a `Turn`; itself where it is in the form `own`, or in none that is known."""
     role, content = turn.get("role"), turn.get("content")
+    if own is GEMINI and gemini.is_gemini(turn):
+        return turn
     if role is None:
         return _read_item(turn, own)
-    foreign = not (turn.keys() - own.fields).isdisjoint(_FOREIGN)
+    foreign = own is GEMINI or not (turn.keys() - own.fields).isdisjoint(_FOREIGN)
     if isinstance(content, str) and not foreign and role not in ("tool", "function"):
         return turn
     if role in ("tool", "function"):
