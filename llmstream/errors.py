@@ -241,21 +241,22 @@ class OutputInvalid(OutputError):
     """The answer is not JSON, or does not fit the type. A model may answer better when it is asked
     again, see `output_retries`.
 
-    `reason` says what does not fit, and `path` where, from the root `$` of the value (None: not in
-    a place). `index` is the position in the list of an element that does not fit, counted from 0,
-    where `Stream.elements` has found it; None otherwise.
+    `detail` says what does not fit; it may have words of the answer, which the message does not.
+    `path` is where, from the root `$` of the value (None: not in a place). `index` is the position
+    in the list of an element that does not fit, counted from 0, where `Stream.elements` has found
+    it; None otherwise.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        reason: str = "",
+        detail: str = "",
         path: str | None = None,
         index: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.detail = detail
         self.path = path
         self.index = index
 

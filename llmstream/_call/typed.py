@@ -97,7 +97,7 @@ class TypedRetrying(Retrying):
             self._place.release()
         text_part = self._endpoint.dialect.text_part
         turn = error.partial.turn
-        self._request = asked_again(self._request, turn, error.reason, text_part)
+        self._request = asked_again(self._request, turn, error.detail, text_part)
         self._first = self._endpoint.request(self._request)
         return NextAttempt(self._first, marker=Restarted)
 

@@ -22,6 +22,8 @@ ELEMENTS, _VALUE = "elements", "value"  # the field that a list is in; and any o
 _LONGEST_REASON = 500  # characters
 _NAME = re.compile(r"[^a-zA-Z0-9_-]+")
 _LONGEST_NAME = 64  # characters, of a schema's name (OpenAI)
+# Words of the answer in what a decoder says of it.
+_QUOTED = re.compile(r"(?<=[Vv]alue )['\"].*['\"]|(?<=unknown field )`.*?`", re.DOTALL)
 _PATH = re.compile(r" - at `(\$[^`]*)`$")
 _NOT_THE_LAST_WORD = ("tool_calls", "pause")
 _REFUSED = ("refusal", "content_filter")
@@ -171,8 +173,8 @@ def invalid(name: str, reason: str, index: int | None = None) -> OutputInvalid:
     what = "the answer is" if index is None else f"element {index} of the answer is"
     path = _PATH.search(reason)
     return OutputInvalid(
-        f"{what} not a valid {name}: {reason}; .partial has the text",
-        reason=reason,
+        f"{what} not a valid {name}: {_QUOTED.sub('...', reason)}; .partial has the text",
+        detail=reason,
         path=path.group(1) if path is not None else None,
         index=index,
     )

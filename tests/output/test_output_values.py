@@ -399,7 +399,7 @@ def test_what_does_not_fit_is_an_error_of_its_own(
     with pytest.raises(OutputInvalid):
         stream.result()
     again = pickle.loads(pickle.dumps(error))
-    assert (again.reason, again.path, str(again)) == (error.reason, error.path, str(error))
+    assert (again.detail, again.path, str(again)) == (error.detail, error.path, str(error))
     assert not error.retryable
 
 
@@ -409,6 +409,24 @@ def test_the_value_of_a_list_has_a_path_in_the_list() -> None:
     with pytest.raises(OutputInvalid) as caught:
         client_of("chat", Answer(text)).stream("Hi", output=list[Person]).result()
     assert caught.value.path == "$[1].name"
+
+
+class Closed(msgspec.Struct, forbid_unknown_fields=True):
+    color: Color = Color.RED
+
+
+@every("text", ['{"color": "hidden \'x\' words"}', '{"hidden `x` words": 1}'])
+def test_the_message_has_no_words_of_the_answer(text: str, caplog: Any) -> None:
+    """It is written to logs; `detail` and `partial` have them."""
+    client = client_of("chat", *[Answer(text)] * 2)
+    with pytest.raises(OutputInvalid) as caught:
+        client.stream("Hi", output=Closed, output_retries=1).result()
+    error = caught.value
+    assert "hidden" in error.detail
+    assert "hidden" in error.partial.text
+    assert "hidden" not in str(error)
+    assert "hidden" not in caplog.text
+    assert "OutputInvalid" in caplog.text
 
 
 def test_all_three_have_one_parent() -> None:
