@@ -73,8 +73,11 @@ class Output(Struct, frozen=True, kw_only=True):
         """The value that an answer's text has, and its JSON. The JSON may have a fence around it,
         or sentences. Raises Unfit where there is none that fits, or more than one."""
         whole = text.strip(BLANKS)
-        if is_json(whole):
+        try:
             return self._value(whole), whole
+        except Unfit:
+            if is_json(whole):
+                raise
         found: list[tuple[Any, str]] = []
         refused: list[Unfit] = []
         for part in json_candidates(text, lists=self.is_list):

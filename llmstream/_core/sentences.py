@@ -67,7 +67,7 @@ SENTENCES: dict[type[LLMStreamError], str] = {
     NotAStreamError: _GARBLED,
     EventTooLarge: _GARBLED,
     LoopDetected: "The answer began to repeat itself, and was stopped.",
-    OutputRefused: "The model did not want to answer this.",
+    OutputRefused: "There is no answer to this request.",
     OutputCut: "The answer was too long, and was cut off.",
     OutputInvalid: _GARBLED,
     OutputError: _GARBLED,
