@@ -102,9 +102,9 @@ def said_by_the_command(*arguments: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_the_command_names_the_variable(variable: str) -> None:
-    """And `--base-url` stays base_url."""
+    """And `--base-url` is named as it is written."""
     environment = {**VARIABLES[variable], variable: "api.example.test/v1"}
     assert f"{variable}: " in said_by_the_command(**environment)
     said = said_by_the_command("--base-url", "api.example.test/v1", **environment)
-    assert "base_url: " in said
+    assert "--base-url: " in said
     assert variable not in said

@@ -470,6 +470,11 @@ KINDS: dict[str, tuple[LLMStreamError, bool]] = {
         errors.NotAStreamError: False,
         errors.EventTooLarge: False,
         errors.LoopDetected: False,
+        errors.OutputError: False,
+        errors.OutputRefused: False,
+        errors.OutputCut: False,
+        errors.OutputInvalid: False,  # `output_retries` ask again
+        errors.RunError: False,
         errors.Cancelled: False,
         errors.BatchError: False,  # the calls themselves were retried
     }.items()
