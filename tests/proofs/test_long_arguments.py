@@ -77,7 +77,8 @@ def test_a_piece_costs_the_same_however_many_came_before(api: str, reader: str) 
 
 class Paced:
     """The clock of a service that sends a piece every `gap` seconds: the time that is spent in this
-    thread passes, too."""
+    thread passes, too. No clock of a call runs out, so it is its own scheduler: the watchdog has
+    another time."""
 
     def __init__(self, gap: float) -> None:
         self._gap = gap
@@ -88,6 +89,14 @@ class Paced:
 
     time = staticmethod(SYSTEM_CLOCK.time)
     wait = staticmethod(SYSTEM_CLOCK.wait)
+
+    @property
+    def scheduler(self) -> Paced:
+        return self
+
+    def schedule(self, scope: CancelScope, at: float) -> None: ...
+
+    def forget(self, scope: CancelScope) -> None: ...
 
     def piece(self) -> None:
         self._waited += self._gap
@@ -105,6 +114,9 @@ class Pieces:
         self._clock = clock
 
     def send(self, request: HTTPRequest, scope: CancelScope) -> Pieces:
+        scope.sending()
+        scope.awaiting_response()
+        scope.end_wait(1)
         return self
 
     def read(self) -> bytes:
