@@ -105,7 +105,8 @@ class Answered:
 
 def read_answer(stream: Stream, painter: Painter, interrupts: Interrupts | None) -> Answered:
     """Read a stream to its end and paint it. Raises what the painter raises, and, without
-    `interrupts`, what an interrupt does."""
+    `interrupts`, what an interrupt does. With them one interrupt raises nothing until their `end`:
+    so the caller can keep the answer first."""
     shown = _Shown(painter)
     error: LLMStreamError | None = None
     result = Result()
@@ -127,8 +128,6 @@ def read_answer(stream: Stream, painter: Painter, interrupts: Interrupts | None)
         except LLMStreamError as failure:
             error, result = failure, failure.partial
     finally:
-        if interrupts is not None:
-            interrupts.end()
         painter.abort()
     stopped = interrupts is not None and interrupts.stopped and error is not None
     return Answered("".join(shown.pieces), result, error, stopped)

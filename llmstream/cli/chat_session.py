@@ -156,22 +156,43 @@ class Chat:
 
     def _answer(self) -> None:
         """Ask the open question, and keep the answer."""
+        interrupts, ahead = self.interrupts, self.lines.ahead
+        answers: list[Answered] = []
+        with contextlib.ExitStack() as stack:
+            if interrupts is not None and ahead is not None:
+                stack.enter_context(typing_ahead(ahead, interrupts.stop))
+            try:
+                text, refused = self._keep(answers)
+            finally:
+                if interrupts is not None:
+                    interrupts.end()
+            last = answers[-1]
+            self.code = 0 if last.error is None or last.stopped else exit_code(last.error)
+            for answered in answers:  # the first time takes a while: prices are imported
+                self._count(answered.result)
+            self._report(last, bool(text.strip()), refused)
+
+    def _keep(self, answers: list[Answered]) -> tuple[str, bool]:
+        """Ask, and again as long as the service pauses the answer. Returns what was shown, and
+        whether it is a refusal; the whole is kept in the conversation."""
         text, turn = "", ()
-        answered = self._ask(turn)
-        for _ in range(_CONTINUED):
-            text += answered.text
-            kept = kept_turn(answered.result, answered.text) if answered.error is None else ()
-            turn = (*turn, *kept)
-            if answered.result.finish != "pause" or not kept:
-                break
+        while True:
             answered = self._ask(turn)
-        if answered.error is not None:
-            turn = ()
+            answers.append(answered)
+            text += answered.text
+            if answered.error is not None:
+                turn = ()
+                break
+            kept = kept_turn(answered.result, answered.text)
+            turn = (*turn, *kept)
+            is_paused = bool(kept) and answered.result.finish == "pause"
+            stopped = self.interrupts is not None and self.interrupts.stopped
+            if not is_paused or stopped or len(answers) > _CONTINUED:
+                break
         refused = answered.error is None and answered.result.finish == "refusal"
         if (text.strip() or turn) and not refused:
             self.conversation.answer(text, turn, self.origin)
-        self.code = 0 if answered.error is None or answered.stopped else exit_code(answered.error)
-        self._report(answered, bool(text.strip()), refused)
+        return text, refused
 
     def _ask(self, turn: tuple[Any, ...]) -> Answered:
         stream = self._client.stream(
@@ -181,15 +202,7 @@ class Chat:
             **self._asked,
         )
         painter = painter_for(sys.stdout, plain=self._plain)
-        interrupts = self.interrupts
-        if interrupts is None:
-            answered = read_answer(stream, painter, None)
-        else:
-            ahead = self.lines.ahead
-            with typing_ahead(ahead, interrupts.stop) if ahead else contextlib.nullcontext():
-                answered = read_answer(stream, painter, interrupts)
-        self._count(answered.result)
-        return answered
+        return read_answer(stream, painter, self.interrupts)
 
     def _count(self, result: Result) -> None:
         cost = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 from test_cli import run
 
+from llmstream import Client
 from llmstream.chat import Conversation, Origin, decode, encode
 from llmstream.cli import chat_files
+from llmstream.cli.chat_answer import Interrupts
 from llmstream.cli.chat_input import History, TerminalLines
+from llmstream.cli.chat_session import Chat
 from llmstream.testing import Answer, Cut, LLMServer, Reply
 
 REFUSED = Reply.error(401, message="no")
@@ -156,6 +160,65 @@ def test_a_file_whose_model_cannot_be_asked_changes_nothing(
     assert "--model 'm\\x1b2'" in done.stderr
     assert "give a file: /save FILE" in done.stderr
     assert "instructions" not in llm_server.requests[-1].json()
+
+
+class Typed:
+    """Lines of a person who waits for nothing."""
+
+    ahead = None
+
+    def __init__(self, *lines: str) -> None:
+        self._lines = list(lines)
+
+    def read(self, prompt: str, prefill: str = "") -> str:
+        if not self._lines:
+            raise EOFError
+        return self._lines.pop(0)
+
+    def remember(self, message: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals")
+def test_an_interrupt_just_after_an_answer_loses_nothing(
+    llm_server: LLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was meant for the answer: that is kept before anything else is done."""
+    llm_server.script(Answer("one"), Answer("two"), Answer("three"))
+    kept = Conversation.answer
+
+    def interrupted(self: Conversation, *of: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        kept(self, *of)
+
+    def late(self: Any, result: Any) -> None:
+        raise KeyboardInterrupt
+
+    client = Client("responses", base_url=llm_server.base_url, api_key="k")
+    with client, Interrupts(str) as interrupts:
+        chat = Chat(client, "m", {}, Typed("first", "second"), interrupts, False, {})
+        monkeypatch.setattr(Conversation, "answer", interrupted)
+        chat.turn()
+        monkeypatch.undo()
+        monkeypatch.setattr(Chat, "_count", late)
+        with pytest.raises(KeyboardInterrupt):
+            chat.turn()
+    assert [one.text for one in chat.conversation.exchanges] == ["one", "two"]
+
+
+def test_an_answer_that_the_service_pauses_goes_on(llm_server: LLMServer) -> None:
+    """All of its pieces are kept, up to the last one that is asked for."""
+    blocks = [
+        block.replace(b"end_turn", b"pause_turn") for block in Answer("more ").blocks("messages")
+    ]
+    llm_server.script(*[Reply(blocks)] * 11)
+    done = chat(llm_server, "hi", "next", api="messages")
+    assert len(llm_server.requests) == 12
+    turns = llm_server.requests[11].json()["messages"]
+    texts = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+    assert str(texts).count("more ") == 11
+    assert done.returncode == 0
 
 
 def test_commands_that_nothing_follows(llm_server: LLMServer) -> None:
