@@ -97,6 +97,7 @@ class ClientOptions(TypedDict, total=False):
     retry: RetryPolicy | None
     on_disconnect: str
     profile: str | None
+    think_tags: bool | str | None
     headers: Mapping[str, str] | None
     max_connections: int
     idle_connection_timeout: float | None
@@ -179,6 +180,10 @@ class Client:
         profile: the service by its name ("openrouter", "groq", "azure", "ollama", "vllm", ...;
             `llmstream profiles` lists them): where it is, the variable of its key, and what it does
             differently from others. Default: by the host's name, else lenient enough for all.
+        think_tags: True: text between <think> and </think> at the beginning of an answer is
+            thinking (Chat Completions). "open": the answer begins inside of it, because the model's
+            template has the first tag in the prompt (DeepSeek-R1, QwQ, Qwen3-Thinking). Default:
+            as the profile has it (True for ollama, lmstudio, vllm and llama.cpp, else False).
         headers: sent with every request.
         max_connections: idle connections kept; more may be open, nobody waits for one. A batch
             with more workers raises it to their number.
@@ -228,6 +233,7 @@ class Client:
         retry: RetryPolicy | None = None,
         on_disconnect: str = "raise",
         profile: str | None = None,
+        think_tags: bool | str | None = None,
         headers: Mapping[str, str] | None = None,
         max_connections: int = 100,
         idle_connection_timeout: float | None = 60.0,
@@ -251,6 +257,7 @@ class Client:
             retry=retry,
             on_disconnect=on_disconnect,
             profile=profile,
+            think_tags=think_tags,
             headers=headers,
             max_connections=max_connections,
             idle_connection_timeout=idle_connection_timeout,
@@ -612,7 +619,10 @@ class Client:
                 `extra_body`, without which ConfigurationError is raised; `timeouts` and `retry`,
                 which are the client's otherwise.
 
-        Raises ConfigurationError for what cannot work, and for a state of another API.
+        A client of another API goes on with it too. Options of the run that mean something to one
+        service only (a `model`) are passed anew.
+
+        Raises ConfigurationError for what cannot work.
         """
         from .tools.factory import resume_run
 

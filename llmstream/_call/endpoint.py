@@ -152,7 +152,7 @@ class Endpoint:
                 "sent to another server): pass api_key=, or set LLMSTREAM_API_KEY for "
                 "Client.from_env(), stream() and the command"
             )
-        elif self.profile == DEFAULT and self.base_url != self.dialect.default_base_url:
+        elif self.profile.name == DEFAULT.name and self.base_url != self.dialect.default_base_url:
             (name,) = self._auth(secret)
             error.add(
                 f"the key was sent in the header {name!r}: if the service wants another one, "

@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
 
 from .._core.dialects import APIS
-from .._core.dialects.profiles import profile_for
+from .._core.dialects.base import Dialect
+from .._core.dialects.profiles import Profile, profile_for
 from .._core.recovery import POLICIES
 from .._core.request import Request
 from .._core.retry import RetryPolicy
@@ -23,6 +25,7 @@ from .._settings.arguments import checked_api
 from .._settings.client import ClientSettings
 from .._transport.base import Transport
 from .._transport.proxy import find_proxy
+from ..errors import ConfigurationError
 from ..result import Cost, Result, Service
 from ..telemetry.observer import Dispatcher, Hooks
 from ..telemetry.reporter import Reporter
@@ -138,7 +141,7 @@ def _endpoint(
     dialect = api.load()
     base_url = (found.base_url or dialect.default_base_url).rstrip("/")
     address = urlsplit(base_url)
-    profile = profile_for(settings.profile, base_url)
+    profile = _profile(settings, dialect, base_url)
     key = found.api_key
     place = address.netloc.rpartition("@")[2]
     service: Service = _Service(settings.api, address.hostname or "")
@@ -156,6 +159,20 @@ def _endpoint(
         scheduler=partial(_scheduler, clock),
         find_proxy=partial(find_proxy, proxies=settings.proxies, trust_env=settings.trust_env),
     )
+
+
+def _profile(settings: ClientSettings, dialect: Dialect, base_url: str) -> Profile:
+    """The profile, with the client's own settings in the place of what it has."""
+    profile = profile_for(settings.profile, base_url)
+    tags = settings.think_tags
+    if tags is None or tags == profile.think_tags:
+        return profile
+    if tags and not dialect.splits_thinking:
+        raise ConfigurationError(
+            f"think_tags={tags!r}: the API {settings.api!r} has no thinking in its text: leave it "
+            "out, or use Chat Completions"
+        )
+    return msgspec.structs.replace(profile, think_tags=tags)
 
 
 def _typed() -> type[Retrying]:

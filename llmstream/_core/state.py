@@ -232,6 +232,8 @@ class State:
         half: the body has ended inside an event. The Session writes it.
         unplaced: what may be a piece of the answer belongs nowhere; the dialect writes it.
         choices: what the dialect knows of the answer beside its items.
+        release: makes the chunks of what is held back in the texts of the answer, once nothing more
+            arrives; the dialect writes it.
         fast_path: see FastPath. `open_fast_path` sets it, the dialect reads and clears it.
     """
 

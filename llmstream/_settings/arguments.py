@@ -34,6 +34,7 @@ __all__ = [
     "checked_prompt",
     "checked_stop",
     "checked_text",
+    "checked_think_tags",
     "checked_thinking",
     "checked_tool_choice",
     "checked_tools",
@@ -242,6 +243,16 @@ def checked_thinking(thinking: Any) -> Any:
         )
     checked_json("thinking", thinking)
     return dict(thinking) if isinstance(thinking, Mapping) else thinking
+
+
+def checked_think_tags(tags: Any) -> bool | str | None:
+    if tags is None or isinstance(tags, bool) or (isinstance(tags, str) and tags == "open"):
+        found: bool | str | None = tags
+        return found
+    raise ConfigurationError(
+        f"think_tags={shown(tags)}: pass True, False, or 'open' where the model's template has the "
+        "first tag in the prompt"
+    )
 
 
 def checked_object(name: str, value: Any) -> Mapping[str, Any] | None:

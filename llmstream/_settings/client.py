@@ -33,6 +33,7 @@ from .arguments import (
     checked_name,
     checked_number,
     checked_policy,
+    checked_think_tags,
     of_type,
 )
 from .environment import (
@@ -79,6 +80,7 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
     retry: RetryPolicy = RetryPolicy()
     on_disconnect: str = "raise"
     profile: str | None = None
+    think_tags: bool | str | None = None
     headers: Mapping[str, str] = {}
     max_connections: int = 100
     idle_connection_timeout: float | None = 60.0
@@ -109,6 +111,7 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
                 "timeouts": of_type(Timeouts, "timeouts", given["timeouts"]) or Timeouts(),
                 "retry": of_type(RetryPolicy, "retry", given["retry"]) or RetryPolicy(),
                 "on_disconnect": checked_policy(given["on_disconnect"]),
+                "think_tags": checked_think_tags(given["think_tags"]),
                 "headers": checked_headers(given["headers"]),
                 "idle_connection_timeout": checked_number(
                     "idle_connection_timeout", given["idle_connection_timeout"], CENTURY

@@ -54,6 +54,9 @@ def named_service(
         own = api_key is None and _is_own(vendor, base_url, environ)
         return ServiceSettings(api, base_url, _key(vendor, environ) if own else api_key)
     if _is_of_api(vendor, api):
+        found = vendor_settings(api, environ)
+        if api_key is None and found is None and _key(vendor, environ) is None:
+            raise _no_key(vendor)
         return None
     found = vendor_settings(api, environ)
     if found is not None and found.base_url and _is_meant(vendor, found.base_url):
@@ -62,10 +65,7 @@ def named_service(
     address = _address(vendor, api, environ)
     key = api_key or _key(vendor, environ)
     if key is None and not vendor.key_optional:
-        raise ConfigurationError(
-            f"no API key for profile={profile!r}: set {' or '.join(vendor.key_variables)}, or "
-            f"store one with `llmstream keys set {profile}`, or pass api_key= to Client"
-        )
+        raise _no_key(vendor)
     return ServiceSettings(api, address, key)
 
 
@@ -85,7 +85,7 @@ def is_named(profile: str, api: str) -> bool:
     vendor = VENDORS.get(profile)
     if vendor is None or os.environ.get("LLMSTREAM_BASE_URL"):
         return False
-    return not _is_of_api(vendor, api)
+    return not _is_of_api(vendor, api) or own_key() is None
 
 
 def named_key(profile: str) -> Secret | None:
@@ -98,6 +98,13 @@ def variable_in_use(vendor: Vendor, environ: Mapping[str, str] | None = None) ->
     """The variable that the vendor's key is taken from, or None."""
     environ = os.environ if environ is None else environ
     return next((name for name in vendor.key_variables if environ.get(name)), None)
+
+
+def _no_key(vendor: Vendor) -> ConfigurationError:
+    return ConfigurationError(
+        f"no API key for profile={vendor.name!r}: set {' or '.join(vendor.key_variables)}, or "
+        f"store one with `llmstream keys set {vendor.name}`, or pass api_key= to Client"
+    )
 
 
 def _is_of_api(vendor: Vendor, api: str) -> bool:

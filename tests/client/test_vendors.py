@@ -23,7 +23,12 @@ MARKED = "sk-marked-1f7c"
 NOBODY = {"default", "aws-gateway"}
 HOSTED = sorted(name for name, row in VENDORS.items() if row.addresses and not row.key_optional)
 LOCAL = sorted(name for name, row in VENDORS.items() if row.key_optional)
-NAMED = [name for name in HOSTED if name not in ("openai", "anthropic")]
+# Those whose variables are not an API's own.
+NAMED = [
+    name
+    for name in HOSTED
+    if not {APIS[api].key_variable for api in VENDORS[name].apis} & {*VENDORS[name].key_variables}
+]
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +75,7 @@ def test_a_row_is_consistent(name: str) -> None:
     row = VENDORS[name]
     assert set(row.apis) <= set(APIS)
     assert set(row.addresses) in (set(row.apis), set())
-    assert row.key_optional or row.key_variables
+    assert row.key_optional or row.key_variables or not row.addresses
     for address in row.addresses.values():
         parts = urlsplit(address)
         assert not address.endswith("/")
@@ -209,7 +214,7 @@ def test_azure_has_an_address_for_each_customer(
 # ---- a key stays home --------------------------------------------------------------------------
 
 
-@every("name", sorted(set(VENDORS) - {"ollama"}))
+@every("name", sorted(name for name, row in VENDORS.items() if row.key_variables))
 def test_a_key_never_goes_to_another_address(name: str) -> None:
     """Not to another vendor, not to a host that looks like the vendor's, not without TLS; to the
     vendor's own hosts it does, where the profile is named."""
@@ -300,6 +305,31 @@ def test_a_key_with_a_line_end_names_its_variable(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigurationError, match=r"^GROQ_API_KEY has white space") as raised:
         Client("chat", profile="groq")
     assert MARKED not in str(raised.value)
+
+
+def test_a_token_of_the_cloud_needs_its_address() -> None:
+    """It goes to no address that another vendor's variable or API has."""
+    for api in VENDORS["vertex"].apis:
+        with pytest.raises(ConfigurationError, match="pass base_url="):
+            Client(api, profile="vertex", api_key=MARKED)
+
+
+def test_a_vendor_with_an_api_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under its name it has that API, and Chat Completions at another address; the first of its
+    variables that is set counts for both."""
+    with pytest.raises(ConfigurationError, match="GOOGLE_API_KEY or GEMINI_API_KEY"):
+        Client.from_env(profile="gemini")
+    for variable in ("GEMINI_API_KEY", "GOOGLE_API_KEY"):
+        monkeypatch.setenv(variable, f"{MARKED}-{variable}")
+        request = requested(Client, "chat", profile="gemini")
+        assert keys_of(request) == f"Bearer {MARKED}-{variable}"
+        assert request.path.startswith("/v1beta/openai/")
+        client = Client.from_env(profile="gemini")
+        assert client.settings.api == VENDORS["gemini"].apis[0]
+        assert client._endpoint.base_url == next(iter(VENDORS["gemini"].addresses.values()))
+        secret = client._endpoint.secret()
+        assert secret is not None
+        assert secret.reveal() == f"{MARKED}-{variable}"
 
 
 def test_the_apis_own_vendor_is_as_without_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,6 +241,7 @@ BY_EFFORT = (
     "perplexity",
     "cerebras",
     *("xai", "together", "fireworks", "nvidia", "github", "huggingface", "lmstudio"),
+    "vertex",
 )
 THINKING: list[tuple[Any, dict[str, dict[str, Any]]]] = [
     (

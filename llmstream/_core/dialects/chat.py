@@ -26,6 +26,7 @@ from ..outcome import Approval, ToolOutcome
 from ..request import HTTPRequest, Request, StoredResponse, encode_body
 from ..schema import Fitted, SchemaRules
 from ..state import Contradiction, FastPath, ItemState, Misplaced, State, merge_usage, rest_of
+from ..think_tags import ThinkTags
 from ..tool_calls import (
     RunningCall,
     ToolCallState,
@@ -178,6 +179,7 @@ class ChatDialect:
     text_part = "text"
     default_max_tokens: int | None = None
     schema_rules: ClassVar[SchemaRules] = OPENAI_RULES
+    splits_thinking: ClassVar[bool] = True
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
@@ -397,10 +399,15 @@ class ChatDialect:
         """A whole message without what deltas have contained before. Raises Contradiction where
         they contained something else."""
         message = choice.message or ev.ChoiceDelta()
+        tags = item.extra.pop("tags", None)
         if not item.content and not item.extra.get("calls"):
             return message
         texts = [("thinking", _reasoning(message, self._profile.reasoning))]
         texts += [*_content(message.content), ("refusal", message.refusal)]
+        if tags is not None:
+            texts = self._without_tags(item, texts)
+        if self._profile.think_tags:
+            item.extra["tags"] = None  # what is left of it has no tags
         wholes: dict[str, str] = {}
         for kind, text in texts:
             wholes[kind] = wholes.get(kind, "") + (text or "")
@@ -431,6 +438,11 @@ class ChatDialect:
         texts = [("thinking", _reasoning(delta, self._profile.reasoning))]
         texts += _content(delta.content)
         texts.append(("refusal", delta.refusal))
+        if self._profile.think_tags:
+            if any(text for _, text in texts):
+                activity = Activity.CONTENT  # also where a tag is all of it
+            state.release = _release
+            texts = self._without_tags(item, texts)
         for kind, text in texts:
             if text:
                 if item.index != state.primary:
@@ -455,6 +467,27 @@ class ChatDialect:
                 chunks.append(Chunk("tool_call", arguments, item.index))
                 activity = Activity.CONTENT
         return Activity.CONTENT if _has_audio(delta.audio) else activity
+
+    def _without_tags(
+        self, item: ItemState, texts: list[tuple[str, str | None]]
+    ) -> list[tuple[str, str | None]]:
+        """`texts` with the thinking that the text has between tags as such. Where the service
+        itself splits it off, or the answer began with something else, a tag is text."""
+        opened = self._profile.think_tags == "open"
+        tags = item.extra.setdefault("tags", ThinkTags(opened=opened))
+        found: list[tuple[str, str | None]] = []
+        if tags is not None and item.extra.get("calls") and not item.content:
+            found, tags = tags.close(), None
+        for kind, text in texts:
+            if kind == "text" and text and tags is not None:
+                found += tags.feed(text)
+                continue
+            if text and tags is not None:
+                found += tags.close()
+                tags = None
+            found.append((kind, text))
+        item.extra["tags"] = tags
+        return found
 
     def _call(
         self, state: State, item: ItemState, piece: ev.ChoiceDeltaToolCall, touched: _Touched
@@ -869,6 +902,22 @@ def _finish(state: State, item: ItemState, reason: str) -> None:
         _close(state, state.items[state.primary or 0])
     item.status = reason
     _close(state, item)
+
+
+def _release(state: State) -> list[Chunk]:
+    """Nothing more arrives: the texts that were held back for what might have been a tag."""
+    chunks: list[Chunk] = []
+    for item in state.in_order():
+        tags = item.extra.pop("tags", None)
+        item.extra["tags"] = None
+        for kind, text in tags.close() if tags is not None else ():
+            _choose(state, item)
+            item.part(kind, kind).add(text)
+            if item.index == state.primary:
+                chunks += state.emit(kind, text, item.index)
+            else:
+                chunks.append(Chunk(kind, text, item.index))
+    return chunks
 
 
 def _reopen(state: State, item: ItemState) -> None:

@@ -72,9 +72,11 @@ _ROWS = (
     _vendor(
         "gemini",
         *("GOOGLE_API_KEY", "GEMINI_API_KEY"),
-        gemini="https://generativelanguage.googleapis.com/v1beta",
         chat="https://generativelanguage.googleapis.com/v1beta/openai",
+        gemini="https://generativelanguage.googleapis.com/v1beta",
     ),
+    # Google Cloud: a project and a region in the address, and tokens instead of keys.
+    Vendor(name="vertex", apis=("gemini", "chat")),
     # Every customer has a host of their own, in the public cloud or in that of a government.
     Vendor(
         name="azure",
