@@ -86,7 +86,7 @@ def resume_run(
     options: Mapping[str, Any],
 ) -> Run:
     """The run of `Client.resume_run`. Raises ConfigurationError."""
-    saved = loaded(state, client.service.api)
+    saved = loaded(state)
     known = _names(as_tools(tools))
     if missing := [name for name in saved.tools if name not in known]:
         raise ConfigurationError(

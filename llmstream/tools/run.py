@@ -100,7 +100,8 @@ class Run:
     def messages(self) -> list[Any]:
         """The conversation so far in the form of the API, the prompt included: what a next prompt
         begins with, ``client.stream([*run.messages, {"role": "user", "content": ...}])``. An answer
-        is in it once all of its calls have their outcome."""
+        is in it once all of its calls have their outcome. Of a run that was resumed with another
+        API, what was before is in the form of the first one; every API takes both."""
         messages: list[Any] = copied(self._loop.place.conversation.messages)
         return messages
 

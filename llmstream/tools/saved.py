@@ -142,7 +142,7 @@ def copied(value: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
-def loaded(state: Any, api: str) -> SavedRun:
+def loaded(state: Any) -> SavedRun:
     """A SavedRun from what `Run.state` has returned. Raises ConfigurationError."""
     if not isinstance(state, Mapping):
         raise ConfigurationError(
@@ -159,11 +159,6 @@ def loaded(state: Any, api: str) -> SavedRun:
         saved = msgspec.convert(dict(state), SavedRun)
     except msgspec.ValidationError as exc:
         raise ConfigurationError(f"state: pass what Run.state() has returned ({exc})") from None
-    if saved.api != api:
-        raise ConfigurationError(
-            f"state: its turns are in the form of the API {shown(saved.api)}, and this client "
-            f"speaks {api!r}: resume it with a client of that API"
-        )
     if saved.step != "end" and not saved.messages:
         raise ConfigurationError("state: it has no messages: pass what Run.state() has returned")
     return saved

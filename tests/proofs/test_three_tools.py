@@ -4,6 +4,7 @@ wrote, and what a real model makes of the conversation afterwards."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections import Counter
@@ -11,10 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from request_rules import RULES
 from servers.programs import AIMock, aimock_command, running
 from support import PATIENCE, eventually
 
-from llmstream import Chunk, Client
+from llmstream import Chunk, Client, ToolCall
 from llmstream._core.dialects import APIS
 from llmstream.testing import Answer, FakeTransport, LLMServer
 from llmstream.tools import Run, ToolError, ToolFinished, ToolStarted, ToolTimeout, Turn, tool
@@ -76,12 +78,16 @@ class Office:
         return [weather, convert, erase]
 
 
+def approve(call: ToolCall) -> bool | str:
+    return "not without the owner" if call.name == "erase" else True
+
+
 def program(client: Client, office: Office) -> tuple[Run, list[Any]]:
     """What a caller writes, whatever the API."""
     run = client.run(
         PROMPT,
         office.tools(),
-        approve=lambda call: "not without the owner" if call.name == "erase" else True,
+        approve=approve,
     )
     items = list(run)
     office.late.set()
@@ -162,6 +168,31 @@ def test_another_api_goes_on(
         sent = server.requests[-1].json()["input" if other == "responses" else "messages"]
         check_outputs(outputs_of(sent))
         assert FINAL in json.dumps(sent)
+
+
+@API
+def test_another_service_resumes_it(api: str, nothing_left: None) -> None:
+    """After an outage, say: from the state after each outcome, with a client of another API."""
+    for other in NAMES:
+        for cut in range(1, 6):
+            office, model = Office(), FakeTransport(*answers())
+            office.late.set()  # nothing is slow here
+            with Client(api, transport=model, model="m", api_key="k") as client:
+                run = client.run(PROMPT, office.tools(), approve=approve)
+                outcomes = (item for item in run if isinstance(item, ToolFinished))
+                list(itertools.islice(outcomes, cut))
+                state = json.loads(json.dumps(run.state()))
+                run.close()
+            rest = FakeTransport(*answers()[len(model.requests) :])
+            with Client(other, transport=rest, model="m", api_key="k") as client:
+                again = client.resume_run(state, office.tools(), approve=approve)
+                assert again.result().text == FINAL
+            body = rest.requests[-1].json()
+            turns = body["input" if other == "responses" else "messages"]
+            RULES[other](turns)
+            assert list(outputs_of(turns)) == [id for turn in CALLS for _, _, id in turn]
+            assert office.ran["erase"] == 0
+            assert max(office.ran.values()) == 1
 
 
 # ---- a server that nobody here wrote -----------------------------------------------------------

@@ -1063,7 +1063,6 @@ def good_state() -> dict[str, Any]:
         (lambda s: json.dumps(s), "pass the dict"),
         (lambda s: {}, "version"),
         (lambda s: {**s, "version": 99}, "version 99"),
-        (lambda s: {**s, "api": "messages"}, "'messages'"),
         (lambda s: {**s, "step": "run"}, "step"),
         (lambda s: {**s, "messages": 3}, "messages"),
         (lambda s: {**s, "messages": [object()]}, "JSON"),
