@@ -404,7 +404,6 @@ class Client:
         temperature: float | None = None,
         top_p: float | None = None,
         stop: str | list[str] | None = None,
-        tools: list[Any] | None = None,
         tool_choice: Any = None,
         thinking: Any = None,
         background: bool = False,
@@ -416,6 +415,7 @@ class Client:
         extra_body: Mapping[str, Any] | None = None,
         output: Any = None,
         output_retries: int = 0,
+        tools: list[Any] | None = None,
     ) -> Stream:
         """A call that is ready to be made. Touches no network: it starts, and its clocks with it,
         at the first use of the Stream.
