@@ -117,6 +117,30 @@ def _responses(items: list[Any]) -> None:
     assert not open
 
 
+def _gemini(contents: list[Any]) -> None:
+    open: list[tuple[str, Any]] = []  # the names and ids of calls without an output
+    for content in contents:
+        assert content.keys() == {"role", "parts"}
+        assert content["role"] in ("user", "model", "system", "developer")
+        outputs = [part["functionResponse"] for part in content["parts"] if _ANSWER in part]
+        for output in outputs:
+            assert isinstance(output["response"], dict)
+            open.remove((output["name"], output.get("id")))
+        assert not open, "the outputs of all calls of a turn are in the next one"
+        assert content["parts"]
+        for part in content["parts"]:
+            kinds = part.keys() - {"thought", "thoughtSignature"}
+            assert len(kinds) == 1 or (not kinds and "thoughtSignature" in part), part
+            assert (_ANSWER in part) <= (content["role"] == "user")
+            if "functionCall" in part:
+                assert content["role"] == "model"
+                assert isinstance(part["functionCall"].get("args", {}), dict)
+                open.append((part["functionCall"]["name"], part["functionCall"].get("id")))
+
+
+_ANSWER = "functionResponse"
+
+
 def _json(check: Callable[[list[Any]], None]) -> Callable[[list[Any]], None]:
     def checked(turns: list[Any]) -> None:
         check(json.loads(json.dumps(turns)))
@@ -127,6 +151,7 @@ def _json(check: Callable[[list[Any]], None]) -> Callable[[list[Any]], None]:
 # API -> the check of its turns: it raises for what the service would refuse.
 RULES: dict[str, Callable[[list[Any]], None]] = {
     "chat": _json(_chat),
+    "gemini": _json(_gemini),
     "messages": _json(_messages),
     "responses": _json(_responses),
 }

@@ -109,7 +109,7 @@ def test_what_one_api_made_goes_on_with_another(recording: Recording) -> None:
         body = json.loads(
             APIS[api].load().request(Request(prompt=turns, model="m"), "https://host/v1").body
         )
-        assert body["input" if api == "responses" else "messages"] == made
+        assert body[APIS[api].prompt_fields[0]] == made
 
 
 @every("recording", recordings)

@@ -27,7 +27,7 @@ def with_reason(api: str, word: str) -> list[bytes]:
         incomplete = {"status": "incomplete", "incomplete_details": {"reason": word}}
         event = {"type": "response.incomplete", "response": {"id": "r", "output": [], **incomplete}}
         return [*(b.encode() for b in blocks[:-1]), f"data: {json.dumps(event)}\n\n".encode()]
-    known = {"messages": '"end_turn"', "chat": '"stop"'}[api]
+    known = {"messages": '"end_turn"', "chat": '"stop"', "gemini": '"STOP"'}[api]
     assert any(known in block for block in blocks)
     return [block.replace(known, json.dumps(word)).encode() for block in blocks]
 

@@ -219,6 +219,7 @@ def _take_call(
     if call.partial_args or call.will_continue or "pieces" in item.extra:
         _take_pieces(state, item, call, chunks)
     else:
+        item.extra["whole"] = raw
         _take_whole(state, item, _arguments_in(raw), chunks)
     if not call.will_continue:
         _close(state, item, chunks)
@@ -280,7 +281,9 @@ def _text(item: ItemState) -> str:
 
 
 def _call_part(item: ItemState) -> dict[str, Any]:
-    """The call as the service would send it in one part."""
+    """The call as the service has sent it, or would send it in one part."""
+    if "whole" in item.extra:
+        return dict(decode_json(item.extra["whole"]))
     call: dict[str, Any] = {"name": item.name}
     arguments = decode_json(_text(item).encode() or b"{}")
     if arguments:
@@ -656,7 +659,7 @@ def _split_system(request: Request) -> tuple[list[Any], list[Any]]:
         else:
             contents.append(turn)
     version = _version(request.model)
-    if version is None or version >= _SIGNED_SINCE:
+    if "gemini" in request.model.lower() and (version is None or version >= _SIGNED_SINCE):
         contents = [_signed(turn) for turn in contents]
     return system, contents
 

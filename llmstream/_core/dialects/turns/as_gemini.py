@@ -30,13 +30,20 @@ class _Calls:
     refers to. A call without an id of the service's own is answered without one."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[str, str | None, int]] = {}
+        self._waiting: dict[str, list[tuple[str, str | None, int]]] = {}
+        self._latest: dict[str, tuple[str, str | None, int]] = {}
+        self._count = 0
 
     def add(self, id: str, name: str, own: str | None) -> None:
-        self._known[id] = (name, own, len(self._known))
+        self._count += 1
+        self._waiting.setdefault(id, []).append((name, own, self._count))
 
     def find(self, id: str) -> tuple[str, str | None, int]:
-        return self._known.get(id, (id, None, len(self._known)))
+        """What the next output with this id belongs to."""
+        waiting = self._waiting.get(id)
+        if waiting:
+            self._latest[id] = waiting.pop(0)
+        return self._latest.get(id, (id, None, self._count + 1))
 
 
 def gemini_contents(turns: Sequence[Any]) -> list[Any]:
@@ -60,7 +67,7 @@ def _note(turn: Mapping[str, Any], ids: list[str], calls: _Calls) -> None:
         if isinstance(call, Mapping):
             calls.add(next(rest, ""), str(call.get("name") or ""), call.get("id") or None)
         elif field(part, "functionResponse") is not None:
-            next(rest, "")
+            calls.find(next(rest, ""))
 
 
 def _contents(turn: Turn, calls: _Calls) -> Iterator[Any]:

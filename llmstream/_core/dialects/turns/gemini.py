@@ -106,11 +106,16 @@ def read_turn(turn: Mapping[str, Any], ids: Sequence[str]) -> Turn:
     """The turn as pieces. `ids`: see `with_ids`."""
     rest = iter(ids)
     pieces: list[Any] = []
+    role = turn.get("role") or "user"
     for part in turn.get("parts") or ():
         found = _pieces(part, rest)
+        if role == "model":  # no other API has media in an answer
+            found = [Text(_MADE) if isinstance(p, (Image, File, Audio)) else p for p in found]
         pieces += found or [None]
-    role = turn.get("role") or "user"
     return Turn({"model": "assistant", "function": "user"}.get(role, role), pieces)
+
+
+_MADE = "(A picture, or another medium, was made.)"
 
 
 def _pieces(part: Any, ids: Iterator[str]) -> list[Any]:
