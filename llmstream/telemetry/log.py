@@ -129,6 +129,7 @@ class LogObserver(Levelled):
             tokens_out=usage.output_tokens,
             tokens_cached=usage.cached_tokens,
             tokens_reasoning=usage.reasoning_tokens,
+            **({} if usage.cost is None else {"cost_usd": usage.cost}),  # few services report it
             chunks=end.chunks,
             bytes=end.bytes,
             request_id=end.request_id,
@@ -171,7 +172,7 @@ class LogObserver(Levelled):
         logger = self._logger
         if not logger.isEnabledFor(level):
             return
-        known = " ".join(f"{name}={_shown(v)}" for name, v in fields.items() if v is not None)
+        known = " ".join(f"{name}={_shown(name, v)}" for name, v in fields.items() if v is not None)
         with contextlib.suppress(Exception):  # a filter or handler of the application may fail
             text = ("%s: %s", (what, known))
             record = logger.makeRecord(logger.name, level, __file__, 0, *text, None, "_log")
@@ -183,9 +184,9 @@ class LogObserver(Levelled):
 _PLAIN = re.compile(r"[^\s\"'=\\]+")
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     """A value as one word, so that no name chosen by a caller or a service breaks the line."""
     if isinstance(value, float):
-        return f"{value:.1f}"
+        return f"{value:.1f}" if name != "cost_usd" else f"{value:.6g}"
     text = str(value)
     return text if text.isprintable() and _PLAIN.fullmatch(text) else json.dumps(text)

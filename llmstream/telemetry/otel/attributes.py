@@ -85,6 +85,7 @@ def end_attributes(end: CallRecord, unfinished: str | None) -> dict[str, Any]:
             "gen_ai.response.finish_reasons": None if finish is None else (finish,),
             "gen_ai.response.time_to_first_chunk": None if first is None else first / 1000.0,
             **_usage_attributes(end),
+            "llmstream.cost_usd": end.usage.cost,
             "error.type": end.error_type if end.outcome == "error" else None,
             "http.response.status_code": end.status,
             "llmstream.outcome": end.outcome,

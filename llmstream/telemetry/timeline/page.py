@@ -113,6 +113,8 @@ def _summary(call: CallRecord) -> str:
         ("chunks", count_cell(call.chunks)),
         ("bytes", count_cell(call.bytes)),
     ]
+    if usage.cost is not None:  # as the service has reported it
+        tiles.append(("cost in USD", f'<data value="{usage.cost}">{usage.cost:g}</data>'))
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
     return f'<dl class="tiles">{shown}</dl>'
 
