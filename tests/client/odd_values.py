@@ -168,7 +168,7 @@ SKIPPED = {("Client(clock)", "None"), ("Client(transport)", "a generator")}
 _SETTINGS = (
     *("api", "base_url", "api_key", "model", "timeouts", "retry", "on_disconnect", "profile"),
     *("headers", "max_connections", "observers", "max_cost", "verify", "cert", "proxies"),
-    *("trust_env", "max_event_bytes", "max_identical_chunks"),
+    *("trust_env", "max_event_bytes", "max_identical_chunks", "think_tags"),
 )
 _OPTIONS = (
     *("prompt", "model", "instructions", "max_output_tokens", "temperature", "top_p", "stop"),
