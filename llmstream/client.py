@@ -155,8 +155,8 @@ class Client:
     """A service, and how to talk to it. Safe to share between threads, and to use after a fork.
 
     Args:
-        api: "responses" (the OpenAI Responses API), "messages" (the Anthropic Messages API) or
-            "chat" (Chat Completions, any compatible server).
+        api: "responses" (the OpenAI Responses API), "messages" (the Anthropic Messages API),
+            "chat" (Chat Completions, any compatible server) or "gemini" (Google AI and Vertex AI).
         base_url: in the vendor's own form, `https://api.openai.com/v1` for responses and chat,
             `https://api.anthropic.com` for messages; default: the address of the vendor that
             `profile` names, else the vendor's variable in the environment, then the vendor's own
@@ -169,7 +169,7 @@ class Client:
             but only where `base_url` is not given, or is on a host of the vendor that `profile`
             names. With any other `base_url` and no key no authorization is sent.
         model: default: `LLMSTREAM_MODEL`, then "gpt-5.4-mini" for responses, "claude-haiku-4-5"
-            for messages; chat has none.
+            for messages, "gemini-3.5-flash-lite" for gemini; chat has none.
         timeouts: the five clocks, see Timeouts.
         retry: see RetryPolicy.
         on_disconnect: what to do when the stream is cut after content has arrived. "raise": the

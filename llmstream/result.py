@@ -358,11 +358,11 @@ class Result(Struct, frozen=True):
         service would refuse: without the item that follows it, or neither stored nor encrypted. A
         text that a limit has cut is included.
 
-        With `api` ("responses", "messages" or "chat") it is the turn in the form of that API. A
-        prompt may have turns in the form of any API, so this is needed only where something else
-        reads them. Texts and calls are the same in each; code that the service ran and its output
-        become text; reasoning, signatures and searches stay with the service; an id that the API
-        would refuse becomes another one.
+        With `api` ("responses", "messages", "chat" or "gemini") it is the turn in the form of that
+        API. A prompt may have turns in the form of any API, so this is needed only where something
+        else reads them. Texts and calls are the same in each; code that the service ran and its
+        output become text; reasoning, signatures and searches stay with the service; an id that the
+        API would refuse becomes another one.
 
         Raises ConfigurationError for an `api` that is not known, and for a result that was not made
         by a call.

@@ -24,7 +24,7 @@ class CheckSettings(Struct, frozen=True):
     """What a check plays against: the settings of a `Client`, without address, key and headers.
 
     Args:
-        api: "responses", "messages" or "chat".
+        api: "responses", "messages", "chat" or "gemini".
         timeouts: the five clocks, in seconds; see `Timeouts` for the defaults.
         retry: see `RetryPolicy` for the defaults.
         on_disconnect: "raise", "restart", "continue" or "resume".

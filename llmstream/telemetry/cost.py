@@ -51,7 +51,7 @@ def cost_of(api: str, host: str, result: Result, at: float | None = None) -> Cos
     """The cost of all attempts of `result` whose cost is known; None where none is.
 
     Args:
-        api: "responses", "messages" or "chat".
+        api: "responses", "messages", "chat" or "gemini".
         host: the service that answered.
         result: of a call, or the `.partial` of its error.
         at: the Unix time of the call in seconds. Default: now.

@@ -12,7 +12,7 @@ from support import failure
 from llmstream import Client, LLMStreamError, NotAStreamError, RetryPolicy, StreamTruncated
 from llmstream.testing import Answer, Cut, Drip, LLMServer, Reply
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 PROXY = b"upstream connect error or disconnect/reset before headers"
 AWS = b"\x00\x00\x00\x9b\x00\x00\x00\x4b\xaa\xbb\xcc\xdd\x0b:event-type\x07\x00\x05chunk"
 BROTLI = b"\x0b\x02\x80hello\x03"

@@ -22,7 +22,7 @@ import llmstream
 from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts
 from llmstream.testing import Answer, Cut, LLMServer, Pause, Pings, Reply, Reset, Send, Silence
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- fault matrix -->\n", "<!-- end of the fault matrix -->"
 ANSWER = Answer("The sky is blue")
@@ -81,7 +81,7 @@ def fails(count: int, **error: str) -> Callable[[str], Reply]:
 
 def ends(word: str) -> Callable[[str], Reply]:
     """The answer, with `word` for why it ended."""
-    reasons = {"messages": b'"end_turn"', "chat": b'"stop"'}
+    reasons = {"messages": b'"end_turn"', "chat": b'"stop"', "gemini": b'"STOP"'}
     incomplete = {"status": "incomplete", "incomplete_details": {"reason": word}, "output": []}
     event = {"type": "response.incomplete", "response": incomplete}
 

@@ -19,7 +19,7 @@ from llmstream import Client, RetryPolicy
 from llmstream.testing import Answer, FakeTransport, Recorded, Reply, record, replay
 from llmstream.testing.scrub import Scrubber
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 SYMBOLS = "-_.~+/=&<>'\"\\%"
 
 

@@ -342,14 +342,14 @@ def _take_finish(state: State, answer: _Answer, candidate: ev.Candidate) -> Serv
 
 def _failed(word: str, message: str | None) -> ServiceError | None:
     """The error of an answer that was broken off."""
-    kind = _FAILED.get(word)
-    if kind is None:
-        if broken_off(word) is None:
-            return None
-        kind = "server_error"
+    kind, known = _FAILED.get(word), broken_off(word)
+    if kind is None and known is None:
+        return None
+    if kind is None and not (message and known is not None and known.type == "server_error"):
+        return known
     words = f"the service broke the answer off: it ended with {word!r}"
     words = f"{words} ({message})" if message else words
-    return error_from_payload({"error": {"type": kind, "message": words}})
+    return error_from_payload({"error": {"type": kind or "server_error", "message": words}})
 
 
 def _end(state: State, answer: _Answer) -> None:
