@@ -372,7 +372,7 @@ def test_a_fault(fault: Fault, api: str) -> None:
 
 
 def test_nobody_listens() -> None:
-    assert list(refused()) == [Cell("ConnectionFailed", 3, "")] * 3
+    assert list(refused()) == [Cell("ConnectionFailed", 3, "")] * len(APIS)
 
 
 @every("api", APIS)
@@ -382,7 +382,10 @@ def test_a_fault_of_a_proxy(fault: ProxyFault, api: str) -> None:
 
 
 def table(row: Callable[[Fault], list[Cell]], proxy_row: Callable[[ProxyFault], list[Cell]]) -> str:
-    lines = ["| what the service does | responses | messages | chat |", "|---|---|---|---|"]
+    lines = [
+        "| what the service does | responses | messages | chat | gemini |",
+        "|---|---|---|---|---|",
+    ]
     lines += [_line("nobody listens", list(refused()))]
     lines += [_line(fault.does, proxy_row(fault)) for fault in PROXY_FAULTS]
     lines += [_line(fault.does, row(fault)) for fault in FAULTS]
