@@ -423,10 +423,10 @@ class Client:
         `prompt` is the text, or a list of {"role", "content"}. `tools` are functions, Tools
         (`llmstream.tool`) and dicts in the form of any API: declared here, run by `run`.
         `timeouts`, `retry` and `on_disconnect` stand in for the client's. `trace_id` (default:
-        made, 32 hex digits) is on everything this call leaves behind, and is sent as `X-Client-Request-Id` and, where it is
-        32 hex digits, in `traceparent` (an observer with spans sets its own). `extra_body` is
-        laid over the request's JSON. `output` is the type that the answer has to be a value of, see
-        `llmstream.output`: the value is in `Result.value`. Where an answer does not fit it, at most
+        made, 32 hex digits) is on everything this call leaves behind, and is sent as
+        `X-Client-Request-Id` and, where it is 32 hex digits, in `traceparent` (an observer with
+        spans sets its own). `extra_body` is laid over the request's JSON. `output` is the type that
+        the answer has to be a value of, see `llmstream.output`: the value is in `Result.value`. Where an answer does not fit it, at most
         `output_retries` further ones are asked for, each of which is billed. Raises
         ConfigurationError for what cannot be sent, and once `max_cost` is reached.
         """

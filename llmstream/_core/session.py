@@ -364,9 +364,10 @@ class Session:
         events: list[AnyEvent] = []
         if self._halves is not None and not self.ended:
             self._read([("message", one) for one in self._halves.release()], events)
-        last = bare_error(self._framer.rest) if self._framer.pending and not self.ended else None
-        if last is not None:
-            self._read([last], events)
+        if self._dialect.bare_errors and self._framer.pending and not self.ended:
+            last = bare_error(self._framer.rest)
+            if last is not None:
+                self._read([last], events)
         whole = self.complete
         self._end()
         if self.complete and not whole and (late := self.state.flush()):

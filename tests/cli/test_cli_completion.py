@@ -84,7 +84,7 @@ OFFERED: list[tuple[list[str], set[str]]] = [
     (["--te"], {"--temperature"}),
     (["why", "--te"], {"--temperature"}),
     (["ask", "--thi"], {"--thinking"}),
-    (["--api", ""], {"responses", "messages", "chat"}),
+    (["--api", ""], {"responses", "messages", "chat", "gemini"}),
     (["ask", "why", "--api", "me"], {"messages"}),
     (["keys", ""], {"list", "set", "remove"}),
     (["keys", "set", "gr"], {"groq"}),
@@ -119,7 +119,7 @@ def test_a_value_after_an_equals_sign(scripts: dict[str, Path], folder: Path) ->
     """Bash hands over the sign as a word of its own, or, by COMP_WORDBREAKS, within the word."""
     for words, offered in (
         (["--api", "=", "re"], {"responses"}),
-        (["--api", "="], {"responses", "messages", "chat"}),
+        (["--api", "="], {"responses", "messages", "chat", "gemini"}),
         (["why", "--api", "=", "m"], {"messages"}),
         (["--api=re"], {"--api=responses"}),
         (["--model-file=a m"], {"--model-file=a model.gguf"}),

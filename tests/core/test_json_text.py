@@ -152,6 +152,7 @@ ODD = {
 def test_each_character_is_looked_at_once(scanner: str, name: str) -> None:
     """Twice the text takes twice as long, whatever it is, counted in characters that are copied or
     searched: by the time, with ample room."""
+
     def seconds(number: int) -> float:
         begin = {"white space in an object": "{", "elements": '{"elements": [', "names": "{"}
         text = begin.get(name, "") + ODD[name] * (number // len(ODD[name]))

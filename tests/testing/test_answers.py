@@ -30,8 +30,13 @@ from llmstream.testing.answers import (
 )
 from llmstream.testing.answers.messages import SIGNATURE
 
-APIS = ("responses", "messages", "chat")
-PATH = {"responses": "/responses", "messages": "/v1/messages", "chat": "/chat/completions"}
+APIS = ("responses", "messages", "chat", "gemini")
+PATH = {
+    "responses": "/responses",
+    "messages": "/v1/messages",
+    "chat": "/chat/completions",
+    "gemini": "/models/m:streamGenerateContent?alt=sse",
+}
 FIELDS = WIRE / "messages_events.json"
 
 TOOLS = Answer(tool_calls=[("look", '{"at": "it"}'), ("go", "{}", "call_x")])
@@ -402,7 +407,8 @@ def test_any_answer_is_read_as_it_was_meant(api: str, answer: Answer) -> None:
     result = result_of(answer, api)
     assert (session.complete, session.error) == (True, None)
     joined = "".join(answer.text_deltas), "".join(answer.refusal_deltas)
-    expected = ("".join(joined), "") if api == "messages" else joined
+    has_refusals = api not in ("messages", "gemini")  # elsewhere its words are text
+    expected = joined if has_refusals else ("".join(joined), "")
     assert (result.text, result.refusal) == expected
     assert result.thinking == "".join(answer.thinking_deltas)
     assert [(c.id, c.name, c.arguments) for c in result.tool_calls] == [
@@ -460,12 +466,15 @@ def test_paths(target: str, api: str | None) -> None:
     assert api_of_path(target) == api
 
 
-@pytest.mark.parametrize(("api", "path"), [("responses", "/v1"), ("messages", ""), ("chat", "/v1")])
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [("responses", "/v1"), ("messages", ""), ("chat", "/v1"), ("gemini", "/v1beta")],
+)
 def test_base_urls(server: LLMServer, api: str, path: str) -> None:
     """Each API's base_url is in its vendor's own form."""
     assert encoding(api).base_path == path
     assert server.base_url_for(api) == server.url + path
-    assert (api == "messages") == (server.base_url_for(api) != server.base_url)
+    assert (path == "/v1") == (server.base_url_for(api) == server.base_url)
 
 
 def test_an_unknown_api_is_refused(server: LLMServer) -> None:
@@ -477,7 +486,9 @@ def test_an_unknown_api_is_refused(server: LLMServer) -> None:
         lambda: Reply.error(500, api="telepathy"),
         lambda: server.base_url_for("telepathy"),
     ):
-        with pytest.raises(ValueError, match=r"'telepathy'; there are: chat, messages, responses"):
+        with pytest.raises(
+            ValueError, match=r"'telepathy'; there are: chat, gemini, messages, responses"
+        ):
             refused()
 
 

@@ -91,6 +91,7 @@ class Dialect(Protocol):
     `text_part` is the type of a text part in a prompt. `default_max_tokens` is the limit of the
     answer where the caller sets none and the API requires one. `schema_rules` is what its strict
     mode knows of JSON Schema. `splits_thinking`: whether it knows `Profile.think_tags`.
+    `bare_errors`: whether its services end a stream with an error in JSON that is no event.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Dialect(Protocol):
     default_max_tokens: int | None
     schema_rules: ClassVar[SchemaRules]
     splits_thinking: ClassVar[bool]
+    bare_errors: ClassVar[bool]
 
     def with_profile(self, profile: Profile) -> Dialect:
         """The same API as one service implements it."""
@@ -208,6 +210,7 @@ class TypedDialect:
     tool_types: ClassVar[Mapping[str, str]]
     schema_rules: ClassVar[SchemaRules]
     splits_thinking: ClassVar[bool] = False
+    bare_errors: ClassVar[bool] = False
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
