@@ -426,9 +426,10 @@ class Client:
         made, 32 hex digits) is on everything this call leaves behind, and is sent as
         `X-Client-Request-Id` and, where it is 32 hex digits, in `traceparent` (an observer with
         spans sets its own). `extra_body` is laid over the request's JSON. `output` is the type that
-        the answer has to be a value of, see `llmstream.output`: the value is in `Result.value`. Where an answer does not fit it, at most
-        `output_retries` further ones are asked for, each of which is billed. Raises
-        ConfigurationError for what cannot be sent, and once `max_cost` is reached.
+        the answer has to be a value of, see `llmstream.output`: the value is in `Result.value`.
+        Where an answer does not fit it, at most `output_retries` further ones are asked for, each
+        of which is billed. Raises ConfigurationError for what cannot be sent, and once `max_cost`
+        is reached.
         """
         settings = self.settings
         limits = of_type(Timeouts, "timeouts", timeouts) or settings.timeouts

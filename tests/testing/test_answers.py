@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import requests
 from corpus import WIRE, is_json
@@ -398,6 +399,10 @@ _ANSWERS = st.one_of(
 )
 
 
+def _compact(text: str) -> str:
+    return msgspec.json.encode(msgspec.json.decode(text)).decode()
+
+
 @pytest.mark.parametrize("api", APIS)
 @settings(derandomize=True, database=None, deadline=None, max_examples=60)
 @given(answer=_ANSWERS)
@@ -411,14 +416,17 @@ def test_any_answer_is_read_as_it_was_meant(api: str, answer: Answer) -> None:
     expected = joined if has_refusals else ("".join(joined), "")
     assert (result.text, result.refusal) == expected
     assert result.thinking == "".join(answer.thinking_deltas)
-    assert [(c.id, c.name, c.arguments) for c in result.tool_calls] == [
-        (c.call_id, c.name, c.arguments) for c in answer.calls
-    ]
+    calls = [(c.call_id, c.name, c.arguments) for c in answer.calls]
+    if api == "gemini":  # arguments are an object there, and not its text
+        calls = [(id, name, _compact(text)) for id, name, text in calls]
+    assert [(c.id, c.name, c.arguments) for c in result.tool_calls] == calls
     filtered = {"messages": "refusal"}.get(api, "content_filter")
     ends = {"stop": "tool_calls" if answer.tool_calls else "stop", "content_filter": filtered}
     assert result.finish == ends.get(answer.finish, answer.finish)
     usage = result.usage
     expected = answer.token_counts or (None, None, None, None)
+    if api == "gemini":  # a part that is 0 is left out there
+        expected = (*expected[:2], *(number or None for number in expected[2:]))
     assert expected == (
         usage.input_tokens,
         usage.output_tokens,
