@@ -698,7 +698,7 @@ def _model(asked: str | None, settings: str | None, default: str | None) -> str:
 
 def _as_dicts(tools: Any) -> Any:
     """`tools` with functions as what is declared of them. Dicts alone are left to be checked."""
-    if isinstance(tools, (list, tuple)) and all(isinstance(one, Mapping) for one in tools):
+    if type(tools) in (list, tuple) and all(isinstance(one, Mapping) for one in tools):
         return tools
     from .tools.function import declarations
 

@@ -136,8 +136,8 @@ def read(api: str, data: bytes) -> tuple[Session, Told]:
 
 
 def says(api: str, path: Path, before: Any, value: Any) -> bool:
-    """Whether the change is one of what the service says, and not of its type: other words, or, in
-    Chat Completions, which says so with each chunk, nothing."""
+    """Whether the change is one of what the service says, and not of its type: other words, or
+    nothing where each chunk is a piece of the answer: in Chat Completions and Gemini."""
     if isinstance(value, str) and isinstance(before, (str, type(None))):
         return True
     if api != "responses" and value == ODD["object"] and not isinstance(before, str):
@@ -146,8 +146,13 @@ def says(api: str, path: Path, before: Any, value: Any) -> bool:
         return True  # a part of a new kind
     if path[-1] == "index" and value in (0, 1):
         return True  # the index of another call
+    if api == "gemini":
+        if "args" in path or (path[-1] == "thought" and value in (0,)):
+            return True  # arguments are JSON itself; text that is no thinking
+        if path[-1] == "index" and isinstance(value, int):
+            return True  # a piece of another candidate
     nothing = value is GONE or value in (None, "", [], {})
-    return api == "chat" and nothing and path[0] == "choices"
+    return nothing and path[0] == {"chat": "choices", "gemini": "candidates"}.get(api)
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -54,7 +54,7 @@ __all__ = ["GEMINI", "GeminiDialect"]
 _CHUNK = ev.GenerateContentResponse
 _NOTHING = _CHUNK()
 _CLASSES = dict.fromkeys(("GenerateContentResponse", "message", "error"), _CHUNK)
-_ESSENTIAL = frozenset({"candidates", "content", "parts", "text", "functionCall"})
+_ESSENTIAL = frozenset({"candidates", "content", "parts", "text", "thought", "functionCall"})
 _CALL = "functionCall"
 _TOOL_TYPES = {_CALL: "json"}
 
