@@ -16,7 +16,7 @@ from typing import Any, overload
 
 import msgspec
 
-from .._core.checks import CENTURY, checked_json, checked_range, few, shown
+from .._core.checks import CENTURY, checked_json, checked_range, few, has_method, shown
 from .._core.dialects.declared import DeclaredTool
 from .._core.dialects.tools import function_tool
 from .._core.typeform import Misfit, not_json
@@ -298,7 +298,7 @@ def as_tools(tools: Any) -> list[Tool | Mapping[str, Any]]:
     two with one name."""
     found: list[Tool | Mapping[str, Any]] = []
     names: set[str] = set()
-    if isinstance(tools, (str, bytes, Mapping)) or not hasattr(tools, "__iter__"):
+    if isinstance(tools, (str, bytes, Mapping)) or not has_method(tools, "__iter__"):
         raise ConfigurationError("tools: pass a list of functions, tools and dicts")
     for one in few("tools", tools, "functions, tools and dicts"):
         made = one if isinstance(one, Mapping) else _as_tool(one)

