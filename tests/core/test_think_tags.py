@@ -99,7 +99,8 @@ def test_cuts_change_nothing(parts: list[str], cuts: list[int], opened: bool) ->
     pieces = [text[a:b] for a, b in pairwise(places)]
     thinking, answer = split(*pieces, opened=opened)
     assert (thinking, answer) == split(text, opened=opened) == split(*text, opened=opened)
-    whole = re.sub(r"</?think>|\s", "", thinking + answer)
+    # Each by itself: the end of one and the begin of the other may look like a tag.
+    whole = "".join(re.sub(r"</?think>|\s", "", one) for one in (thinking, answer))
     assert whole == re.sub(r"</?think>|\s", "", text)
     if not opened and not text.lstrip().startswith("<think>"):
         assert (thinking, answer) == ("", text)
