@@ -94,6 +94,9 @@ def page(open_page: Open, site: Host) -> ReactPage:
 
 
 def test_text_thinking_and_tokens(page: ReactPage) -> None:
+    """And nothing is asked for again: useChat does so each time that `resume` becomes true."""
+    resumed: list[str] = []
+    page.tab.on("request", lambda one: resumed.append(one.url) if one.method == "GET" else None)
     page.ask("slow")
     page.until_ended()
     assert page.text == SLOW.text
@@ -101,6 +104,7 @@ def test_text_thinking_and_tokens(page: ReactPage) -> None:
     page.until("Hello.")
     assert page.page.answer.locator(".thinking p").text_content() == "Be polite."
     assert page.tab.locator(".usage").inner_text() == "12 tokens read · 34 written"
+    assert resumed == []
 
 
 def test_stop_ends_the_call(page: ReactPage, upstream: Upstream) -> None:

@@ -33,9 +33,11 @@ const WAITS = [0, 500, 2000, 5000]; // ms before each further connection
 
 function Chat() {
   const failures = useRef(0);
+  // Of a reload, and asked once: useChat goes on each time that this becomes true.
+  const [isReloaded] = useState(() => stored("answer") !== null);
   const { messages, sendMessage, regenerate, resumeStream, stop, status, error } = useChat({
     messages: stored("messages") ?? [],
-    resume: stored("answer") !== null, // GET answers/ID: the whole answer again, or 204
+    resume: isReloaded, // GET answers/ID: the whole answer again, or 204
     throttle: 50,
     transport,
     onFinish({ message, isAbort, isError, isDisconnect }) {
