@@ -1,4 +1,5 @@
-"""What a model is sent of the value that a tool has returned. Imports nothing of the package."""
+"""What a model is sent of the value that a tool has returned, and of a file. Imports nothing of the
+package."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["NotSendable", "output_of"]
+__all__ = ["NotSendable", "media_part", "media_type", "output_of"]
 
 # How files begin, what follows 8 bytes after that, and their media types: those that the APIs take
 # as a picture or a document.
@@ -81,20 +82,26 @@ def _of_bytes(data: bytes) -> str | list[Any]:
         ) from None
 
 
-def _file(data: bytes) -> dict[str, Any] | None:
-    """A picture or a PDF as a part; None for other bytes."""
-    kinds = (kind for start, then, kind in _KINDS if data.startswith(start) and _has(data, then))
-    kind = next(kinds, None)
-    if kind is None:
-        return None
+def media_type(data: bytes) -> str | None:
+    """The media type of a picture or a PDF that the APIs take; None for other bytes."""
+    for start, then, kind in _KINDS:
+        if data.startswith(start) and data[8 : 8 + len(then)] == then:
+            return kind
+    return None
+
+
+def media_part(kind: str, data: bytes, name: str) -> dict[str, Any]:
+    """A picture, or a document with its file name, as a part in the form of Chat Completions."""
     url = f"data:{kind};base64,{msgspec.to_builtins(data)}"
     if kind.startswith("image/"):
         return {"type": "image_url", "image_url": {"url": url}}
-    return {"type": "file", "file": {"filename": "file.pdf", "file_data": url}}
+    return {"type": "file", "file": {"filename": name, "file_data": url}}
 
 
-def _has(data: bytes, then: bytes) -> bool:
-    return data[8 : 8 + len(then)] == then
+def _file(data: bytes) -> dict[str, Any] | None:
+    """A picture or a PDF as a part; None for other bytes."""
+    kind = media_type(data)
+    return None if kind is None else media_part(kind, data, "file.pdf")
 
 
 def _media(value: Any) -> dict[str, Any] | None:

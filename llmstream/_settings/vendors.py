@@ -53,12 +53,11 @@ def named_service(
     if base_url is not None:
         own = api_key is None and _is_own(vendor, base_url, environ)
         return ServiceSettings(api, base_url, _key(vendor, environ) if own else api_key)
+    found = vendor_settings(api, environ)
     if _is_of_api(vendor, api):
-        found = vendor_settings(api, environ)
         if api_key is None and found is None and _key(vendor, environ) is None:
             raise _no_key(vendor)
         return None
-    found = vendor_settings(api, environ)
     if found is not None and found.base_url and _is_meant(vendor, found.base_url):
         key = api_key or found.api_key or _key(vendor, environ)
         return ServiceSettings(api, found.base_url, key)

@@ -6,13 +6,12 @@ is the word `@word`.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import Struct
 
+from .._outputs import media_part, media_type
 from ..errors import ConfigurationError
 from .conversation import Content
 from .typed import Message
@@ -27,15 +26,6 @@ MOST_TEXT_BYTES = 1_000_000
 MOST_BYTES_TOGETHER = 24_000_000  # a third more in base64
 _NAME = re.compile(r"""(?<!\S)@(?:"([^"\n]+)"|'([^'\n]+)'|(@?(?:\\[ ]|[^\s"'])(?:\\[ ]|\S)*))""")
 _AFTER_A_NAME = ".,;:!?)]}'\""
-# How files begin that the APIs take as an image or a document.
-_KINDS: tuple[tuple[bytes, bytes, str], ...] = (
-    (b"\x89PNG\r\n\x1a\n", b"", "image/png"),
-    (b"\xff\xd8\xff", b"", "image/jpeg"),
-    (b"GIF87a", b"", "image/gif"),
-    (b"GIF89a", b"", "image/gif"),
-    (b"RIFF", b"WEBP", "image/webp"),
-    (b"%PDF-", b"", "application/pdf"),
-)
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _FENCE = re.compile(r"^\s*(`{3,})", re.MULTILINE)
 
@@ -84,9 +74,7 @@ def file_of(name: str, data: bytes) -> File:
     one that no model can read."""
     if not data:
         raise ConfigurationError(f"{name} is empty: nothing was sent")
-    media = next(
-        (kind for first, at_8, kind in _KINDS if data.startswith(first) and _has(data, at_8)), ""
-    )
+    media = media_type(data) or ""
     most = MOST_BYTES if media else MOST_TEXT_BYTES
     if len(data) > most:
         kind = media or "text"
@@ -119,7 +107,7 @@ def content_of(text: str, files: Sequence[File]) -> Content:
     whole = "\n\n".join(
         [text.strip("\n"), *(_fenced(file) for file in files if not file.media)]
     ).lstrip("\n")
-    media = [_part(file) for file in files if file.media]
+    media = [media_part(file.media, file.data, file.name) for file in files if file.media]
     if not media:
         return whole
     return [*media, {"type": "text", "text": whole}]
@@ -130,17 +118,6 @@ def _fenced(file: File) -> str:
     fence = "`" * (longest + 1)
     end = "" if file.text.endswith("\n") else "\n"
     return f"{file.name}:\n{fence}\n{file.text}{end}{fence}"
-
-
-def _part(file: File) -> dict[str, Any]:
-    url = f"data:{file.media};base64,{base64.b64encode(file.data).decode()}"
-    if file.media.startswith("image/"):
-        return {"type": "image_url", "image_url": {"url": url}}
-    return {"type": "file", "file": {"filename": file.name, "file_data": url}}
-
-
-def _has(data: bytes, at_8: bytes) -> bool:
-    return data[8 : 8 + len(at_8)] == at_8
 
 
 def _size(size: int) -> str:
