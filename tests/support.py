@@ -427,9 +427,14 @@ _FORKS = "ignore:This process:DeprecationWarning"
 
 
 def python(code: str, *args: str, **environment: str) -> subprocess.Popen[str]:
-    """A Python process that runs `code`; its output is one text."""
+    """A Python process that runs `code`; its output is one text.
+
+    Each line leaves it whole: unbuffered (`-u`), print writes a line and its end one after the
+    other, and a line of another thread or process may come between them.
+    """
+    lines = "import sys; sys.stdout.reconfigure(line_buffering=True)\n"
     return subprocess.Popen(
-        [sys.executable, "-u", "-c", textwrap.dedent(code), *args],
+        [sys.executable, "-c", lines + textwrap.dedent(code), *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -306,11 +306,13 @@ def test_the_interpreter_ends_while_a_stream_runs(server: LLMServer) -> None:
 
 
 FORK = """
-    import json, logging, os, sys
+    import io, json, logging, os, sys
     from llmstream import Client
 
     logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(process)d %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logged = logging.StreamHandler(io.StringIO())
+    logging.getLogger().addHandler(logged)
     told = []
 
     class Observer:
@@ -339,8 +341,9 @@ FORK = """
     closed.close()
     del dropped
     for _ in range(10_000):
-        if len([1 for kind, _ in told if kind == "end"]) == 2:
-            break
+        ends = len([1 for kind, _ in told if kind == "end"])
+        if ends == 2 and logged.stream.getvalue().count("call ended") == 2:
+            break  # the log may be told after the observer
         __import__("time").sleep(0.001)
     print(json.dumps([kind for kind, _ in told[before:]]))
 """
