@@ -88,7 +88,9 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs the test in a clean environment; afterwards no thread and no socket may be left, and
     no more than one watchdog; a signal does what it did before."""
     for name in list(os.environ):
-        ours = name.startswith(("OPENAI_", "ANTHROPIC_", "LLMSTREAM_", "SSL_CERT_"))
+        ours = name.startswith(
+            ("OPENAI_", "ANTHROPIC_", "LLMSTREAM_", "GOOGLE_", "GEMINI_", "SSL_CERT_")
+        )
         if ours or name.lower().endswith("_proxy") or name.endswith("_CA_BUNDLE"):
             monkeypatch.delenv(name)
     threads, sockets = other_threads(), open_sockets()

@@ -12,7 +12,7 @@ also has discounts, taxes, regional fees, and what is not counted in tokens (sea
 storage). Nothing is guessed. The cost is None where it is not known:
 
 - The service reported no usage, or not all that the price needs (for example the number of cached
-  tokens, where they have a price of their own).
+  tokens, where they have a price of their own). Gemini leaves out counts that are 0.
 - The service is not in the list. It is identified by its host: a local server or a proxy of your
   own is unknown, whatever its models are called. Or the model that it reports is not in the list.
 - The service used a tier ("priority", "flex") for which the list has no price.
@@ -218,6 +218,8 @@ def _is_countable(api: str, found: Any, usage: Usage) -> bool:
     priced = [key for key in _NEEDED if getattr(found.model_price, key, None) is not None]
     if not {"input_mtok", "output_mtok"} <= set(priced):
         return False
+    if found.provider.id == APIS[api].vendor and APIS[api].omits_zeros:
+        return True
     if APIS[api].cached_beside and found.provider.id != APIS[api].vendor:
         return False  # how other services count in this API is not known
     return all(getattr(usage, _NEEDED[key]) is not None for key in priced)

@@ -20,7 +20,7 @@ from llmstream.telemetry.otel import OpenTelemetryObserver
 from llmstream.telemetry.records import AttemptRecord, CallRecord, RetryRecord
 from llmstream.testing import Answer, FakeClock, FakeTransport, LLMServer
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 ANSWER = Answer("one two three four", usage=(12, 34, 5, 6), model="served-model")
 PROMPT = "Why is the sky blue?"
 USAGE = "gen_ai.client.token.usage"

@@ -27,7 +27,8 @@ from llmstream.telemetry.cost import CostLimit, cost_of
 from llmstream.testing import Answer, Cut, FakeClock, FakeTransport, LLMServer, Reply
 
 OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"
-MINI, HAIKU = "gpt-5.4-mini", "claude-haiku-4-5"
+GOOGLE = "https://generativelanguage.googleapis.com/v1beta"
+MINI, HAIKU, FLASH = "gpt-5.4-mini", "claude-haiku-4-5", "gemini-2.5-flash"
 NOW = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
 AT = NOW.timestamp()
 # Processes that import this module.
@@ -87,10 +88,12 @@ def test_by_hand() -> None:
         ("messages", ANTHROPIC, HAIKU, 1200),  # cached tokens come beside the others there
         ("chat", "https://openrouter.ai/api/v1", "openai/gpt-5.4-mini", 1000),
         ("chat", "https://name.openai.azure.com", MINI, 1000),
+        ("gemini", GOOGLE, FLASH, 1000),
+        ("gemini", "https://us-central1-aiplatform.googleapis.com/v1", FLASH, 1000),
     ],
 )
 def test_a_call_costs_what_the_list_says(api: str, base_url: str, model: str, counted: int) -> None:
-    """Input, cached input and output, each at its price, in the three APIs."""
+    """Input, cached input and output, each at its price, in the four APIs."""
     cost = asked(client_of(said(model), api=api, base_url=base_url)).cost(AT)
     expected = listed(
         model, base_url, input_tokens=counted, cache_read_tokens=200, output_tokens=100
@@ -308,7 +311,7 @@ def test_another_service_is_not_priced_by_a_models_name(base_url: str) -> None:
         pytest.param(Answer("Hi", model=MINI, usage=None), id="no usage"),
     ],
 )
-@pytest.mark.parametrize("api", ["responses", "chat"])
+@pytest.mark.parametrize("api", ["responses", "chat", "gemini"])
 def test_unknown_is_none(api: str, unknown: Answer) -> None:
     """No usage, no model of the list: no cost."""
     assert asked(client_of(unknown, api=api)).cost(AT) is None
@@ -338,6 +341,42 @@ def test_a_cache_that_is_billed_apart_has_to_be_told() -> None:
     for usage, is_known in ((Usage(9, 9, 18, 0, 0), False), (Usage(9, 9, 18, 0, 0, 0), True)):
         cost = cost_of("messages", "api.anthropic.com", result_of(usage, model=HAIKU), AT)
         assert (cost is not None) == is_known
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_known"), [(GOOGLE, True), ("https://openrouter.ai/api/v1", False)]
+)
+def test_counts_that_gemini_leaves_out_are_0(base_url: str, is_known: bool) -> None:
+    """A usage without cached tokens has a price, which the list has for them too. What another
+    service leaves out is not known."""
+    result = asked(client_of(said(FLASH, 1000, 100, 0, 0), api="gemini", base_url=base_url))
+    assert (result.usage.cached_tokens, result.usage.reasoning_tokens) == (None, None)
+    cost = result.cost(AT)
+    assert (cost is not None) is is_known
+    if cost is not None:
+        assert cost.amount == listed(FLASH, GOOGLE, input_tokens=1000, output_tokens=100)
+        assert not cost.lower_bound
+
+
+@every(
+    ("traffic", "tier"),
+    [
+        ("ON_DEMAND", None),
+        ("ON_DEMAND_FLEX", "flex"),
+        ("ON_DEMAND_PRIORITY", "priority"),
+        ("PROVISIONED_THROUGHPUT", "provisioned_throughput"),
+        ("TRAFFIC_TYPE_UNSPECIFIED", None),
+    ],
+)
+def test_the_traffic_of_vertex_is_a_tier(traffic: str, tier: str | None) -> None:
+    """What is billed by another price than that of the list has none."""
+    answer = said(FLASH).blocks("gemini")
+    field = b'"trafficType":"%b",' % traffic.encode()
+    blocks = [b.replace(b'"promptTokenCount"', field + b'"promptTokenCount"') for b in answer]
+    vertex = "https://us-central1-aiplatform.googleapis.com/v1"
+    result = asked(client_of(Reply(blocks), api="gemini", base_url=vertex))
+    assert result.attempts[-1].service_tier == tier
+    assert (result.cost(AT) is not None) is (tier is None)
 
 
 def test_messages_of_another_vendor_are_not_priced() -> None:
@@ -447,7 +486,7 @@ def test_attempts_with_and_without_a_reported_cost() -> None:
     assert cost_with(priced, "api.openai.com").amount > Decimal("0.00123")
 
 
-@every("api", ["chat", "messages", "responses"])
+@every("api", ["chat", "messages", "responses", "gemini"])
 @every(
     ("header", "cost"),
     [("0.0125", 0.0125), ("1.5e-05", 1.5e-05), ("0", None), ("0.0", None)]

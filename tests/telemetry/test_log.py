@@ -356,7 +356,9 @@ def test_a_record_factory_that_sets_our_names(log: pytest.LogCaptureFixture) -> 
     assert log.records[-1].bytes == told.end.bytes  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("api", "whole"), [("responses", 12), ("messages", 12 + 5), ("chat", 12)])
+@pytest.mark.parametrize(
+    ("api", "whole"), [("responses", 12), ("messages", 12 + 5), ("chat", 12), ("gemini", 12)]
+)
 def test_tokens_in_are_the_whole_prompt(
     log: pytest.LogCaptureFixture, api: str, whole: int
 ) -> None:

@@ -63,7 +63,7 @@ def test_a_whole_answer(server: LLMServer, ask: Ask, telemetry: Telemetry, api: 
     assert stream.result().text == "one two three four"
     span, (end,) = telemetry.span, records.ends
     attributes = dict(span.attributes or {})
-    provider = "anthropic" if api == "messages" else "openai"
+    provider = {"messages": "anthropic", "gemini": "gcp.gemini"}.get(api, "openai")
     kinds = {"responses": "responses", "chat": "chat_completions"}
     usage = stream.usage
     expected = {
@@ -422,6 +422,8 @@ def test_providers(host: str, expected: str) -> None:
     """The provider is known by the host, else by the API that is spoken."""
     assert provider_of(host, "chat") == expected
     assert provider_of("localhost", "messages") == "anthropic"
+    assert provider_of("localhost", "gemini") == "gcp.gemini"
+    assert provider_of("us-central1-aiplatform.googleapis.com", "gemini") == "gcp.gen_ai"
 
 
 # ---- with half an SDK, or none -----------------------------------------------------------------

@@ -80,7 +80,9 @@ def test_content_is_not_in_a_repr() -> None:
     assert (content.prompt, content.instructions) == ("the prompt", "the instructions")
 
 
-@pytest.mark.parametrize(("api", "whole"), [("messages", 17), ("responses", 12), ("toy", 12)])
+@pytest.mark.parametrize(
+    ("api", "whole"), [("messages", 17), ("responses", 12), ("gemini", 12), ("toy", 12)]
+)
 def test_tokens_in_are_the_whole_prompt(api: str, whole: int) -> None:
     """Where cached tokens are counted beside the others, they are added."""
     usage = Usage(12, 34, None, 3, None, 2)

@@ -15,7 +15,7 @@ from llmstream import Client, Result, RetryPolicy
 from llmstream.telemetry.records import AttemptRecord, CallRecord, RetryRecord
 from llmstream.testing import Answer, FakeClock, FakeTransport, Pause, Reply
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 NO_JITTER = RetryPolicy(base=0.5, jitter=0.0)
 TRACE = "0123456789abcdef0123456789abcdef"
 

@@ -32,6 +32,7 @@ class Api(Struct, frozen=True, kw_only=True):
             request is "object.field".
         cached_beside: whether cached and cache-writing tokens are counted in addition to
             `input_tokens`, not within it.
+        omits_zeros: whether a count that is 0 is absent from a usage.
         openai_type: the value of OpenTelemetry's `openai.api.type`, or None where it has none.
     """
 
@@ -47,6 +48,7 @@ class Api(Struct, frozen=True, kw_only=True):
     provider: str = ""
     base_path: str = "/v1"
     cached_beside: bool = False
+    omits_zeros: bool = False
     openai_type: str | None = None
 
     @property
@@ -125,6 +127,7 @@ APIS: dict[str, Api] = {
         prompt_fields=("contents", "systemInstruction"),
         limit_fields=("generationConfig.maxOutputTokens",),
         base_path="/v1beta",
+        omits_zeros=True,
     ),
 }
 DEFAULT_API = "responses"

@@ -305,7 +305,7 @@ def _call_ids(state: State) -> dict[int, str]:
 
 def _take_usage(state: State, sent: ev.GenerateContentResponseUsageMetadata) -> None:
     """A snapshot: the last one that has a count replaces what was known, as a whole."""
-    state.service_tier = sent.service_tier or state.service_tier
+    state.service_tier = sent.service_tier or _tier(sent.traffic_type) or state.service_tier
     counts = (
         sent.prompt_token_count,
         sent.tool_use_prompt_token_count,
@@ -322,6 +322,14 @@ def _take_usage(state: State, sent: ev.GenerateContentResponseUsageMetadata) -> 
     if total is None and given is not None and made is not None:
         total = given + made
     state.usage = Usage(given, made, total, counts[4], counts[3], None, before.cost)
+
+
+def _tier(traffic: str | None) -> str | None:
+    """The tier by Vertex's word for it, such as ON_DEMAND_FLEX or PROVISIONED_THROUGHPUT; None for
+    the usual one."""
+    if traffic in (None, "", "ON_DEMAND", "TRAFFIC_TYPE_UNSPECIFIED"):
+        return None
+    return str(traffic).lower().removeprefix("on_demand_")
 
 
 def _sum(*counts: int | None) -> int | None:
