@@ -282,7 +282,8 @@ class Loop:
             error.partial, error.attempts = exc.partial, exc.attempts
             error.request_id = exc.request_id
             raise error from None
-        if stream.state.refused:  # a filter has ended it: its calls, if it has any, do not run
+        # A filter has ended it, whatever its finish is for its calls: they do not run.
+        if stream.state.refused and result.finish == "tool_calls":
             result = structs.replace(result, finish="refusal")
         asked = self._dialect.approval_requests(result.items)
         after = after_answer(conversation, result, asked, self._dialect.outcome_turns)

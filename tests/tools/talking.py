@@ -11,7 +11,7 @@ from llmstream import Client
 from llmstream.testing import Answer, FakeTransport, Reply
 from llmstream.testing.script import Recorded
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 PROMPT = "What is the weather, and what is the sum?"
 _MOST = 200  # requests of one test
 
@@ -19,6 +19,13 @@ _MOST = 200  # requests of one test
 def outcomes(request: Recorded) -> list[dict[str, Any]]:
     """The outcomes of calls in a prompt, whatever the API: `id`, `output`, `is_error`."""
     body = request.json()
+    if "contents" in body:
+        return [
+            _response(part["functionResponse"])
+            for turn in body["contents"]
+            for part in turn["parts"]
+            if "functionResponse" in part
+        ]
     found = []
     for turn in body.get("input") or body["messages"]:
         if turn.get("type") in ("function_call_output", "custom_tool_call_output"):
@@ -37,6 +44,15 @@ def outcomes(request: Recorded) -> list[dict[str, Any]]:
                 if block.get("type") == "tool_result"
             ]
     return found
+
+
+def _response(sent: dict[str, Any]) -> dict[str, Any]:
+    """An outcome in the Gemini API, which takes objects only."""
+    response = sent["response"]
+    failed = response.keys() == {"error"}
+    own = failed or response.keys() == {"output"}
+    output = next(iter(response.values())) if own else json.dumps(response)
+    return {"id": sent.get("id"), "output": output, "is_error": failed}
 
 
 class Model:

@@ -24,7 +24,7 @@ from llmstream.testing import Answer, FakeTransport, Reply
 from llmstream.tools import ToolArgumentsError
 from llmstream.tools.function import as_tools, declarations
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 
 
 class Unit(enum.Enum):
@@ -609,12 +609,19 @@ def sent(api: str, tools: list[Any], **options: Any) -> list[Any]:
     with Client(api, transport=transport, **options) as client:
         client.stream("Hi", tools=tools).result()
     found: list[Any] = transport.requests[0].json()["tools"]
+    if api == "gemini":  # where all functions are one tool
+        (whole,) = found
+        assert set(whole) == {"functionDeclarations"}
+        found = whole["functionDeclarations"]
     return found
+
+
+_SCHEMA = {"messages": "input_schema", "gemini": "parametersJsonSchema"}
 
 
 def schema_of(api: str, one: dict[str, Any]) -> dict[str, Any]:
     inner = one["function"] if api == "chat" else one
-    found: dict[str, Any] = inner["input_schema" if api == "messages" else "parameters"]
+    found: dict[str, Any] = inner[_SCHEMA.get(api, "parameters")]
     return found
 
 
@@ -622,13 +629,17 @@ def strict_of(one: dict[str, Any]) -> Any:
     return one.get("function", one).get("strict")
 
 
+LOOSE = {"messages": None, "gemini": None}  # how a tool that is not strict says so; else by False
+
+
 def test_a_function_in_each_apis_form() -> None:
-    """Strict; what the API does not know of the schema is in the description."""
+    """Strict, where each tool may be; what the API does not know of the schema is in the
+    description."""
     for api in APIS:
         (one,) = sent(api, [forecast])
         schema = schema_of(api, one)
         days = schema["properties"]["days"]
-        assert strict_of(one) is True
+        assert strict_of(one) is (None if api == "gemini" else True)
         assert schema["additionalProperties"] is False
         assert schema["$defs"]["Place"]["additionalProperties"] is False
         if api == "messages":
@@ -636,6 +647,11 @@ def test_a_function_in_each_apis_form() -> None:
             assert schema["required"] == ["place"]
             words = "Days ahead.\n\n{minimum: 1, maximum: 14, default: 3}"
             assert days == {"type": "integer", "description": words}
+        elif api == "gemini":
+            assert set(one) == {"name", "description", "parametersJsonSchema"}
+            assert schema["required"] == ["place"]
+            words = "Days ahead.\n\n{default: 3}"
+            assert days == {"type": "integer", "minimum": 1, "maximum": 14, "description": words}
         else:
             assert schema["required"] == ["place", "days", "unit", "detail"]
             limited = {"type": "integer", "minimum": 1, "maximum": 14}
@@ -653,13 +669,14 @@ def test_not_strict_rather_than_a_lie() -> None:
     for api in APIS:
         (one,) = sent(api, [put])
         schema = schema_of(api, one)
-        assert strict_of(one) is (None if api == "messages" else False)
+        assert strict_of(one) is LOOSE.get(api, False)
         assert schema["required"] == ["values"]
         values = schema["properties"]["values"]
         assert values == {"type": "object", "additionalProperties": {"type": "integer"}}
         extra = schema["properties"]["extra"]
-        assert extra["default"] == "ab"
-        if api == "messages":
+        if api != "gemini":
+            assert extra["default"] == "ab"
+        if api in LOOSE:
             assert extra["description"] == "{minLength: 2}"
         else:
             assert extra["minLength"] == 2
@@ -668,10 +685,19 @@ def test_not_strict_rather_than_a_lie() -> None:
 def test_strict_as_the_caller_wants_it() -> None:
     for api in APIS:
         (one,) = sent(api, [tool(strict=False)(forecast)])
-        assert strict_of(one) is (None if api == "messages" else False)
+        assert strict_of(one) is LOOSE.get(api, False)
         assert schema_of(api, one)["required"] == ["place"]
         with pytest.raises(ConfigurationError, match=r"the tool 'put'.*`\$.values`.*any names"):
             sent(api, [tool(strict=True)(put)])
+
+
+def test_strict_for_the_whole_request() -> None:
+    """In Gemini it is a mode of the request, and holds for it if one function has to be strict."""
+    for strict, config in ((True, {"functionCallingConfig": {"mode": "VALIDATED"}}), (None, None)):
+        transport = FakeTransport(Answer("Hello"))
+        with Client("gemini", model="m", api_key="k", transport=transport) as client:
+            client.stream("Hi", tools=[put, tool(strict=strict)(forecast)]).result()
+        assert transport.requests[0].json().get("toolConfig") == config
 
 
 def test_dicts_and_functions_side_by_side() -> None:
@@ -688,7 +714,7 @@ def test_eager_tools() -> None:
     eager = tool(eager=True)(known.function)
     assert [one.get("eager_input_streaming") for one in sent("messages", [eager])] == [True]
     assert "eager_input_streaming" not in sent("messages", [known])[0]
-    for api in ("responses", "chat"):
+    for api in ("responses", "chat", "gemini"):
         assert "eager" not in json.dumps(sent(api, [eager]))
 
 
@@ -737,8 +763,8 @@ def test_a_request_has_room_for_so_many_strict_tools() -> None:
 
 
 def test_a_service_that_refuses_strict_tools_is_asked_without() -> None:
-    """At once, and the attempt is among those of the result."""
-    for api in APIS:
+    """At once, and the attempt is among those of the result. Gemini is not asked for it."""
+    for api in ("responses", "messages", "chat"):
         error = b'{"error": {"message": "The compiled grammar is too large"}}'
         refusal = Reply(error, status=400, content_type="application/json")
         transport = FakeTransport(refusal, Answer("Hello"))
@@ -750,14 +776,15 @@ def test_a_service_that_refuses_strict_tools_is_asked_without() -> None:
 
 
 def test_names_that_an_api_does_not_take() -> None:
-    """Messages refuses such a property; the others do not."""
+    """Messages refuses such a property; the others take it."""
 
     def naïve(größe: int) -> None: ...
 
     made = Tool(naïve, name="naive")
     with pytest.raises(ConfigurationError, match=r"the tool 'naive'.*'größe'"):
         sent("messages", [made])
-    assert "größe" in schema_of("chat", sent("chat", [made])[0])["properties"]
+    for api in ("chat", "gemini"):
+        assert "größe" in schema_of(api, sent(api, [made])[0])["properties"]
 
 
 def test_a_batch_takes_functions_too() -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import tee
 from queue import SimpleQueue
 from typing import Any
 
@@ -123,6 +124,8 @@ def test_one_call_at_a_time_is_also_asked_for(api: str) -> None:
         body = request.json()
         if api == "messages":
             assert body["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
+        elif api == "gemini":  # it has no such option
+            assert b"parallel" not in request.body
         else:
             assert body["parallel_tool_calls"] is False
 
@@ -283,7 +286,8 @@ def test_the_total_clock_ends_the_wait_for_a_tool() -> None:
 # ---- what does not run -------------------------------------------------------------------------
 
 
-def test_a_call_that_cannot_run_is_told() -> None:
+@every("api", ["messages", "gemini"])  # which mark an output as that of a failure
+def test_a_call_that_cannot_run_is_told(api: str) -> None:
     made: list[int] = []
 
     def add(a: int, b: int) -> int:
@@ -307,7 +311,7 @@ def test_a_call_that_cannot_run_is_told() -> None:
         raise ToolError("Ask for a smaller number.")
 
     model = Model([(0, answer), (5, DONE)])
-    run = model.client("messages").run(PROMPT, [add, fail, words])
+    run = model.client(api).run(PROMPT, [add, fail, words])
     items = [*run]
     ends = {i.call.id: i for i in items if isinstance(i, ToolFinished)}
     assert {i.call.id for i in items if isinstance(i, ToolStarted)} == {"right", "failing", "words"}
@@ -599,20 +603,26 @@ PNG = b"\x89PNG\r\n\x1a\n rest"
     ],
 )
 def test_what_a_tool_returns_is_written_honestly(value: Any, output: str) -> None:
-    model = talk(calls("give"), DONE)
-    run = model.client("chat").run(PROMPT, [tool(name="give")(lambda: value)])
-    (end,) = [i for i in run if isinstance(i, ToolFinished)]
-    assert end.output == output
-    assert told(model)["call_0"] == output
+    """In Gemini an object is one, and anything else is the text in one."""
+    given = [*tee(value, 2)] if isinstance(value, Iterator) else [value] * 2
+    for api in ("chat", "gemini"):
+        model = talk(calls("give"), DONE)
+        run = model.client(api).run(PROMPT, [tool(name="give")(lambda: given.pop())])
+        (end,) = [i for i in run if isinstance(i, ToolFinished)]
+        assert end.output == output
+        heard = told(model)["call_0"]
+        as_object = api == "gemini" and output[:1] == "{"
+        assert heard == (json.dumps(json.loads(output)) if as_object else output)
 
 
 @every("value", [object(), {1, object()}, "half \ud800", b"\xff\xfe\x00", float])
 def test_what_cannot_be_written_has_failed(value: Any) -> None:
-    model = talk(calls("give"), DONE)
-    run = model.client("messages").run(PROMPT, [tool(name="give")(lambda: value)])
-    assert run.result().text == "Done."
-    assert outcomes(model.requests[-1])[0]["is_error"] is True
-    assert "cannot be sent" in told(model)["call_0"]
+    for api in ("messages", "gemini"):
+        model = talk(calls("give"), DONE)
+        run = model.client(api).run(PROMPT, [tool(name="give")(lambda: value)])
+        assert run.result().text == "Done."
+        assert outcomes(model.requests[-1])[0]["is_error"] is True
+        assert "cannot be sent" in told(model)["call_0"]
 
 
 @every("api", APIS)
@@ -815,9 +825,13 @@ def test_a_choice_that_forces_a_call_holds_for_the_first_answer(api: str) -> Non
     add = tool(name="add")(lambda: 1)
     model = talk(calls("add"), DONE)
     model.client(api).run(PROMPT, [add], tool_choice="required").result()
-    first, second = (request.json()["tool_choice"] for request in model.requests)
-    assert first in ("required", {"type": "any"})
-    assert second in ("auto", {"type": "auto"})
+    body, then = (request.json() for request in model.requests)
+    if api == "gemini":
+        modes = [one["toolConfig"]["functionCallingConfig"]["mode"] for one in (body, then)]
+        assert modes == ["ANY", "AUTO"]
+    else:
+        assert body["tool_choice"] in ("required", {"type": "any"})
+        assert then["tool_choice"] in ("auto", {"type": "auto"})
 
 
 def test_neither_the_prompt_nor_a_state_is_shared() -> None:
