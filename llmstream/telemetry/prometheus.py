@@ -40,7 +40,7 @@ name of a counter. `rate()` and `increase()` do not look at the type, and work o
 
 Every label has a closed set of values, so that no caller and no service can add series:
 
-- `api`: "responses", "messages", "chat".
+- `api`: "responses", "messages", "chat", "gemini".
 - `model`: the names in `models`, otherwise "other".
 - `outcome`: "success", "error", "cancelled"; of a tool "success", "error", "timeout", "refused",
   "interrupted", "late".

@@ -662,6 +662,39 @@ def test_many_observations_are_as_one_by_one(multiprocess: bool, tmp_path: Path)
     assert output_of(SAME_AS_OBSERVE, **where).strip() == str(multiprocess)
 
 
+def test_a_bad_day_of_gemini(registry: CollectorRegistry, observer: PrometheusObserver) -> None:
+    """Its words for failures are codes, whatever their case; thinking counts as output."""
+    used_up = {"code": "insufficient_quota", "message": "m"}
+    transport = FakeTransport(
+        Reply.error(503, api="gemini"),
+        Answer("one two", thinking="hm", usage=(12, 34, 5, 6)),
+        Answer("one", error={"code": "rate_limit_exceeded", "message": "m"}),
+        Reply.error(429, api="gemini", **used_up),
+    )
+    client = Client(
+        "gemini",
+        base_url="http://test",
+        model=MODEL,
+        transport=transport,
+        clock=FakeClock(),
+        observers=[observer],
+    )
+    assert client.stream(PROMPT).result().text == "one two"
+    assert isinstance(failure(client.stream(PROMPT)), errors.RateLimitError)
+    assert isinstance(failure(client.stream(PROMPT)), errors.QuotaExceededError)
+    page = read(registry)
+    ours = ("gemini", MODEL)
+    assert page.all("llm_stream_error_total") == {
+        ("503", "OverloadedError"): 1,
+        ("resource_exhausted", "RateLimitError"): 1,
+        ("429", "QuotaExceededError"): 1,
+    }
+    assert page.all("llm_stream_retry_count") == {(*ours, "OverloadedError"): 1}
+    assert page("llm_stream_tokens_in", *ours) == 12
+    assert page("llm_stream_tokens_out", *ours) == 34
+    assert page("llm_stream_in_flight", *ours) == 0
+
+
 def test_many_observations_without_the_inside_of_a_histogram(
     registry: CollectorRegistry, observer: PrometheusObserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
