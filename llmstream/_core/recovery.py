@@ -94,7 +94,9 @@ class _Restart(_Raise):
 # ---- continue ----------------------------------------------------------------------------------
 
 # The types of the items in an answer that is plain text.
-_PLAIN = frozenset({None, "message", "text", "reasoning", "thinking", "redacted_thinking"})
+_PLAIN = frozenset(
+    (None, "message", "text", "reasoning", "thinking", "redacted_thinking", "signature")
+)
 _MIN_TOKENS = 16  # the Responses API accepts no smaller limit
 _BYTES_PER_TOKEN = 4  # in English; other languages have fewer, but also more text deltas
 # What a model is asked; `text` is the answer so far.
@@ -118,7 +120,7 @@ class _Continue(_Raise):
         extra = request.extra_body or {}
         reason = (
             "the call has tools, and half a tool call cannot be continued"
-            if request.tools
+            if request.tools or extra.get("tools")
             else "the answer has to follow a schema, and half of it cannot be continued"
             if request.output is not None or dialect.asks_for_structure(extra)
             else "extra_body contains the prompt itself"

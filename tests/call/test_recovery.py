@@ -48,8 +48,9 @@ from llmstream.testing import (
     Reset,
     Silence,
 )
+from llmstream.testing.answers import sse_block
 
-APIS = ["responses", "messages", "chat"]
+APIS = ["responses", "messages", "chat", "gemini"]
 TEXT = (
     "The sky is blue because the molecules of the air scatter the short waves of the sun's light "
     "far more than the long ones, which is named after Lord Rayleigh."
@@ -69,8 +70,12 @@ def make(api: str, *replies: Any, **settings: Any) -> tuple[Client, FakeTranspor
 def prompt_of(request: Recorded) -> str:
     """The whole text of the last turn."""
     body = request.json()
-    said = body.get("input", body.get("messages"))
-    content = said if isinstance(said, str) else said[-1]["content"]
+    said = next(body[name] for name in ("input", "messages", "contents") if name in body)
+    return said if isinstance(said, str) else text_of(said[-1])
+
+
+def text_of(turn: Any) -> str:
+    content = turn.get("content", turn.get("parts"))
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
@@ -160,7 +165,7 @@ def test_continue_after_every_event(api: str, overlap: int) -> None:
         assert "".join(stream) == stream.text == stream.result().text == TEXT
         if len(transport.requests) > 1 and k > 6:
             (turn,) = stream.result().to_messages()
-            assert turn["content"] == TEXT
+            assert text_of(turn) == TEXT
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -170,7 +175,7 @@ def test_continue_over_many_cuts(api: str) -> None:
     def two_words(request: Recorded) -> Reply:
         answer = WHOLE if "<answer_so_far>" not in prompt_of(request) else going_on()(request)
         blocks = answer.blocks(api)
-        texts = [i for i, block in enumerate(blocks) if b"delta" in block and b" " in block]
+        texts = [i for i, block in enumerate(blocks) if b" " in block.partition(b"data: ")[2]]
         return Reply([*blocks[: texts[6]], Cut()] if len(answer.text) > 60 else blocks)
 
     client, _, _ = make(api, *[two_words] * 12, on_disconnect="continue")
@@ -420,7 +425,45 @@ CANNOT = {
     "resume without background": ("responses", "resume", {}, "background=True"),
     "resume on messages": ("messages", "resume", {}, "Responses API"),
     "resume on chat": ("chat", "resume", {}, "Responses API"),
+    "resume on gemini": ("gemini", "resume", {}, "Responses API"),
+    "in the background on gemini": ("gemini", "raise", {"background": True}, "no background"),
+    "continue on gemini with tools": (
+        "gemini",
+        "continue",
+        {"tools": [{"googleSearch": {}}]},
+        "tools",
+    ),
+    "continue on gemini with tools of one's own": (
+        "gemini",
+        "continue",
+        {"extra_body": {"tools": [{"codeExecution": {}}]}},
+        "tools",
+    ),
+    "continue on gemini with a schema": (
+        "gemini",
+        "continue",
+        {"extra_body": {"generationConfig": {"responseMimeType": "application/json"}}},
+        "schema",
+    ),
+    "continue on gemini with several choices": (
+        "gemini",
+        "continue",
+        {"extra_body": {"generationConfig": {"candidateCount": 2}}},
+        "several",
+    ),
+    "continue on gemini with its own prompt": (
+        "gemini",
+        "continue",
+        {"extra_body": {"contents": []}},
+        "extra_body",
+    ),
     "continue with tools": ("chat", "continue", {"tools": [{"name": "f"}]}, "tools"),
+    "continue with tools in extra_body": (
+        "responses",
+        "continue",
+        {"extra_body": {"tools": [{"type": "web_search"}]}},
+        "tools",
+    ),
     "continue with a schema": (
         "responses",
         "continue",
@@ -469,7 +512,9 @@ def test_text_cannot_tell_of_a_restart(api: str) -> None:
 @pytest.mark.parametrize("api", APIS)
 def test_a_format_of_text_can_be_continued(api: str) -> None:
     client, _, _ = make(api, WHOLE, on_disconnect="continue")
-    plain = {"response_format": {"type": "text"}, "text": {"format": {"type": "text"}}}
+    plain: Any = {"response_format": {"type": "text"}, "text": {"format": {"type": "text"}}}
+    if api == "gemini":
+        plain = {"generationConfig": {"responseMimeType": "text/plain"}}
     assert client.stream("Why?", extra_body=plain).result().text == TEXT
 
 
@@ -484,9 +529,10 @@ def test_a_format_of_text_can_be_continued(api: str) -> None:
 )
 def test_what_cannot_be_continued_is_raised(api: str, answer: Answer) -> None:
     blocks = answer.blocks(api)
-    at = max(i for i, block in enumerate(blocks) if b"delta" in block and b"[DONE]" not in block)
+    deltas = [i for i, block in enumerate(blocks) if b"delta" in block and b"[DONE]" not in block]
+    at = max(deltas, default=len(blocks))  # in Gemini nothing has a name, and a call is whole
     at = at if api != "messages" else at - 1
-    pieces = blocks[: max(at - 1, 4)]
+    pieces = blocks[: max(at - 1, 4) if deltas else -1]
     client, transport, _ = make(api, Reply([*pieces, Cut()]), on_disconnect="continue")
     with pytest.raises(StreamInterrupted) as caught:
         client.stream("Why?").result()
@@ -507,16 +553,49 @@ def test_the_request_that_continues(api: str) -> None:
     thinking = {"thinking": "low"} if api != "chat" else {}
     client.stream("Why?", max_output_tokens=100, instructions="Be brief", **thinking).result()
     first, second = (r.json() for r in transport.requests)
-    turns = second["input" if api == "responses" else "messages"]
+    turns = second[{"responses": "input", "gemini": "contents"}.get(api, "messages")]
     assert turns[-1]["role"] == "user"
-    assert turns[-1]["content"].startswith("Why?")
+    assert text_of(turns[-1]).startswith("Why?")
     assert quoted(transport.requests[1])
     assert [t["role"] for t in turns] == (["system", "user"] if api == "chat" else ["user"])
-    name = "max_output_tokens" if api == "responses" else "max_tokens"
-    assert first[name] == 100
+    names = {"responses": "max_output_tokens", "gemini": "maxOutputTokens"}
+    name = names.get(api, "max_tokens")
+    before, after = (body.get("generationConfig", body) for body in (first, second))
+    assert before[name] == 100
+    assert 16 <= after[name] < 100
+    assert not {"reasoning", "thinking", "output_config", "thinkingConfig"} & after.keys()
+    assert second.get("model") == first.get("model")
+    assert transport.requests[1].path == transport.requests[0].path
+
+
+def test_a_signature_is_no_reason_against_continuing() -> None:
+    """Gemini sends one with an empty text, or alone in a part."""
+    blocks = WHOLE.blocks("gemini")
+    for part in ({"text": "", "thoughtSignature": "c2ln"}, {"thoughtSignature": "c2ln"}):
+        signed = sse_block(None, {"candidates": [{"content": {"parts": [part], "role": "model"}}]})
+        client, transport, _ = make(
+            "gemini", Reply([*blocks[:12], signed, Cut()]), going_on(), on_disconnect="continue"
+        )
+        result = client.stream("Why?").result()
+        assert result.text == TEXT
+        assert text_of(result.to_messages()[0]) == TEXT
+        assert len(transport.requests) == 2
+
+
+@every("group", ["generationConfig", "generation_config"])
+@every("name", ["maxOutputTokens", "max_output_tokens"])
+def test_a_limit_in_extra_body_is_lowered(group: str, name: str) -> None:
+    """In each of the spellings that Gemini takes; the caller's own objects stay as they are."""
+    blocks = WHOLE.blocks("gemini")
+    client, transport, _ = make(
+        "gemini", Reply([*blocks[:12], Cut()]), going_on(), on_disconnect="continue"
+    )
+    given = {group: {name: 100, "topK": 3}}
+    client.stream("Why?", extra_body=given).result()
+    first, second = (request.json()["generationConfig"] for request in transport.requests)
+    assert first == given[group] == {name: 100, "topK": 3}
     assert 16 <= second[name] < 100
-    assert not {"reasoning", "thinking", "output_config"} & second.keys()
-    assert second["model"] == first["model"]
+    assert second["topK"] == 3
 
 
 def test_an_answer_that_used_its_tokens_has_a_few_left() -> None:

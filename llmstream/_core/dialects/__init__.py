@@ -125,7 +125,10 @@ APIS: dict[str, Api] = {
         vendor="google",
         provider="gcp.gemini",
         prompt_fields=("contents", "systemInstruction"),
-        limit_fields=("generationConfig.maxOutputTokens",),
+        limit_fields=(
+            *("generationConfig.maxOutputTokens", "generationConfig.max_output_tokens"),
+            *("generation_config.maxOutputTokens", "generation_config.max_output_tokens"),
+        ),
         base_path="/v1beta",
         omits_zeros=True,
     ),
