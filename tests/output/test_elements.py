@@ -27,7 +27,7 @@ from llmstream import (
 )
 from llmstream.testing import Answer, Cut, FakeTransport, LLMServer, Reply, Silence
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 
 
 class Step(msgspec.Struct):

@@ -28,7 +28,7 @@ from llmstream import (
 )
 from llmstream.testing import Answer, Cut, FakeClock, FakeTransport, LLMServer, Reply, Silence
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 
 
 class Person(msgspec.Struct):
@@ -215,6 +215,16 @@ def test_chat_asks_by_response_format() -> None:
     assert wanted["json_schema"]["strict"] is True
 
 
+def test_gemini_asks_by_a_response_schema() -> None:
+    """Beside the other fields of its `generationConfig`, whose spelling may be the older one."""
+    seed = {"generation_config": {"seed": 7}}
+    config = asked("gemini", temperature=0.5, extra_body=seed)["generationConfig"]
+    assert (config["temperature"], config["seed"]) == (0.5, 7)
+    assert config["responseMimeType"] == "application/json"
+    assert config["responseJsonSchema"]["required"] == ["name"]
+    assert config["responseJsonSchema"]["additionalProperties"] is False
+
+
 def test_what_cannot_be_strict_is_not_said_to_be() -> None:
     """A dict with any names, say."""
     client = client_of("chat", Answer('{"value": {"a": 1}}'))
@@ -237,9 +247,9 @@ def test_a_profile_may_know_json_only() -> None:
     assert own[0]["content"] == "Be brief."
 
 
-@every("api", APIS)
+@every("api", ("responses", "messages", "chat"))
 def test_a_profile_may_need_all_of_it(api: str) -> None:
-    """llama.cpp knows another way on each API, and passes over the others in silence."""
+    """llama.cpp knows another way on each of its APIs, and passes over the others in silence."""
     body = asked(api, "llama.cpp")
     assert body["json_schema"]["required"][0] == "name"
     assert {"response_format", "text", "output_config"} & {*body}
@@ -253,14 +263,18 @@ def test_the_caller_may_know_that_a_server_knows_less(api: str) -> None:
         "responses": lambda kind: {"text": {"format": {"type": kind}}},
         "messages": lambda kind: {"output_config": {"format": {"type": kind}}},
         "chat": lambda kind: {"response_format": {"type": kind}},
+        "gemini": lambda kind: {"generationConfig": {"responseMimeType": kind}},
     }[api]
-    for kind in ("json_object", "text"):
+    known = {"gemini": ("application/json", "text/plain")}
+    for kind in known.get(api, ("json_object", "text")):
         body = json.dumps(asked(api, extra_body=words(kind)))
         assert "json_schema" not in body
+        assert "JsonSchema" not in body
         assert kind in body
         assert "JSON Schema" in body
+    own = {"generationConfig": {"responseJsonSchema": {"type": "object"}}}
     with pytest.raises(ConfigurationError, match="leave one of them out"):
-        asked(api, extra_body=words("json_schema"))
+        asked(api, extra_body=own if api == "gemini" else words("json_schema"))
 
 
 REFUSED = [
@@ -283,10 +297,31 @@ def test_a_service_that_refuses_schemas_is_asked_for_less(api: str) -> None:
         body = json.dumps(requests_of(client)[1])
         assert "JSON Schema" in body
         assert "json_schema" not in body
+        assert "JsonSchema" not in body
         client = client_of(api, *[refusal] * 4, Answer("no"))
         with pytest.raises(InvalidRequestError):
             client.stream("Hi", output=Person).result()
         assert len(requests_of(client)) == (2 if api == "messages" else 3)
+
+
+@every(
+    "words",
+    [
+        "JSON mode is not enabled for models/gemma-3-27b-it",
+        "Function calling with a response mime type: 'application/json' is unsupported",
+        "The specified schema produces a constraint that has too many states for serving.",
+        "Invalid JSON payload received. Unknown name \"responseJsonSchema\" at 'generation_config'",
+        "A schema in GenerationConfig in the request exceeds the maximum allowed nesting depth.",
+    ],
+)
+def test_the_words_of_gemini_for_that(words: str) -> None:
+    """It may take two requests to find what the model takes."""
+    client = client_of("gemini", *[Reply.error(400, message=words)] * 2, Answer(ANN))
+    assert client.stream("Hi", output=Person).result().value == Person("Ann", 30)
+    bodies = [json.dumps(one) for one in requests_of(client)]
+    assert "responseJsonSchema" in bodies[0]
+    assert "JSON Schema" in bodies[-1]
+    assert "generationConfig" not in bodies[-1]
 
 
 def test_a_service_that_refuses_this_schema_is_asked_without_strictness() -> None:
@@ -345,7 +380,7 @@ def test_what_cannot_work_is_refused_at_once(options: Any) -> None:
 def test_a_refusal_is_an_error_of_its_own(api: str) -> None:
     """Whether the model says it in its own part, or a filter ends the answer."""
     refusals = [Answer(text="I cannot", finish="content_filter")]
-    if api != "messages":
+    if api in ("responses", "chat"):  # the others have no such part
         refusals.append(Answer(refusal="I cannot"))
     for answer in refusals:
         with pytest.raises(OutputRefused) as caught:
@@ -503,11 +538,15 @@ def test_another_answer_is_asked_for(api: str) -> None:
     assert first.error.partial.text == '{"name": 5}'
     assert second.error is None
     assert [one.usage.output_tokens for one in result.attempts if one.usage] == [3, 4]
-    sent = json.dumps(requests_of(client)[1])
-    assert '{\\"name\\": 5}' in sent
-    assert "Expected `str`, got `int`" in sent
-    turns = requests_of(client)[1]["input" if api == "responses" else "messages"]
-    assert [turn.get("role") for turn in turns] == ["user", "assistant", "user"]
+    sent = requests_of(client)[1]
+    assert "Expected `str`, got `int`" in json.dumps(sent)
+    turns = sent[{"responses": "input", "gemini": "contents"}.get(api, "messages")]
+    role = "model" if api == "gemini" else "assistant"
+    assert [turn.get("role") for turn in turns] == ["user", role, "user"]
+    if api == "gemini":  # in parts, as it came
+        assert "".join(part["text"] for part in turns[1]["parts"]) == '{"name": 5}'
+    else:
+        assert '{\\"name\\": 5}' in json.dumps(turns[1])
 
 
 def test_events_say_that_the_answer_begins_anew() -> None:

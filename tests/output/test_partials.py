@@ -35,7 +35,7 @@ from llmstream.output import PartialJSON
 from llmstream.output.asked import asked_output
 from llmstream.testing import Answer, Cut, FakeClock, FakeTransport, Pause, Reply
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 
 
 class Recipe(msgspec.Struct):
@@ -51,6 +51,8 @@ class Answered(TypedDict, total=False):
     value: int
     title: str
     author: str
+    city: str
+    country: str
     pages: int
     publication_year: int
 

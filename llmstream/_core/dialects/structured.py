@@ -26,17 +26,20 @@ _LESS = {
     "loose": "json_object",
     "json_object": "prompt",
 }
-# How services name the option; and what they say where they know it, but not this schema.
+# How services name the option (Gemini in the third line); and what they say where they know it, but
+# not this schema.
 _OPTION = re.compile(
     r"(?i)response.?format|json.?schema|json.?object|output.?config|output.?format|text\.format"
     r"|structured.?output"
+    r"|json.?mode|response.?mime.?type|response.?schema|specified schema|schema in GenerationConfig"
 )
 _THE_SCHEMA = re.compile(
     r"(?i)invalid.?(?:json.?)?schema|schema is (?:not valid|invalid)|strict|keyword"
-    r"|too (?:complex|many|deep|large)|additionalProperties"
+    r"|too (?:complex|many(?! states)|deep|large)|additionalProperties"
 )
 _REFUSES = re.compile(
-    r"(?i)support|unavailable|invalid|unknown|not (?:allowed|permitted|available|valid)|too "
+    r"(?i)support|unavailable|invalid|unknown|not (?:allowed|permitted|available|valid|enabled)"
+    r"|too |exceeds"
 )
 
 _BOTH = (

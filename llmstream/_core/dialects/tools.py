@@ -69,4 +69,5 @@ def _kinds_of_gemini(config: Any) -> set[str]:
     if names & {"responseschema", "responsejsonschema"}:
         return {"json_schema"}
     kind = str(config.get("responseMimeType") or config.get("response_mime_type") or "")
-    return {"json_object"} if kind == "application/json" else {"enum"} if "enum" in kind else set()
+    known = {"application/json": "json_object", "text/plain": "text"}
+    return {known.get(kind, kind)} if kind else set()
