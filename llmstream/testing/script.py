@@ -481,7 +481,9 @@ def prompt_text(recorded: Recorded) -> str:
     if isinstance(prompt, str):
         return prompt
     users = [turn for turn in prompt if turn.get("role") == "user"]
-    return _content_text(users[-1].get("content", "")) if users else ""
+    if not users:
+        return ""
+    return _content_text(users[-1].get("content") or users[-1].get("parts") or "")
 
 
 def _content_text(content: str | list[dict[str, Any]]) -> str:

@@ -44,7 +44,7 @@ from llmstream.testing import (
 )
 
 TRANSCRIPTS = Path(__file__).resolve().parents[1] / "transcripts"
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 ONCE = RetryPolicy(max_attempts=1)
 FULL = Answer(
     "Grüße, naïve 😀 world",
@@ -263,6 +263,23 @@ def test_a_request_that_is_not_there_says_what_differs(tmp_path_factory: Any, na
     assert len(transport.misses) == 1
     with pytest.raises(AssertionError, match=words), transport:
         pass  # code that has swallowed the error
+
+
+def test_a_model_in_the_address(tmp_path: Path) -> None:
+    """As in Gemini, where a key may be there too: it is not in the file, and does not count."""
+    path, ways = tmp_path / "a.json", ("AIzaSyOneKeyOfMany", "AIzaSyAnotherKey")
+    bases = [f"http://test/v1beta?key={key}" for key in ways]
+    with record(path, transport=FakeTransport(Answer("yes"))) as transport:
+        client = Client("gemini", base_url=bases[0], transport=transport, api_key=ways[0])
+        assert client.stream("Hi", model="m").result().text == "yes"
+    assert "AIza" not in path.read_text()
+    with replay(path) as transport:
+        client = Client("gemini", base_url=bases[1], transport=transport, api_key=ways[1])
+        assert client.stream("Hi", model="models/m").result().text == "yes"
+    transport = replay(path)
+    with pytest.raises(ConfigurationError, match=r"differs in url .*models/m:.*models/m2:"):
+        Client("gemini", base_url=bases[1], transport=transport).stream("Hi", model="m2").result()
+    assert transport.unplayed == 1
 
 
 def test_what_may_differ_is_left_out(tmp_path: Path) -> None:

@@ -96,6 +96,12 @@ def test_the_script_is_played_in_order_and_then_the_default(server: LLMServer) -
                 {"role": "assistant", "content": "no"},
             ]
         },
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "say this"}]},
+                {"role": "model", "parts": [{"text": "no"}]},
+            ]
+        },
     ],
 )
 def test_echo(server: LLMServer, body: dict[str, Any]) -> None:

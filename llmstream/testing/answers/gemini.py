@@ -95,7 +95,16 @@ def _chunk(answer: Answer, parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _call(call: ToolCallSpec) -> dict[str, Any]:
     named: dict[str, Any] = {"name": call.name, "id": call.call_id}
-    arguments = json.loads(call.arguments) if call.arguments else {}
+    arguments: Any = {}
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise ValueError(
+            f"the arguments of {call.name!r} are no JSON object, and the Gemini API has no other: "
+            "for a call that is broken pass the bytes of its chunks to Reply"
+        )
     return {**named, "args": arguments} if arguments else named
 
 
