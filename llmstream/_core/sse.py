@@ -36,6 +36,8 @@ def parse(blocks: bytes, on_sign_of_life: Callable[[], None] | None = None) -> l
             event = parse_block(block)
             if event is not None:
                 found.append(event)
+            if b"\n{" in block and block[0] != 123 and (bare := bare_error(block)) is not None:
+                found.append(bare)
             if on_sign_of_life is not None and (
                 block[0] == 58 or b"\n:" in block or (event is None and _is_bare_ping(block))
             ):
@@ -115,18 +117,20 @@ def _name(line: bytes) -> str:
 
 
 def bare_error(block: bytes) -> Parsed | None:
-    """The error that stands between the events as it is, JSON without a field (Vertex AI)."""
-    if block[:1] != b"{" or b'"error"' not in block:
+    """The error that stands between the events as it is, JSON without a field (Vertex AI); also at
+    the end of a block that has other lines."""
+    if b'"error"' not in block:
         return None
+    data = block if block[:1] == b"{" else b"{" + block.partition(b"\n{")[2]
     try:
-        payload = decode_json(block)
+        payload = decode_json(data)
     except (ValueError, RecursionError):
         return None
-    return ("error", block) if isinstance(payload, dict) and payload.get("error") else None
+    return ("error", data) if isinstance(payload, dict) and payload.get("error") else None
 
 
 def _parse_any(block: bytes) -> tuple[str, bytes] | None:
-    bare = bare_error(block)
+    bare = bare_error(block) if block[0] == 123 else None
     if bare is not None:
         return bare
     if block.startswith(_ERROR_FIELD):

@@ -15,11 +15,13 @@ from msgspec import Struct
 from .base import Event
 
 __all__ = [
+    "AttributionSourceId",
     "AudioMetadata",
     "Blob",
     "Candidate",
     "Citation",
     "CitationMetadata",
+    "CitationSource",
     "CodeExecutionResult",
     "Content",
     "DocumentMetadata",
@@ -34,6 +36,7 @@ __all__ = [
     "GenerateContentResponsePromptFeedback",
     "GenerateContentResponseUsageMetadata",
     "GoogleTypeDate",
+    "GroundingAttribution",
     "GroundingChunk",
     "GroundingChunkCustomMetadata",
     "GroundingChunkImage",
@@ -47,6 +50,7 @@ __all__ = [
     "GroundingChunkWeb",
     "GroundingMetadata",
     "GroundingMetadataSourceFlaggingUri",
+    "GroundingPassageId",
     "GroundingSupport",
     "LogprobsResult",
     "LogprobsResultCandidate",
@@ -62,6 +66,7 @@ __all__ = [
     "SafetyRating",
     "SearchEntryPoint",
     "Segment",
+    "SemanticRetrieverChunk",
     "SpeechMetadata",
     "SpreadsheetMetadata",
     "ToolCall",
@@ -309,11 +314,20 @@ class Citation(_Value):
     uri: str | None = None
 
 
+class CitationSource(_Value):
+    """The same, from Google AI."""
+
+    start_index: int | None = None
+    end_index: int | None = None
+    uri: str | None = None
+    license: str | None = None
+
+
 class CitationMetadata(_Value):
     """The sources of the text."""
 
     citations: list[Citation] | None = None
-    citation_sources: list[str] | None = None
+    citation_sources: list[CitationSource] | None = None
 
 
 class GroundingChunkImage(_Value):
@@ -533,6 +547,34 @@ class UrlContextMetadata(_Value):
     url_metadata: list[UrlMetadata] | None = None
 
 
+class GroundingPassageId(_Value):
+    """A passage of those that the request has."""
+
+    passage_id: str | None = None
+    part_index: int | None = None
+
+
+class SemanticRetrieverChunk(_Value):
+    """A chunk of a corpus that the service keeps."""
+
+    source: str | None = None
+    chunk: str | None = None
+
+
+class AttributionSourceId(_Value):
+    """Where a source is from."""
+
+    grounding_passage: GroundingPassageId | None = None
+    semantic_retriever_chunk: SemanticRetrieverChunk | None = None
+
+
+class GroundingAttribution(_Value):
+    """A source that an answer of the model AQA is based on."""
+
+    source_id: AttributionSourceId | None = None
+    content: Content | None = None
+
+
 class Candidate(_Value):
     """One of the answers that were asked for; `index` 0 where it has none. The last
     `finish_reason` counts: a round of a tool of the service ends with one too."""
@@ -549,7 +591,7 @@ class Candidate(_Value):
     safety_ratings: list[SafetyRating] | None = None
     url_context_metadata: UrlContextMetadata | None = None
     continuation_token: str | None = None
-    grounding_attributions: list[str] | None = None
+    grounding_attributions: list[GroundingAttribution] | None = None
 
 
 class GenerateContentResponsePromptFeedback(_Value):

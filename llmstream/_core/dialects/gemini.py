@@ -46,7 +46,7 @@ from .profiles import DEFAULT, Profile
 from .refused import without_refused
 from .tools import asks_for_structure, chosen_tool, function_tool
 from .turns.as_gemini import function_response, gemini_contents
-from .turns.gemini import compact_json, is_made_id, made_id
+from .turns.gemini import compact_json, is_made_id, made_id, plain
 from .turns.outcomes import outcome_turn
 
 __all__ = ["GEMINI", "GeminiDialect"]
@@ -54,7 +54,14 @@ __all__ = ["GEMINI", "GeminiDialect"]
 _CHUNK = ev.GenerateContentResponse
 _NOTHING = _CHUNK()
 _CLASSES = dict.fromkeys(("GenerateContentResponse", "message", "error"), _CHUNK)
-_ESSENTIAL = frozenset({"candidates", "content", "parts", "text", "thought", "functionCall"})
+# Without one of these, or with another value, the answer would be another one.
+_ESSENTIAL = frozenset(
+    (
+        *("candidates", "content", "parts", "text", "thought"),
+        *("functionCall", "name", "partialArgs"),
+        *("jsonPath", "stringValue", "numberValue", "boolValue", "willContinue"),
+    )
+)
 _CALL = "functionCall"
 _TOOL_TYPES = {_CALL: "json"}
 
@@ -92,11 +99,12 @@ _FAILED = {
 class _Answer:
     """What is known of one answer beside its items."""
 
-    __slots__ = ("call", "finish", "goes_on", "run")
+    __slots__ = ("call", "finish", "goes_on", "known", "run")
 
     def __init__(self) -> None:
         self.run: ItemState | None = None  # texts of one kind, one after another, without signature
         self.call: ItemState | None = None  # arrives in pieces
+        self.known: dict[tuple[str, str], int] = {}  # calls that are the same -> their number
         self.finish: str | None = None  # the service's last word for the end
         self.goes_on = False  # content has followed a finish: none of them proves anything
 
@@ -151,7 +159,8 @@ def _take_part(
     if text is not None:  # signed
         kind = "thinking" if part.thought else "text"
     else:
-        kind = next((name for name in fields if name not in _BESIDE), "signature")
+        known = (name for name, value in fields.items() if value is not None)
+        kind = next((name for name in known if name not in _BESIDE), "signature")
     item = _add(state, kind)
     item.wire = partial(decode_json, raw)
     if not text:
@@ -217,12 +226,14 @@ def _take_call(
         {name: value for name, value in decode_json(raw).items() if name != _CALL}
     )
     if call.partial_args or call.will_continue or "pieces" in item.extra:
-        _take_pieces(state, item, call, chunks)
+        _take_pieces(state, item, call, raw, chunks)
     else:
         item.extra["whole"] = raw
         _take_whole(state, item, _arguments_in(raw), chunks)
     if not call.will_continue:
-        _close(state, item, chunks)
+        if call.args is None and not _text(item).strip("{}"):
+            item.extra["bare"] = True  # it has no arguments
+        _close(state, answer, item, chunks)
         answer.call = None
     return Activity.CONTENT
 
@@ -245,12 +256,15 @@ def _arguments_in(raw: bytes) -> str:
     return "{}" if found == b"null" else compact_json(found)
 
 
-def _take_pieces(state: State, item: ItemState, call: ev.FunctionCall, chunks: list[Chunk]) -> None:
+def _take_pieces(
+    state: State, item: ItemState, call: ev.FunctionCall, raw: bytes, chunks: list[Chunk]
+) -> None:
     pieces: PartialArguments = item.extra.setdefault("pieces", PartialArguments())
     for name, value in call.args.items() if isinstance(call.args, dict) else ():
         pieces.set(name, value)
-    for piece in call.partial_args or ():
-        pieces.add(piece)
+    sent = [one for one in decode_json(raw)[_CALL].get("partialArgs") or () if one is not None]
+    for piece, fields in zip(call.partial_args or (), sent, strict=True):
+        pieces.add(piece, is_null="nullValue" in fields)  # JSON has null for that value, too
     _show(state, item, pieces.grown(), chunks)
 
 
@@ -260,17 +274,17 @@ def _show(state: State, item: ItemState, text: str, chunks: list[Chunk]) -> None
         chunks += state.emit("tool_call", text, item.index)
 
 
-def _close(state: State, item: ItemState, chunks: list[Chunk]) -> None:
+def _close(state: State, answer: _Answer, item: ItemState, chunks: list[Chunk]) -> None:
     pieces: PartialArguments | None = item.extra.pop("pieces", None)
     if pieces is not None:
         _show(state, item, pieces.closed(), chunks)
         if pieces.is_odd:
             item.extra["odd"] = True
     part = item.part("args", "tool_call")
-    if item.call_id is None:
-        others = [one for one in state.in_order() if one.type == _CALL and one is not item]
-        same = [one for one in others if one.name == item.name and _text(one) == part.text]
-        item.call_id = made_id(item.name or "", part.text, len(same))
+    call = (item.name or "", plain(part.text))
+    if "odd" not in item.extra:  # it does not go back
+        same = answer.known[call] = answer.known.get(call, -1) + 1
+        item.call_id = item.call_id or made_id(*call, same)
     part.seal()
     item.closed = True
     item.wire = partial(_call_part, item)
@@ -365,6 +379,10 @@ def _end(state: State, answer: _Answer) -> None:
     state.refused = answer.finish == "content_filter"
     has_call = has_safe_call(item_calls(state, _TOOL_TYPES))
     state.finish = finish_with_calls(answer.finish, has_call)
+
+
+def _is_blocked(reason: str | None) -> bool:
+    return finish_word(reason) is not None and reason != "BLOCKED_REASON_UNSPECIFIED"
 
 
 def _service_tool(part: ev.Part) -> ServiceTool | None:
@@ -542,6 +560,8 @@ class GeminiDialect:
             event = lenient(name, data, _CLASSES, _ESSENTIAL)
         if name == "error" and isinstance(event, _CHUNK) and not event.error:
             event.error = decode_json(data)
+        if data[:1] == b"[":
+            return self._listed(name, data)
         if event == _NOTHING:
             payload = decode_json(data)
             kind = payload.get("type") if isinstance(payload, dict) else None
@@ -549,6 +569,13 @@ class GeminiDialect:
         event.raw = data
         event.chunks = ()  # whatever a service may have sent under this name
         return event
+
+    def _listed(self, name: str, data: bytes) -> AnyEvent:
+        """The event in a list of one: the form of an answer without `alt=sse`, and of its error."""
+        inner = raw_elements(data)
+        if len(inner) == 1 and inner[0][:1] == b"{":
+            return self.decode(name, inner[0])
+        raise ValueError("it is a list of several chunks")
 
     def apply(self, state: State, event: AnyEvent) -> Effect:
         if not isinstance(event, _CHUNK):
@@ -573,7 +600,7 @@ class GeminiDialect:
             ended = ended or finish_word(candidate.finish_reason) is not None
         event.chunks = tuple(chunks)
         blocked = event.prompt_feedback
-        if blocked is not None and finish_word(blocked.block_reason) and not event.candidates:
+        if blocked is not None and _is_blocked(blocked.block_reason) and not event.candidates:
             answer.finish, ended = "content_filter", True
             _end(state, answer)
         if event.error:
@@ -609,7 +636,15 @@ class GeminiDialect:
         return Effect(Activity.NONE, complete=True)
 
     def calls(self, state: State) -> Iterator[ToolCallState]:
-        return item_calls(state, _TOOL_TYPES)
+        found = item_calls(state, _TOOL_TYPES)
+        if state.finish != "length":
+            return found
+        items = (item for item in state.in_order() if item.type in _TOOL_TYPES)
+        # What the limit has cut off may be the arguments.
+        return (
+            call._replace(closed=False) if "bare" in item.extra else call
+            for item, call in zip(items, found, strict=False)
+        )
 
     def running_calls(self, state: State, index: int) -> Sequence[RunningCall]:
         return running_item(state, _TOOL_TYPES, index)

@@ -70,15 +70,17 @@ def _build(cls: type[Any], payload: Mapping[str, Any], essential: frozenset[str]
 def _fitted(hint: Any, value: Any, essential: frozenset[str]) -> Any:
     """`value` converted to the type `hint`, or None if it does not fit."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+        kinds = (arg for arg in typing.get_args(hint) if arg is not type(None))
+        found = (_fitted(kind, value, essential) for kind in kinds)
+        return next((one for one in found if one is not None), None)
     if isinstance(hint, type) and issubclass(hint, Struct):
         return _build(hint, value, essential) if isinstance(value, dict) else None
     if typing.get_origin(hint) is list:
         (inner,) = typing.get_args(hint)
         if not isinstance(value, list):
             return None
-        found = [_fitted(inner, v, essential) for v in value if v is not None]
-        return None if None in found else found
+        elements = [_fitted(inner, v, essential) for v in value if v is not None]
+        return None if None in elements else elements
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError:

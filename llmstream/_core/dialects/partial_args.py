@@ -87,22 +87,27 @@ class PartialArguments:
         if self._reach([name]):
             self._text.append(_encoded(value))
 
-    def add(self, piece: PartialArg) -> None:
-        """A value, or a piece of a string. Raises Misplaced for a path that cannot be read."""
+    def add(self, piece: PartialArg, *, is_null: bool) -> None:
+        """A value, or a piece of a string. `is_null`: the piece has the field of a null, which may
+        itself be null. Raises Misplaced for a path that cannot be read."""
         path = _steps(piece.json_path)
         text = piece.string_value
+        others = (piece.number_value, piece.bool_value, piece.null_value)
+        has_other = any(value is not None for value in others)
         if self._string and path == self._path:
-            if text is None and not _has_value(piece):
-                text = ""
-            if text is None:
+            if text is None and has_other:
                 self.is_odd = True
                 return
-            self._text.append(_encoded(text)[1:-1])
+            self._text.append(_encoded(text or "")[1:-1])
             if not piece.will_continue:
                 self._end_string()
             return
         self._end_string()
-        if not _has_value(piece) or not self._reach(path):
+        if text is None and not has_other and not is_null:
+            # Unless the value is only announced, which one it is cannot be known.
+            self.is_odd = self.is_odd or not piece.will_continue
+            return
+        if not self._reach(path):
             return
         if text is None:
             value = piece.number_value if piece.number_value is not None else piece.bool_value
@@ -154,16 +159,6 @@ class PartialArguments:
         while len(self._open) - 1 > depth:
             level = self._open.pop()
             self._text.append("]" if isinstance(level.step, int) else "}")
-
-
-def _has_value(piece: PartialArg) -> bool:
-    return any(
-        value is not None
-        for value in (
-            *(piece.string_value, piece.number_value, piece.bool_value),
-            piece.null_value,
-        )
-    )
 
 
 def _encoded(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ....errors import ConfigurationError
+from ....events.base import decode_json
 from ...tool_calls import hashed
 from .parts import Audio, Call, File, Form, Image, Output, Text, Thought, Turn, fenced
 
@@ -19,6 +20,7 @@ __all__ = [
     "is_gemini",
     "is_made_id",
     "made_id",
+    "plain",
     "read_turn",
     "with_ids",
 ]
@@ -48,13 +50,25 @@ def _compact_token(match: re.Match[bytes]) -> bytes:
 
 def made_id(name: str, arguments: str, same: int) -> str:
     """The id of a call that the service gave none (Gemini 2): known again in the turn, which must
-    not have it. `same` is the number of calls before it in its answer that are the same."""
+    not have it. `arguments` are in `plain` form; `same` is the number of calls before it in its
+    answer that are the same."""
     return f"c{hashed(f'{name}/{arguments}#{same}') % 2**32:08x}"
+
+
+def plain(arguments: str) -> str:
+    """Arguments as they are written anew: a turn has their values, not how the service writes them
+    (`1e+20`, `1.50`)."""
+    try:
+        value = decode_json(arguments.encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return arguments
+    return _json(value or {})
 
 
 def is_made_id(id: str | None, name: str, arguments: str) -> bool:
     """Whether the id is one of ours."""
-    return id is None or any(id == made_id(name, arguments, same) for same in range(_SAME))
+    known = plain(arguments)
+    return id is None or any(id == made_id(name, known, same) for same in range(_SAME))
 
 
 def is_gemini(turn: Mapping[str, Any]) -> bool:
