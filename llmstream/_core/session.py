@@ -343,8 +343,8 @@ class Session:
         elif effect.reopens and self.stage is _COMPLETE:
             self.stage = _OPEN
         elif not effect.complete:
-            if self.stage is _OPEN:
-                self.linger = effect.linger
+            if self.stage is _OPEN and (effect.linger or activity is _CONTENT):
+                self.linger = effect.linger  # what is no content does not put the end off
             return
         self.linger = effect.linger
         if effect.reopens:

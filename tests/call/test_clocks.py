@@ -444,6 +444,34 @@ def test_silence_auto_is_off_for_a_service_that_never_pings() -> None:
         assert type(failure(client.stream(PROMPT, timeouts=timeouts))) is error
 
 
+AFTER_THE_FINISH: dict[str, bytes] = {
+    "a ping as data": sse_block(None, {"type": "ping"}),
+    "a word": b"data: keepalive\n\n",
+    "a comment": b": ping\n\n",
+    "an unknown event": sse_block(None, {"novel": 1}),
+    "usage": sse_block(None, {"usageMetadata": {"promptTokenCount": 1}}),
+    "another candidate": sse_block(
+        None, {"candidates": [{"index": 1, "content": {"parts": [{"text": "x"}]}}]}
+    ),
+}
+
+
+@every("together", [True, False])
+@every("then", [Silence(), Pings(0.1)], ids=["silence", "pings"])
+@every("after", AFTER_THE_FINISH)
+def test_what_is_no_content_does_not_put_the_end_off(together: bool, then: Any, after: str) -> None:
+    """Gemini has no event of the end: the body's end is waited for, from the finish on, for 2 s.
+    Pings and usage that follow the finish, in the same read or in another one, change nothing."""
+    blocks = Answer("one two").blocks("gemini")
+    ends = blocks[-1] + AFTER_THE_FINISH[after]
+    last = [ends] if together else [blocks[-1], Pause(0.5), AFTER_THE_FINISH[after]]
+    clock = FakeClock(start=0.0)
+    transport = FakeTransport(Reply([*blocks[:-1], *last, then]))
+    client = Client("gemini", base_url="http://test", model="m", transport=transport, clock=clock)
+    assert client.stream(PROMPT).result().text == "one two"
+    assert clock.monotonic() < 3
+
+
 def test_pings_are_no_silence(server: LLMServer, client_for: Callable[..., Client]) -> None:
     """Pings for three times the silence clock are bytes: the stream succeeds."""
     quiet = Pings(BEAT, count=15)

@@ -1,5 +1,5 @@
 """Services, and what stands in front of them, that send without end and bring nothing: every flood
-ends by a clock, in time, on the three APIs. The library is never idle in them."""
+ends by a clock, in time, on the four APIs. The library is never idle in them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from llmstream import (
 )
 from llmstream.testing import Answer
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 CLOCK = 0.3  # seconds; also for the floods
 SOON = 8.0  # seconds: of a busy machine
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -45,6 +45,8 @@ def delta(api: str, text: str) -> dict[str, Any]:
     if api == "responses":
         place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
         return {"type": "response.output_text.delta", "delta": text, **place}
+    if api == "gemini":
+        return {"candidates": [{"content": {"parts": [{"text": text}], "role": "model"}}]}
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice]}
 
@@ -56,6 +58,8 @@ def status(api: str) -> dict[str, Any]:
     if api == "responses":
         place = {"item_id": "ws_1", "output_index": 0}
         return {"type": "response.web_search_call.searching", **place}
+    if api == "gemini":
+        return {"candidates": [{"content": {"parts": [{"functionCall": {}}], "role": "model"}}]}
     call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": ""}}
     choice = {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice]}
@@ -67,6 +71,8 @@ def usage(api: str) -> dict[str, Any]:
     if api == "responses":
         response = {"id": "r", "status": "in_progress", "usage": {"output_tokens": 7}}
         return {"type": "response.in_progress", "response": response}
+    if api == "gemini":
+        return {"usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 7}}
     used = {"prompt_tokens": 1, "completion_tokens": 7}
     return {"id": "c", "object": "chat.completion.chunk", "choices": [], "usage": used}
 
@@ -115,15 +121,23 @@ def ended(
 @pytest.fixture
 def client_of(client_for: Callable[..., Client]) -> Callable[..., Client]:
     def make(server: RawServer, api: str = "chat", **settings: Any) -> Client:
-        base = server.url if api == "messages" else server.base_url
+        base = server.url if api in ("messages", "gemini") else server.base_url
         known = {"base_url": base, "retry": ONCE, "model": "m"}
         return client_for(None, api=api, **{**known, **settings})
 
     return make
 
 
-@pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("flood", EVENTS)
+@pytest.mark.parametrize(
+    ("api", "flood"),
+    [
+        # What is not of the API is told from events before any API is asked.
+        pytest.param(api, flood, marks=pytest.mark.slow if is_any and api == "gemini" else ())
+        for api in APIS
+        for flood in EVENTS
+        for is_any in [flood not in ("empty deltas", "a status", "usage")]
+    ],
+)
 @pytest.mark.parametrize("when", ["before the first token", "after it"])
 def test_a_flood_of_nothing(
     api: str,
