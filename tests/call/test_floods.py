@@ -23,6 +23,7 @@ from llmstream import (
     ProtocolError,
     ServerError,
     StreamTimeout,
+    StreamTruncated,
     Timeouts,
 )
 from llmstream.testing import Answer
@@ -288,7 +289,8 @@ def test_a_flood_after_the_end_of_the_answer(
     raw_server: Callable[..., RawServer],
     client_of: Callable[..., Client],
 ) -> None:
-    """The answer is complete, and what follows is waited for as long as ever: 2 s at most."""
+    """The answer is complete, and what follows is waited for as long as ever: 2 s at most. Where
+    no event proves the end and the clock cuts one in half, that may be more of the answer."""
     blocks = [block for block in Answer("Hello").blocks(api) if b"[DONE]" not in block]
 
     def handler(sock: socket.socket) -> None:
@@ -300,7 +302,9 @@ def test_a_flood_after_the_end_of_the_answer(
     stream = client.stream("Hi", timeouts=Timeouts(idle=20))
     begun = time.monotonic()
     reading = Reading(stream)
-    assert reading.ended(SOON) is None
+    error = reading.ended(SOON)
+    in_half = api == "gemini" and after.startswith(b"data")
+    assert error is None or (in_half and isinstance(error, StreamTruncated)), error
     assert "".join(reading.tokens) == "Hello"
     assert time.monotonic() - begun < 5
 
