@@ -42,6 +42,15 @@ def test_another_refusal_is_raised() -> None:
     assert len(transport.requests) == 1
 
 
+def test_nothing_is_left_out_for_gemini() -> None:
+    """The library adds nothing to its requests that an answer does not depend on."""
+    words = "Invalid JSON payload received. Unknown name \"topP\" at 'generation_config'"
+    client, transport, _ = make("gemini", *[Reply.error(400, message=words, api="gemini")] * 2)
+    with pytest.raises(InvalidRequestError, match="topP"):
+        client.stream("Why?", top_p=0.5, max_output_tokens=9).result()
+    assert len(transport.requests) == 1
+
+
 def test_two_names_that_are_both_refused() -> None:
     """The error is raised: no body is sent twice."""
     first, second = "max_tokens", "max_completion_tokens"
@@ -95,7 +104,7 @@ def test_a_continuation_is_asked_again_as_a_continuation(api: str) -> None:
     assert third == second != first
 
 
-@pytest.mark.parametrize("api", ["responses", "chat"])
+@pytest.mark.parametrize("api", ["responses", "chat", "gemini"])
 def test_the_place_of_a_validation_error(api: str) -> None:
     """In the message and in `param`, without what the request had there."""
     entry = {"loc": ["body", "messages", 0, "tool_call_id"], "msg": "Field required", "input": "s3"}
