@@ -168,7 +168,7 @@ def replay(
     """The events of a body that ends cleanly behind the last piece."""
     session = Session(APIS[api].load(), limit)
     events = [event for piece in pieces for event in session.receive(piece)]
-    session.receive_eof()
+    events += session.receive_eof()
     return events, session
 
 

@@ -48,7 +48,10 @@ from llmstream.testing import Cut, Drip, LLMServer, Pings, Reply, Reset, Send
 # Asked to wait, nobody does: the next test would.
 ONCE = RetryPolicy(max_attempts=1, max_retry_after=0.001)
 BOUND = Timeouts(connect=20.0, first_token=20.0, idle=20.0, silence=20.0, total=60.0)
-ALL = [*own(), *recorded(), *recorded("messages"), *recorded("chat")]
+CORPORA = ("responses", "messages", "chat", "gemini")
+ALL = [*own(), *(recording for api in CORPORA for recording in recorded(api))]
+DRAIN_SECONDS = exchange._DRAIN_SECONDS
+_PATHS = {"messages": "", "gemini": "/v1beta"}
 
 
 # --- the bench ----------------------------------------------------------------------------------
@@ -80,7 +83,7 @@ class Bench:
         if api not in self.clients:
             self.clients[api] = Client(
                 api,
-                base_url=self.server.url if api == "messages" else self.server.base_url,
+                base_url=self.server.url + _PATHS.get(api, "/v1"),
                 api_key="test-key",
                 model="test-model",
                 retry=ONCE,
@@ -196,7 +199,7 @@ def test_over_tls_it_is_reported_exactly(recording: Any, tls_bench: Bench) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "recording", params([*recorded(), *recorded("messages"), *recorded("chat")])
+    "recording", params(recording for api in CORPORA for recording in recorded(api))
 )
 def test_the_corpus_over_tls(recording: Any, tls_bench: Bench) -> None:
     """All of the corpus through TLS."""
@@ -317,9 +320,12 @@ def test_a_cut_connection_is_not_reused(way: str, bench: Bench) -> None:
     assert bench.ask(Reply(recording.data))["told"] == recording.expect
 
 
-def test_what_follows_the_end_does_not_matter(bench: Bench) -> None:
+def test_what_follows_the_end_does_not_matter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behind the terminal event anything may follow, a reset, pings without end, megabytes: the
     answer is a success, at once."""
+    monkeypatch.setattr(exchange, "_DRAIN_SECONDS", DRAIN_SECONDS)  # the library's own
     (recording,) = (r for r in own() if r.name == "text")
     for after in (
         [Reset()],
