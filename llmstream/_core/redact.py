@@ -28,7 +28,10 @@ _BLOCK = 1 << 15  # characters of a prompt between two looks at the clock
 _OVERLAP = 256  # characters that the parts of a longer text have in common
 # Fields of a prompt that are not its content: errors refer to its parts by them.
 _NAMES = frozenset(
-    {"type", "role", "name", "status", "id", "call_id", "tool_call_id", "tool_use_id", "required"}
+    (
+        *("type", "role", "name", "status", "id", "call_id", "tool_call_id", "tool_use_id"),
+        *("required", "media_type", "mimeType", "mime_type"),
+    )
 )
 _NAME = re.compile(r"[\w.:/-]{1,128}")  # what such a field holds, else it is content, too
 

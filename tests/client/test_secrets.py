@@ -48,7 +48,7 @@ from llmstream.testing import Answer, Cut, LLMServer, Pings, Recorded, Reply, Re
 from llmstream.testing.answers import ErrorSpec, sse_block
 from llmstream.testing.script import prompt_text
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 KEY = "sk-marked-key-4f1d8a2b9c"
 PROMPT = "marked-prompt: the launch code of the year is 0-4-7-1"
 INSTRUCTIONS = "marked-instructions: answer as a pirate would, and briefly"
@@ -596,10 +596,11 @@ def test_the_names_of_tools() -> None:
         {"type": "function", "function": {"name": "one", "parameters": schema}},
         {"type": "function", "name": "two", "parameters": schema},
         {"name": "three", "input_schema": schema},
+        {"functionDeclarations": [{"name": "four", "parametersJsonSchema": schema}]},
         None,
     ]
-    assert list(names_in([tools, {"type": "tool", "name": "four"}, "auto"])) == [
-        *("one", "two", "three", "four")
+    assert list(names_in([tools, {"type": "tool", "name": "five"}, "auto"])) == [
+        *("one", "two", "three", "four", "five")
     ]
 
 
@@ -647,6 +648,39 @@ def test_a_key_in_the_address_is_nowhere(
         assert mark not in text
 
 
+def test_a_key_in_the_address_of_gemini_is_nowhere(
+    server: LLMServer,
+    everything: Everything,
+    every_logger: pytest.LogCaptureFixture,  # noqa: F811
+) -> None:
+    """`?key=` is a way to send it there: not in what any observer lets out, an error inside the
+    stream, a redirect or a pickle."""
+    key = "AIzaMarked-query-key"
+    quoting = f"API key not valid: {key}, see https://h/v1beta/models/m:x?key={key}&alt=sse"
+    in_the_stream = {"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": quoting}}
+    server.script(
+        Answer("Hi"),
+        Reply(Answer("Hi"), headers={"x-request-id": key}),
+        Reply([sse_block(None, in_the_stream)]),
+        Reply.json({}, 302, headers={"location": f"https://other.test/x?key={key}"}),
+        Reply.json({"error": {"code": 400, "message": quoting, "status": key}}, 400),
+    )
+    shown = {}
+    base_url = f"{server.base_url_for('gemini')}?key={key}"
+    with Client(
+        "gemini", base_url=base_url, model="m", retry=AGAIN, observers=everything.observers
+    ) as client:
+        shown["a result"] = repr(client.stream("Why?").result())
+        shown["another result"] = repr(client.stream("Why?").result())
+        for number in range(3):
+            error = failure(client.stream("Why?"), Stream.result)
+            shown[f"error {number}"] = "".join(everything_shown(error)) + traceback_of(error)
+        shown["settings"] = repr(client.settings) + repr(pickle.dumps(client.settings, 0))
+    assert [request.query["key"] for request in server.requests] == [key] * 5
+    assert [request.query["alt"] for request in server.requests] == ["sse"] * 5
+    nothing_marked({**everything.outputs(), **shown, "the log": every_logger.text}, key, "Marked-")
+
+
 def test_the_texts_of_a_prompt() -> None:
     """All of them, however nested; names, roles and ids are no texts, and errors may name them."""
     prompt = [
@@ -655,6 +689,10 @@ def test_the_texts_of_a_prompt() -> None:
         {"role": "assistant", "content": "four", "id": "msg_12345678"},
     ]
     assert list(prompt_texts(prompt)) == ["one", "two", "three", "four"]
+    part = {"inlineData": {"mimeType": "image/x-own", "data": "AAAA"}}
+    answered = {"functionResponse": {"name": "f", "id": "c-1", "response": {"output": "two"}}}
+    parts = [{"role": "user", "parts": [{"text": "one"}, part, answered]}]
+    assert list(prompt_texts(parts)) == ["one", "AAAA", "two"]
     assert list(prompt_texts("plain")) == ["plain"]
     assert list(prompt_texts(None)) == []
 
