@@ -45,9 +45,10 @@ class HTTPRequest(Struct, frozen=True):
     """One HTTP request. A dialect writes it without credentials; `Endpoint.dress` adds them.
     `choices` is the number of answers that it asks for. `stored` is False where it asks the service
     not to store the answer. `limit` is that of the answer's tokens, where the service may not
-    report that it has cut the answer. `rounds`: the service may run tools of its own, in
-    rounds that each have an end. `strict` are the names of the tools of which the library decides
-    whether they are strict: a request without that is still the one asked for."""
+    report that it has cut the answer. `rounds`: the answer may go on after an end, because the
+    service runs tools of its own in rounds, or because the model has several ends. `strict` are the
+    names of the tools of which the library decides whether they are strict: a request without that
+    is still the one asked for."""
 
     method: str
     url: str

@@ -222,8 +222,8 @@ class State:
             request says, the Responses dialect for what the response says.
         limit: the limit of the answer's tokens, where the service may not report that it has cut
             the answer, or None. The Exchange writes it.
-        rounds: whether the service may run tools of its own, in rounds that each have an end. The
-            Exchange writes it.
+        rounds: whether the answer may go on after an end, see `HTTPRequest`. The Exchange writes
+            it.
         unix_time: returns the Unix time in seconds, or None: errors name moments. The Exchange
             writes it.
         pinned: the answer goes on in another body: what has another id does not belong to it. The

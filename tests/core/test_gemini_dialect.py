@@ -398,6 +398,11 @@ VERTEX = "https://europe-west4-aiplatform.googleapis.com/v1/projects/p/locations
             f"{VERTEX[8:].split('/projects')[0]}/projects/q/endpoints/1",
         ),
         (
+            "https://aiplatform.eu.rep.googleapis.com/v1/projects/p/locations/eu",
+            "m",
+            "aiplatform.eu.rep.googleapis.com/v1/projects/p/locations/eu/publishers/google/models/m",
+        ),
+        (
             "https://aiplatform.googleapis.com",
             "m",
             "aiplatform.googleapis.com/v1/publishers/google/models/m",
@@ -464,6 +469,7 @@ def test_options() -> None:
         ("gemini-3-flash-preview", True, {"includeThoughts": True}),
         ("models/gemini-3.5-flash", "high", {"includeThoughts": True, "thinkingLevel": "HIGH"}),
         ("gemini-flash-latest", "minimal", {"includeThoughts": True, "thinkingLevel": "MINIMAL"}),
+        ("gemini-3.5-flash", "xhigh", {"includeThoughts": True, "thinkingLevel": "XHIGH"}),
         ("gemini-3-flash-preview", {"thinkingLevel": "LOW"}, {"thinkingLevel": "LOW"}),
     ],
 )

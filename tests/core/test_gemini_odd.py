@@ -14,10 +14,12 @@ from every import every
 
 from llmstream import errors
 from llmstream._core.dialects import APIS
+from llmstream._core.request import Request
 from llmstream._core.session import Session
 from llmstream.events.base import AnyEvent
 
 GEMINI = APIS["gemini"].load()
+BASE = "https://generativelanguage.googleapis.com/v1beta"
 SMALL = 20_000  # bytes: of larger recordings each change takes long
 
 
@@ -339,3 +341,43 @@ def test_a_prompt_is_not_refused_for_no_reason() -> None:
 def test_a_field_that_is_null_is_not_a_call() -> None:
     part = {"thoughtSignature": "QQ==", "functionCall": None, "text": None}
     assert called({"text": "Hi"}, part) == ([], [])
+
+
+# --- how long the end of the body is waited for -------------------------------------------------
+
+
+def lingers(*blocks: bytes, rounds: bool = False) -> bool:
+    """Whether only so much silence is taken for the end; else the ordinary clocks run on."""
+    session = Session(GEMINI)
+    session.state.rounds = rounds
+    for sent in blocks:
+        session.receive(sent)
+    return session.linger > 0
+
+
+@every(
+    ("model", "waits"),
+    [
+        *(("gemini-1.5-flash-002", True), ("gemini-1.0-pro", True), ("gemini-pro", True)),
+        *(("publishers/google/models/gemini-1.5-pro", True), ("gemini-2.0-flash", False)),
+        *(("gemini-2.5-pro", False), ("gemini-3.5-flash", False), ("gemini-pro-latest", False)),
+        *(("gemini-10-flash", False), ("projects/p/endpoints/1", False)),
+    ],
+)
+def test_a_model_that_has_a_finish_in_every_chunk(model: str, waits: bool) -> None:
+    """Only the end of the body proves that its answer is whole: a pause is not taken for one. The
+    model is known from the request, or from the answer."""
+    version = model.rpartition("/")[2]
+    first = chunk({"text": "Hi"}, finish="STOP", modelVersion=version)
+    assert lingers(first) is not waits
+    assert GEMINI.request(Request(prompt="Hi", model=model), BASE).rounds is waits
+    assert not lingers(chunk({"text": "Hi"}, finish="STOP"), rounds=True)
+
+
+@every("before", [[], [{"text": "Hm", "thought": True}], [{"thoughtSignature": "QQ=="}]])
+def test_a_finish_before_the_answer_proves_nothing(before: Any) -> None:
+    """Nor does one after thinking only: a gateway may put it there."""
+    early = (chunk(*before, finish="STOP"),)
+    assert not lingers(*early)
+    assert not lingers(*early, chunk({"text": "Hi"}))
+    assert lingers(chunk(*before), chunk({"text": "Hi"}, finish="STOP"))

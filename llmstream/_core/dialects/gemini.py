@@ -470,7 +470,8 @@ class GeminiDialect:
             {"content-type": "application/json", "accept": "text/event-stream"},
             encode_body(body, extra),
             choices if isinstance(choices, int) else 1,
-            rounds=any(map(_is_of_service, own if isinstance(own, (list, tuple)) else ())),
+            rounds=_ends_often(request.model)
+            or any(map(_is_of_service, own if isinstance(own, (list, tuple)) else ())),
         )
 
     def auth(self, api_key: str) -> dict[str, str]:
@@ -618,10 +619,12 @@ class GeminiDialect:
             return Effect(activity)
         state.status = "completed"
         # The end of the body proves that the answer is whole. It is not waited for longer than
-        # this, unless more may follow: the finish came before all content, or a tool of the
-        # service may run in rounds.
-        early = not state.items and not state.refused
-        patient = early or answer.goes_on or state.rounds
+        # this, unless more may follow: the finish came before all content, a tool of the service
+        # may run in rounds, or the model has a finish in every chunk.
+        early = not state.refused and all(
+            item.type in _BEFORE_AN_ANSWER for item in state.items.values()
+        )
+        patient = early or answer.goes_on or state.rounds or _ends_often(state.model)
         return Effect(max(activity, Activity.PROGRESS), linger=0.0 if patient else _LINGER)
 
     def standing(self, state: State, event: AnyEvent) -> Standing:
@@ -664,6 +667,7 @@ class GeminiDialect:
 
 
 _LINGER = 2.0  # seconds from the finish to the end of the body, at most
+_BEFORE_AN_ANSWER = frozenset({"thinking", "signature"})
 _MARKS = frozenset({"candidates", "usageMetadata", "promptFeedback", "responseId", "error"})
 _KEYS = ("AIza", "AQ.")  # what an API key begins with: Google AI, and the express mode of Vertex
 
@@ -754,10 +758,12 @@ def _merged(own: Mapping[str, Any], *given: Any) -> dict[str, Any]:
     return config
 
 
-_BUDGETS_SINCE, _LEVELS_SINCE = (2, 5), (3, 0)
+_LEVELS_SINCE = (3, 0)
 _VERSION = re.compile(r"gemini-(\d{1,2})(?:[.-](\d{1,2})(?!\d))?")
-_LEVELS = ("minimal", "low", "medium", "high")
-# Google's own table for the reasoning_effort of its endpoint for Chat Completions.
+# ThinkingLevel of google-genai 3.6.1. Which of them a model has differs: the service says so.
+_LEVELS = ("minimal", "low", "medium", "high", "xhigh")
+# Google's own table for the reasoning_effort of its endpoint for Chat Completions ("OpenAI
+# compatibility", Thinking); pydantic-ai 2.68 and LiteLLM 1.110 have the same for "low".
 _BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
 
 
@@ -765,6 +771,15 @@ def _version(model: str) -> tuple[int, int] | None:
     """The version in a model's name; None for a name without one, such as that of the latest."""
     found = _VERSION.search(model.lower())
     return (int(found[1]), int(found[2] or 0)) if found is not None else None
+
+
+def _ends_often(model: str | None) -> bool:
+    """Whether the model has a finish in every chunk, as those of the first generation (1.0, 1.5)
+    have in recordings."""
+    name = (model or "").lower().rpartition("/")[2]
+    version = _version(name)
+    first = version is not None and version < (2, 0)
+    return first or name in ("gemini-pro", "gemini-pro-vision")
 
 
 def _thinking(request: Request) -> Mapping[str, Any] | None:

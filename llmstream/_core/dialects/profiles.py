@@ -148,7 +148,14 @@ _ROWS = (
         usage=False,
         thinking="",
     ),
-    Profile(name="vertex", hosts=("aiplatform.googleapis.com", "*-aiplatform.googleapis.com")),
+    # All regions, one, or those of a continent (google-genai 3.6.1: "us" and "eu").
+    Profile(
+        name="vertex",
+        hosts=(
+            *("aiplatform.googleapis.com", "*-aiplatform.googleapis.com"),
+            "aiplatform.*.rep.googleapis.com",
+        ),
+    ),
     Profile(name="gemini", hosts=("generativelanguage.googleapis.com",), calls="id", linger=1.0),
     Profile(
         name="deepseek",
