@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -21,6 +22,7 @@ from llmstream.events import gemini as ev
 from llmstream.result import ToolCall
 
 GEMINI = APIS["gemini"].load()
+SMALL = 5_000  # bytes: above these a recording is cut at every byte only when slow tests run
 BASE = "https://generativelanguage.googleapis.com/v1beta"
 
 
@@ -68,25 +70,63 @@ def test_it_is_reported_exactly(recording: Any, cutting: str) -> None:
     assert told(session, "gemini") == recording.expect
 
 
-@every("recording", lambda: [one for one in recordings() if one.size < 8_000])
+def small() -> list[Any]:
+    return [one for one in recordings() if one.size < SMALL]
+
+
+def large() -> list[Any]:
+    return [one for one in recordings() if one.size >= SMALL]
+
+
+@every("recording", small)
 def test_byte_by_byte(recording: Any) -> None:
-    _, session = replay(CUTTINGS["bytewise"](recording.data), "gemini")
+    check_bytes(recording)
+
+
+@pytest.mark.slow
+@every("recording", large)
+def test_the_large_byte_by_byte(recording: Any) -> None:
+    check_bytes(recording)
+
+
+def check_bytes(recording: Any) -> None:
+    events, _ = replay([recording.data], "gemini")
+    found, session = replay(CUTTINGS["bytewise"](recording.data), "gemini")
     assert told(session, "gemini") == recording.expect
+    assert found == events
+    assert [event.chunks for event in found] == [event.chunks for event in events]
 
 
-@every("recording", lambda: [one for one in recordings() if one.size < 2_500])
+@every("recording", small)
 def test_cut_at_every_byte(recording: Any) -> None:
-    """Nothing that the whole one has not; complete only after a finish, and only between events."""
-    for end in range(len(recording.data)):
-        data = recording.data[:end]
-        _, session = replay([data], "gemini")
-        assert recording.expect["text"].startswith(session.state.text)
-        for call in calls_of(session, "gemini")[0]:
-            found = {"name": call.name, "arguments": call.arguments}
-            assert found in recording.expect["tool_calls"]
-        inside = not data.endswith((b"\n", b"\r"))
-        if inside or (b"finishReason" not in data and b"blockReason" not in data):
-            assert session.error is not None
+    check_every_cut(recording)
+
+
+@pytest.mark.slow
+@every("recording", large)
+def test_the_large_cut_at_every_byte(recording: Any) -> None:
+    check_every_cut(recording)
+
+
+def check_every_cut(recording: Any) -> None:
+    """Nothing that the whole one has not; complete only after a finish, and only between events.
+    The end of the body is told to a copy, which shares the state: O(n)."""
+    data, session = recording.data, Session(GEMINI)
+    marks = [data.find(word) for word in (b"finishReason", b"blockReason")]
+    finish = min((at for at in marks if at >= 0), default=len(data))
+    for end in range(len(data) + 1):
+        if session.receive(data[end - 1 : end] if end else b""):
+            assert recording.expect["text"].startswith(session.state.text)
+            assert recording.expect["thinking"].startswith(session.state.thinking)
+            for call in calls_of(session, "gemini")[0]:
+                found = {"name": call.name, "arguments": call.arguments}
+                assert found in recording.expect["tool_calls"]
+        ended = copy.copy(session)
+        ended.receive_eof()
+        inside = data[end - 1 : end] not in (b"\n", b"\r")
+        if end < len(data) and (inside or end <= finish):
+            assert ended.error is not None, end
+    assert told(ended, "gemini") == recording.expect
 
 
 @every("recording", recordings)

@@ -43,7 +43,7 @@ from llmstream import (
 )
 from llmstream._call import exchange
 from llmstream.events.base import AnyEvent
-from llmstream.testing import Cut, Drip, LLMServer, Pings, Reply, Reset, Send
+from llmstream.testing import Answer, Cut, Drip, LLMServer, Pings, Reply, Reset, Send
 
 # Asked to wait, nobody does: the next test would.
 ONCE = RetryPolicy(max_attempts=1, max_retry_after=0.001)
@@ -308,6 +308,43 @@ def test_a_cut_at_every_byte(way: str, bench: Bench) -> None:
     (recording,) = (r for r in own() if r.name == "tools_interleaved")
     for offset in range(len(recording.data) + 1):
         check_cut(bench, recording.data, offset, way)
+
+
+GEMINI = b"".join(
+    Answer("One two.", thinking="Hm", tool_calls=[("f", '{"a": "ü"}')]).blocks("gemini")
+).replace(b"\n\n", b"\r\n\r\n")
+
+
+def check_endless(bench: Bench, offset: int, way: str) -> None:
+    """A stream without an end event: that it is whole, only the end of the body says."""
+    make, kind = WAYS[way]
+    start, rest = GEMINI[:offset], GEMINI[offset:]
+    events, session = replay((start,), "gemini")
+    found = bench.ask(make(start, rest), "gemini", by="events")
+    expected = told(session, "gemini")
+    clean = kind is StreamTruncated
+    assert session.complete == (session.state.finish is not None), offset
+    if not clean:
+        expected = {**expected, "raises": kind.__name__, "complete": False}
+    elif not session.complete:
+        assert expected["raises"] == "StreamTruncated"
+    assert found["told"] == expected, (way, offset)
+    assert (found["error"] is None) == (clean and session.complete), (way, offset)
+    assert found["events"] == events, (way, offset)
+
+
+@every("way", WAYS)
+def test_a_cut_of_what_has_no_end_event(way: str, bench: Bench) -> None:
+    """Success where the body ended as HTTP should and a finish was in it; and nowhere else."""
+    for offset in offsets(GEMINI.replace(b"\r\n\r\n", b"..\n\n")):
+        check_endless(bench, offset, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cut_of_it_at_every_byte(way: str, bench: Bench) -> None:
+    for offset in range(len(GEMINI) + 1):
+        check_endless(bench, offset, way)
 
 
 @every("way", WAYS)
