@@ -95,6 +95,8 @@ def requested(
         ("https://open.bigmodel.cn/api/paas/v4", "zhipu"),
         ("https://api.z.ai/api/coding/paas/v4", "zai"),
         ("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://ws.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://aiplatform.eu.rep.googleapis.com/v1/projects/p/locations/eu", "vertex"),
         ("https://integrate.api.nvidia.com/v1", "nvidia"),
         ("https://models.github.ai/inference", "github"),
         ("https://router.huggingface.co/v1", "huggingface"),

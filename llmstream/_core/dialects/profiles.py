@@ -168,6 +168,7 @@ _ROWS = (
     Profile(
         name="moonshot",
         hosts=("api.moonshot.ai", "api.moonshot.cn"),
+        auth="bearer",  # for Messages, too
         strict_tools=False,
         structured="json_object",
         thinking="thinking",
@@ -207,7 +208,7 @@ _ROWS = (
         name="dashscope",
         hosts=(
             *("dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com"),
-            "dashscope-us.aliyuncs.com",
+            *("dashscope-us.aliyuncs.com", "maas.aliyuncs.com"),  # WORKSPACE.REGION.maas...
         ),
         thinking="enable_thinking",
     ),

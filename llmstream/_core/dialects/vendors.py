@@ -117,8 +117,15 @@ _ROWS = (
         "FIREWORKS_API_KEY",
         chat="https://api.fireworks.ai/inference/v1",
         responses="https://api.fireworks.ai/inference/v1",
+        messages="https://api.fireworks.ai/inference",
     ),
-    _vendor("moonshot", "MOONSHOT_API_KEY", chat="https://api.moonshot.ai/v1"),
+    _vendor(
+        "moonshot",
+        "MOONSHOT_API_KEY",
+        chat="https://api.moonshot.ai/v1",
+        responses="https://api.moonshot.ai/v1",
+        messages="https://api.moonshot.ai/anthropic",
+    ),
     _vendor("kimi", "KIMI_API_KEY", chat="https://api.kimi.com/coding/v1"),
     # The vendor's newer SDK reads ZAI_API_KEY for both of its addresses.
     _vendor(
@@ -137,6 +144,7 @@ _ROWS = (
         "dashscope",
         "DASHSCOPE_API_KEY",
         chat="https://dashscope.aliyuncs.com/compatible-mode/v1",
+        responses="https://dashscope.aliyuncs.com/compatible-mode/v1",
     ),
     _vendor("nvidia", "NVIDIA_API_KEY", chat="https://integrate.api.nvidia.com/v1"),
     _vendor("github", "GITHUB_TOKEN", chat="https://models.github.ai/inference"),
@@ -147,7 +155,14 @@ _ROWS = (
         responses="https://router.huggingface.co/v1",
     ),
     _vendor("cerebras", "CEREBRAS_API_KEY", chat="https://api.cerebras.ai/v1"),
-    _vendor("perplexity", "PERPLEXITY_API_KEY", "PPLX_API_KEY", chat="https://api.perplexity.ai"),
+    # Its Chat Completions, which had the models of Sonar, ended on 2026-09-27 ("Migrate from Sonar
+    # to the Agent API"); the address is kept for proxies of it.
+    _vendor(
+        "perplexity",
+        *("PERPLEXITY_API_KEY", "PPLX_API_KEY"),
+        responses="https://api.perplexity.ai/v1",
+        chat="https://api.perplexity.ai",
+    ),
     _local("ollama", 11434),
     _local("lmstudio", 1234, "LM_API_TOKEN"),
     _local("vllm", 8000, "VLLM_API_KEY"),
