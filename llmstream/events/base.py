@@ -131,7 +131,8 @@ class InvocationMetrics(Struct, kw_only=True, rename="camel"):
 class ReportedUsage(Struct, kw_only=True):
     """Tokens used, under the names of any API: gateways mix them, and some services have the parts
     beside the counts. `cost` is in USD: a number, or an object with a total (Perplexity); an xAI
-    tick is 1e-10 USD."""
+    tick is 1e-10 USD. `is_byok`: the provider bills what is in `cost_details` in addition
+    (OpenRouter, on every API)."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -147,6 +148,8 @@ class ReportedUsage(Struct, kw_only=True):
     total_cost: Any = None
     estimated_cost: Any = None
     cost_in_usd_ticks: Any = None
+    cost_details: Any = None
+    is_byok: Any = None
 
 
 class Event(Struct, kw_only=True, tag_field="type"):

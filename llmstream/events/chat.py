@@ -38,16 +38,13 @@ class ChatTokenDetails(Struct, kw_only=True):
 
 
 class ChatUsage(ReportedUsage, kw_only=True):
-    """Tokens used: in the last chunk, in every chunk, or in a chunk after the finish. `is_byok`:
-    the provider bills what is in `cost_details` in addition (OpenRouter)."""
+    """Tokens used: in the last chunk, in every chunk, or in a chunk after the finish."""
 
     total_tokens: int | None = None
     prompt_tokens_details: ChatTokenDetails | None = None
     completion_tokens_details: ChatTokenDetails | None = None
     input_tokens_details: ChatTokenDetails | None = None
     output_tokens_details: ChatTokenDetails | None = None
-    cost_details: Any = None
-    is_byok: Any = None
 
 
 class ChoiceDeltaFunction(Struct, kw_only=True):

@@ -171,11 +171,22 @@ def test_a_cost_that_the_service_reports(fields: dict[str, Any], cost: float | N
 
 
 def test_the_bill_of_ones_own_key_is_added() -> None:
-    """OpenRouter reports its fee and what the provider bills."""
-    details = {"upstream_inference_cost": 0.5}
-    assert chat(usage={**COUNTS, "cost": 0.25, "cost_details": details}).cost == 0.25
-    byok = {"cost": 0.25, "cost_details": details, "is_byok": True}
-    assert chat(usage={**COUNTS, **byok}).cost == 0.75
+    """OpenRouter reports its fee and what the provider bills, on each of its APIs."""
+
+    def costs(**fields: Any) -> set[float | None]:
+        sent = {"cost": 0.25, "cost_details": {"upstream_inference_cost": 0.5}, **fields}
+        return {
+            chat(usage={**COUNTS, **sent}).cost,
+            responses(input_tokens=1, output_tokens=1, **sent).cost,
+            messages({}, {"output_tokens": 1, **sent}).cost,
+        }
+
+    assert costs() == costs(is_byok=False) == costs(is_byok="true") == {0.25}
+    assert costs(is_byok=True) == {0.75}
+    assert costs(is_byok=True, cost=0) == {0.5}
+    assert costs(is_byok=True, cost=None) == {None}  # the fee is not known
+    for odd in (None, {}, [], {"upstream_inference_cost": None}, {"upstream_inference_cost": -1}):
+        assert costs(is_byok=True, cost_details=odd) == {0.25}
 
 
 # ---- sums --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import msgspec
 from ...errors import ConfigurationError
 from ...events import chat as ev
 from ...events.base import AnyEvent, Event, UnknownEvent, decode_json, shallow
-from ...result import Chunk, LLMStreamError, ToolCall, Usage
+from ...result import Chunk, LLMStreamError, ToolCall
 from ..checks import shown
 from ..classify import error_from_payload
 from ..finish import broken_off, finish_word
@@ -1138,7 +1138,7 @@ def _call_message(call: _PartialCall) -> dict[str, Any]:
 def _take_usage(state: State, event: ev.ChatCompletionChunkEvent) -> None:
     reported = event.usage or _odd_usage(event)
     if reported is not None:
-        state.usage = merge_usage(state.usage, _usage(reported))
+        state.usage = merge_usage(state.usage, openai_usage(reported))
     metrics = event.invocation_metrics
     if metrics is not None:  # it fills what nothing else has reported
         state.usage = merge_usage(metrics_usage(metrics), state.usage)
@@ -1153,10 +1153,6 @@ def _odd_usage(event: ev.ChatCompletionChunkEvent) -> ev.ChatUsage | None:
                 return holder.usage
     groq = event.x_groq
     return groq.usage if groq is not None and groq.usage_breakdown is None else None
-
-
-def _usage(reported: ev.ChatUsage) -> Usage:
-    return openai_usage(reported, reported.cost_details if reported.is_byok is True else None)
 
 
 # ---- writing a request -------------------------------------------------------------------------

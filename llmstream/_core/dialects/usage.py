@@ -35,9 +35,9 @@ def metrics_usage(metrics: InvocationMetrics) -> Usage:
     )
 
 
-def openai_usage(reported: ChatUsage | ResponseUsage, own_key: Any = None) -> Usage:
+def openai_usage(reported: ChatUsage | ResponseUsage) -> Usage:
     """The usage of OpenAI's two APIs: each count under the name in either of them; its parts in
-    their details, or, from other services, beside the counts. `own_key`: see `reported_cost`."""
+    their details, or, from other services, beside the counts."""
     details_in = reported.prompt_tokens_details, reported.input_tokens_details
     details_out = reported.completion_tokens_details, reported.output_tokens_details
     return Usage(
@@ -59,7 +59,7 @@ def openai_usage(reported: ChatUsage | ResponseUsage, own_key: Any = None) -> Us
             *(part.cache_write_tokens for part in details_in if part is not None),
             reported.cache_creation_input_tokens,
         ),
-        reported_cost(reported, own_key),
+        reported_cost(reported),
     )
 
 
@@ -73,9 +73,10 @@ def with_cost(usage: Usage, header: str) -> Usage:
     )
 
 
-def reported_cost(reported: ReportedUsage, own_key: Any = None) -> float | None:
-    """The cost in USD that a usage has; None where it has none that is a cost. `own_key` has what
-    the provider bills in addition, because the caller's own key for it was used."""
+def reported_cost(reported: ReportedUsage) -> float | None:
+    """The cost in USD that a usage has; None where it has none that is a cost. With the caller's
+    own key for a provider (OpenRouter's BYOK) the provider bills its part in addition; without one
+    that part is in the cost."""
     cost = reported.cost
     if isinstance(cost, dict):
         cost = next((cost[name] for name in _TOTALS if name in cost), None)
@@ -85,8 +86,10 @@ def reported_cost(reported: ReportedUsage, own_key: Any = None) -> float | None:
         return None if ticks is None else ticks / _TICKS_PER_USD
     costs = cost, reported.total_cost, reported.estimated_cost
     number = _number(next((cost for cost in costs if cost is not None), None))
-    upstream = own_key.get("upstream_inference_cost") if isinstance(own_key, dict) else None
-    return number if number is None else number + (_number(upstream) or 0.0)
+    details = reported.cost_details
+    if number is None or reported.is_byok is not True or not isinstance(details, dict):
+        return number
+    return number + (_number(details.get("upstream_inference_cost")) or 0.0)
 
 
 def _number(value: Any) -> float | None:
