@@ -27,7 +27,7 @@ from llmstream.errors import ServiceError, StreamTruncated
 from llmstream.events.base import AnyEvent
 from llmstream.result import ProtocolError, ToolCall
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 PROFILE_NAMES = ("default", "mistral", "groq", "openrouter")
 LIMITS = (1 << 20, 4096, 300, 64, 7)  # bytes of one event
 KINDS = ("text", "thinking", "refusal")
@@ -54,8 +54,8 @@ class Case:
         head = data[:4].ljust(4, b"\0")
         return cls(
             data[4:],
-            APIS[head[0] % 3],
-            head[0] // 3 % 4 == 3,
+            APIS[head[0] % 4],
+            head[0] // 4 % 4 == 3,
             LIMITS[head[1] % len(LIMITS)],
             head[2],
             1 + head[3] % 2,
@@ -66,7 +66,7 @@ class Case:
     def data(self) -> bytes:
         """The bytes that `of` takes."""
         head = (
-            APIS.index(self.api) + 9 * self.is_json,
+            APIS.index(self.api) + 12 * self.is_json,
             LIMITS.index(self.limit),
             self.seed,
             self.choices - 1 + 2 * PROFILE_NAMES.index(self.profile),
@@ -156,6 +156,8 @@ def is_end(api: str, name: str, data: str) -> bool:
         return False
     if api == "chat":
         return any(key == "finish_reason" and value for key, value in pairs)
+    if api == "gemini":  # it makes the end of the body a good one
+        return any(key in ("finishReason", "blockReason") and value for key, value in pairs)
     ends = _ENDS[api]
     return name in ends or any(key == "type" and value in ends for key, value in pairs)
 
@@ -240,7 +242,7 @@ def outcome(case: Case, events: list[AnyEvent], session: Session) -> dict[str, A
 
 def _seen(case: Case, pieces: Iterable[bytes]) -> dict[str, Any]:
     events, session = fed(case, pieces)
-    session.receive_eof()
+    events += session.receive_eof() or []  # a bare error at the very end is one
     for kind in KINDS:
         assert getattr(session.state, kind) == said_by(events, session, kind)
     return outcome(case, events, session)
@@ -277,7 +279,7 @@ def _check_bytewise(case: Case, whole: dict[str, Any]) -> None:
         byte = case.body[at : at + 1]
         events += session.receive(byte)
         assert session.complete <= complete or byte in (b"\r", b"\n"), "half an event is an end"
-    session.receive_eof()
+    events += session.receive_eof() or []
     assert_same(whole, outcome(case, events, session), "bytes")
 
 

@@ -1,4 +1,4 @@
-"""Where the fuzzer begins: small streams of the three APIs, and the words of their JSON.
+"""Where the fuzzer begins: small streams of the four APIs, and the words of their JSON.
 
     python tests/proofs/fuzz/seeds.py DIRECTORY
 
@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TESTS.parent)]
@@ -38,7 +39,7 @@ ANSWERS = (
     Answer(error={"type": "overloaded_error"}),
 )
 
-WHOLE = {
+WHOLE: dict[str, Any] = {
     "responses": {
         "object": "response",
         "status": "completed",
@@ -78,6 +79,34 @@ WHOLE = {
     },
 }
 
+WHOLE["gemini"] = {
+    "candidates": [
+        {
+            "content": {"parts": [{"text": "hi"}, {"functionCall": {"name": "f", "args": {}}}]},
+            "finishReason": "STOP",
+        }
+    ],
+    "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 2, "totalTokenCount": 3},
+}
+
+# The parts of Gemini that an Answer has not: each is a chunk.
+PARTS = (
+    {"text": "signed", "thoughtSignature": "eA=="},
+    {"text": "t", "thought": True},
+    {"executableCode": {"language": "PYTHON", "code": "1"}},
+    {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "1"}},
+    {"inlineData": {"mimeType": "image/png", "data": "eA=="}},
+    {"toolCall": {"toolType": "GOOGLE_SEARCH_WEB", "id": "s"}},
+    {"functionCall": {"name": "f", "willContinue": True}},
+    {
+        "functionCall": {
+            "partialArgs": [{"jsonPath": "$.a.b[0]", "stringValue": "x", "willContinue": True}],
+            "willContinue": True,
+        }
+    },
+    {"functionCall": {"partialArgs": [{"jsonPath": "$.a.b[0]", "stringValue": "y"}]}},
+)
+
 # Forms that compatible servers send, beyond what an Answer can say.
 CHAT_CHUNKS = (
     {"choices": [{"delta": {"content": [{"type": "thinking", "thinking": "t"}, {"text": "x"}]}}]},
@@ -103,6 +132,7 @@ def cases() -> Iterator[Case]:
         yield Case(whole, api, is_json=True)
         yield Case(b'{"error": {"message": "m", "code": 429}}', api, is_json=True)
         yield Case(b"error: " + whole + b"\r\n\r\n", api)
+    yield from _of_parts()
     chunks = [b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in CHAT_CHUNKS]
     for profile in PROFILE_NAMES:
         yield Case(b"".join(chunks), "chat", profile=profile, choices=2)
@@ -111,6 +141,22 @@ def cases() -> Iterator[Case]:
     for path in sorted((TESTS / "transcripts").glob("*.sse")):
         if path.stat().st_size <= SMALL:
             yield Case(path.read_bytes(), "responses")
+
+
+def _of_parts() -> Iterator[Case]:
+    contents = [{"content": {"parts": [part]}} for part in PARTS]
+    rest: list[Any] = [{"finishReason": word} for word in ("STOP", "SAFETY", "MALFORMED_RESPONSE")]
+    told = [{"candidates": [one]} for one in (*contents, *rest)]
+    told.append({"promptFeedback": {"blockReason": "OTHER"}})
+    sent = [b"data: " + json.dumps(one).encode() + b"\r\n\r\n" for one in told]
+    yield Case(b"".join(sent[: len(PARTS) + 1]), "gemini")
+    yield Case(b"".join(sent[: len(PARTS)]) + sent[-2], "gemini")
+    yield Case(sent[len(PARTS) + 1], "gemini")
+    yield Case(sent[-1], "gemini")
+    error = b'{\n  "error": {\n    "code": 499,\n    "status": "CANCELLED"\n  }\n}\n'
+    yield Case(sent[0] + error + b"\n", "gemini")
+    yield Case(sent[0] + sent[len(PARTS)] + error, "gemini")
+    yield Case(json.dumps(told[:3]).encode(), "gemini", is_json=True)
 
 
 def write(directory: Path) -> int:
