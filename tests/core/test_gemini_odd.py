@@ -14,6 +14,7 @@ from every import every
 
 from llmstream import errors
 from llmstream._core.dialects import APIS
+from llmstream._core.dialects.profiles import profile_for
 from llmstream._core.request import Request
 from llmstream._core.session import Session
 from llmstream.events.base import AnyEvent
@@ -381,3 +382,37 @@ def test_a_finish_before_the_answer_proves_nothing(before: Any) -> None:
     assert not lingers(*early)
     assert not lingers(*early, chunk({"text": "Hi"}))
     assert lingers(chunk(*before), chunk({"text": "Hi"}, finish="STOP"))
+
+
+# --- models of Vertex ---------------------------------------------------------------------------
+
+HOST = "https://europe-west4-aiplatform.googleapis.com"
+PROJECT = "/v1/projects/p/locations/europe-west4"
+
+
+@every("base", [PROJECT, f"{PROJECT}/publishers/google"])
+@every(
+    ("model", "path"),
+    [
+        ("gemini-2.5-pro", f"{PROJECT}/publishers/google/models/gemini-2.5-pro"),
+        ("models/gemini-2.5-pro", f"{PROJECT}/publishers/google/models/gemini-2.5-pro"),
+        ("google/gemini-2.5-pro", f"{PROJECT}/publishers/google/models/gemini-2.5-pro"),
+        ("publishers/meta/models/llama", f"{PROJECT}/publishers/meta/models/llama"),
+        ("endpoints/12", f"{PROJECT}/endpoints/12"),
+        ("projects/q/locations/l/endpoints/12", "/v1/projects/q/locations/l/endpoints/12"),
+    ],
+)
+def test_the_names_of_models_on_vertex(base: str, model: str, path: str) -> None:
+    """As google-genai and Vertex's Chat Completions have them."""
+    vertex = GEMINI.with_profile(profile_for(None, HOST))
+    url = vertex.request(Request(prompt="Hi", model=model), HOST + base).url
+    assert url == f"{HOST}{path}:streamGenerateContent?alt=sse"
+
+
+@every("model", ["../files/x", "models/../../v1/x", ".."])
+def test_a_model_leads_to_no_other_address(model: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match="model"):
+        GEMINI.request(Request(prompt="Hi", model=model), BASE)
+    name = "a b?key=1&x#y"
+    url = GEMINI.request(Request(prompt="Hi", model=name), BASE).url
+    assert url == f"{BASE}/models/a%20b%3Fkey%3D1%26x%23y:streamGenerateContent?alt=sse"

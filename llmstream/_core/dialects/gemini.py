@@ -682,8 +682,13 @@ def _url(base_url: str, model: str, profile: Profile) -> str:
     if re.search(r"/v\d\w*(?:/|$)", base) is None:
         base += "/v1" if vertex else "/v1beta"
     model = model.strip("/")
-    if vertex and model.startswith(("projects/", "publishers/")):
-        below = r"/(?:projects|publishers)/.*$" if model[1] == "r" else r"/publishers(?:/.*)?$"
+    if ".." in model.split("/"):
+        raise ConfigurationError(f"model={shown(model)}: the name of a model has no '..'")
+    if vertex and model.count("/") == 1 and not model.startswith(("models/", "endpoints/")):
+        model = "publishers/{}/models/{}".format(*model.split("/"))  # as google-genai reads it
+    if vertex and model.startswith(("projects/", "publishers/", "endpoints/")):
+        whole = model.startswith("projects/")
+        below = r"/(?:projects|publishers)/.*$" if whole else r"/publishers(?:/.*)?$"
         base = re.sub(below, "", base)
     else:
         if vertex and "/publishers" not in base:
