@@ -35,7 +35,7 @@ from llmstream.testing import Answer, Cut, Pause, Recorded, Reply, Reset, Silenc
 from llmstream.testing.answers import api_of_path
 from llmstream.testing.script import prompt_text
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 WORDS = 5
 SHORT = 0.1  # seconds of a clock that is to break
 FAR = 60.0

@@ -164,6 +164,9 @@ def closed_calls(api: str, blocks: Iterable[bytes]) -> int:
         starts = [e for e in events if e["type"] == "content_block_start"]
         tools = {e["index"] for e in starts if e["content_block"]["type"] == "tool_use"}
         return len(tools & {e["index"] for e in events if e["type"] == "content_block_stop"})
+    if api == "gemini":  # each is whole in its part
+        parts = [p for e in events for c in e["candidates"] for p in c["content"]["parts"]]
+        return sum("functionCall" in part for part in parts)
     finished = any(choice["finish_reason"] for e in events for choice in e["choices"])
     pieces = [p for e in events for c in e["choices"] for p in c["delta"].get("tool_calls", ())]
     return len({piece["index"] for piece in pieces}) if finished else 0
