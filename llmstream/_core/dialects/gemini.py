@@ -560,9 +560,9 @@ class GeminiDialect:
         except (msgspec.DecodeError, UnicodeDecodeError):
             event = lenient(name, data, _CLASSES, _ESSENTIAL)
         if name == "error" and isinstance(event, _CHUNK) and not event.error:
-            event.error = decode_json(data)
-        if data[:1] == b"[":
-            return self._listed(name, data)
+            event.error = decode_json(data) or {"code": None}  # by its name it is one
+        if data[:1] == b"[" and (inner := _only_one(name, data)) is not None:
+            return self.decode(name, inner)
         if event == _NOTHING:
             payload = decode_json(data)
             kind = payload.get("type") if isinstance(payload, dict) else None
@@ -570,13 +570,6 @@ class GeminiDialect:
         event.raw = data
         event.chunks = ()  # whatever a service may have sent under this name
         return event
-
-    def _listed(self, name: str, data: bytes) -> AnyEvent:
-        """The event in a list of one: the form of an answer without `alt=sse`, and of its error."""
-        inner = raw_elements(data)
-        if len(inner) == 1 and inner[0][:1] == b"{":
-            return self.decode(name, inner[0])
-        raise ValueError("it is a list of several chunks")
 
     def apply(self, state: State, event: AnyEvent) -> Effect:
         if not isinstance(event, _CHUNK):
@@ -664,6 +657,17 @@ class GeminiDialect:
         if not isinstance(payload, list):
             return (self.decode("message", raw),)
         return tuple(self.decode("message", one) for one in raw_elements(raw))
+
+
+def _only_one(name: str, data: bytes) -> bytes | None:
+    """The event in a list of one: the form of an answer without `alt=sse`, and of its error. None
+    for another list that is an error by its name."""
+    inner = raw_elements(data)
+    if len(inner) == 1 and inner[0][:1] == b"{":
+        return inner[0]
+    if name == "error":
+        return None
+    raise ValueError("it is a list of several chunks")
 
 
 _LINGER = 2.0  # seconds from the finish to the end of the body, at most
