@@ -203,7 +203,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[Any], object]]] = {
     **{
         f"stream({n}), {api}, {policy}": (n, _call(n, api, policy))
         for n in _OPTIONS
-        for api in ("responses", "messages", "chat")
+        for api in ("responses", "messages", "chat", "gemini")
         for policy in ("raise", "continue")
         if policy == "raise" or n in ("prompt", "tools", "extra_body")  # what "continue" looks at
     },

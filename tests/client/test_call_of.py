@@ -11,7 +11,7 @@ from corpus import block
 from llmstream import Client, Restarted, Retried, Stream
 from llmstream.testing import Answer, Cut, FakeClock, FakeTransport, Reply
 
-APIS = ["responses", "messages", "chat"]
+APIS = ["responses", "messages", "chat", "gemini"]
 CALLS = [("weather", '{"city":"Rome"}', "a"), ("time", '{"zone":"CET"}', "b")]
 
 

@@ -24,7 +24,7 @@ from llmstream.result import printable
 from llmstream.testing import Answer, LLMServer, Reply
 from llmstream.testing.answers import sse_block
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 ONCE = RetryPolicy(max_attempts=1)
 # An escape sequence, a bell, a line of its own, a line end of Unicode, text from right to left.
 HOSTILE = "\x1b[31mred\x07\r\nWARNING injected\u2028next\x85\u202efdp\x00\x9b2J\ufeff\U000e0041"

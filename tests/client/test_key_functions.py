@@ -27,11 +27,12 @@ from llmstream._settings import environment
 from llmstream._settings.client import ClientSettings
 from llmstream.testing import Answer, Cut, FakeClock, FakeTransport, LLMServer, Reply
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 HEADER = {
     "responses": ("authorization", "Bearer {}"),
     "messages": ("x-api-key", "{}"),
     "chat": ("authorization", "Bearer {}"),
+    "gemini": ("x-goog-api-key", "{}"),
 }
 MARKED = "tok-marked-77c1"
 WEB_TOKEN = "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl"
@@ -40,13 +41,13 @@ WEB_TOKEN = "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl"
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*os.environ]:
-        if name.startswith(("LLMSTREAM_", "OPENAI_", "ANTHROPIC_")):
+        if name.startswith(("LLMSTREAM_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_")):
             monkeypatch.delenv(name)
     monkeypatch.setattr(environment, "keyring_settings", lambda api: None)
 
 
 def client_of(api: str, server: LLMServer, **settings: Any) -> Client:
-    base = server.url if api == "messages" else server.base_url
+    base = server.base_url_for(api)
     return Client(api, base_url=base, **{"model": "m", "retry": ONCE, **settings})
 
 

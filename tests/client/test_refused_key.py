@@ -12,7 +12,7 @@ from llmstream import AuthenticationError, Client, LLMStreamError, PermissionDen
 from llmstream.cli import main
 from llmstream.testing import Answer, FakeClock, FakeTransport, LLMServer, Reply
 
-APIS = ["responses", "messages", "chat"]
+APIS = ["responses", "messages", "chat", "gemini"]
 KEY = "a-key-of-the-tests"
 
 
@@ -60,7 +60,8 @@ def test_the_header_of_a_profile(api: str) -> None:
     assert sent(api, "https://openrouter.ai/api/v1") == bearer
     assert sent(api, profile="aws-gateway") == {"x-api-key": KEY}
     assert sent(api, profile="azure") == {"api-key": KEY}
-    assert sent(api) == ({"x-api-key": KEY} if api == "messages" else bearer)
+    own = {"messages": {"x-api-key": KEY}, "gemini": {"x-goog-api-key": KEY}}
+    assert sent(api) == own.get(api, bearer)
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -82,6 +83,8 @@ def test_a_key_that_was_refused_by_an_unknown_host() -> None:
         assert profile in told
     assert KEY not in told
     assert "header 'x-api-key'" in str(refused(api="messages", api_key=KEY))
+    assert "header 'x-goog-api-key'" in str(refused(api="gemini", api_key=KEY))
+    assert "header 'authorization'" in str(refused(api="gemini", api_key=f"ya29.{KEY}"))
 
 
 @pytest.mark.parametrize(
