@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable
+from queue import SimpleQueue
 from types import FrameType, TracebackType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from .._runtime.threads import thread_number
+from .._runtime.threads import spawn, thread_number
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 __all__ = ["Stopping", "Terminated", "die_with", "hand_back", "hangup"]
 
@@ -24,10 +29,13 @@ class Terminated(BaseException):
         self.number = number
 
 
+_Hook: TypeAlias = "Callable[[UnraisableHookArgs], object]"
 _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
 
 # What `die_with` has set for a signal, and what had been set before it.
 _taken: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
+# What `die_with` has set as `sys.unraisablehook`, and what had been there before it.
+_hooks: list[tuple[_Hook, _Hook]] = []
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
@@ -45,17 +53,57 @@ def die_with(*signals: signal.Signals) -> None:
     """From now on these signals raise `Terminated` in the main thread, wherever it waits.
 
     The exception closes the stream on its way out. A second signal meanwhile has no effect.
+
+    A signal may come while a finalizer or the callback of a weak reference runs. What is raised
+    there CPython gives to `sys.unraisablehook`, which prints it, and the program goes on. The
+    signal is raised anew then, as soon as that is over.
     """
+    before_hook = sys.unraisablehook
+    in_hook = False
 
     def end(number: int, frame: FrameType | None) -> None:
+        if in_hook:
+            _raise_later(number)
+            return
         for one in signals:
             signal.signal(one, _ignore)
         raise Terminated(number)
+
+    def hook(lost: UnraisableHookArgs, /) -> None:
+        nonlocal in_hook
+        if not isinstance(lost.exc_value, Terminated):
+            before_hook(lost)
+            return
+        in_hook = True
+        try:
+            for one in signals:
+                signal.signal(one, end)
+            _raise_later(lost.exc_value.number)
+        finally:
+            in_hook = False
 
     for one in signals:
         before = signal.getsignal(one)
         _taken[one] = (end, before)
         signal.signal(one, end)
+    _hooks.append((hook, before_hook))
+    sys.unraisablehook = hook
+
+
+def _raise_later(number: int) -> None:
+    """Another thread sends the signal to this one, and not before this is about to return."""
+    returns: SimpleQueue[None] = SimpleQueue()
+    main = thread_number()
+
+    def send() -> None:
+        returns.get()
+        if hasattr(signal, "pthread_kill"):  # it ends a wait of that thread, too
+            signal.pthread_kill(main, number)
+        else:
+            signal.raise_signal(number)
+
+    spawn(send, "signal")
+    returns.put(None)
 
 
 def hand_back(*, process_ends: bool) -> None:
@@ -65,6 +113,10 @@ def hand_back(*, process_ends: bool) -> None:
     interpreter does at its exit. Otherwise (a program called the command as a function) the
     handlers are those from before it, also where a signal has ended the command.
     """
+    while _hooks:
+        hook, before_hook = _hooks.pop()
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before_hook
     while _taken:
         one, (handler, before) = _taken.popitem()
         ignored = signal.getsignal(one) is _ignore  # since the first signal

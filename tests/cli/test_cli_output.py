@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import output_of
 from test_cli import BOUND, clean_environment
 
 from llmstream import cli
@@ -368,6 +369,56 @@ def test_a_signal_at_any_moment_is_not_a_traceback(
         )
         assert b"Traceback" not in done.stderr, (wait, done.stderr)
         assert done.returncode in (0, 128 + number, -number), (wait, done.stderr)
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["finalizer", "weak reference", "hook"])
+def test_a_signal_that_a_finalizer_swallows_ends_the_command(
+    place: str, number: signal.Signals
+) -> None:
+    """CPython gives what is raised there to `sys.unraisablehook` and goes on: the signal comes
+    again, and nothing is printed. `hook`: a second one comes while the first is looked at."""
+    code = """
+        import os, signal, sys, time, weakref
+        from llmstream.cli import main, program, signals
+
+        place, number = sys.argv[1], int(sys.argv[2])
+
+        def kill(*_):
+            os.kill(os.getpid(), number)
+            for _ in range(1000):
+                str(0)
+
+        class Finalized:
+            __del__ = kill
+
+        class Plain:
+            pass
+
+        def run(command, options):
+            if place == "hook":
+                later = signals._raise_later
+                def twice(number):
+                    signals._raise_later = later
+                    later(number)
+                    kill()
+                signals._raise_later = twice
+            one = Plain() if place == "weak reference" else Finalized()
+            kept = weakref.ref(one, kill) if place == "weak reference" else None
+            del one
+            for _ in range(int(60 / 0.001)):
+                time.sleep(0.001)
+            return 99
+
+        program._result = run
+        sys.argv[1:] = ["dashboard"]
+        before = sys.unraisablehook
+        code = main(sys.argv[1:])
+        assert sys.unraisablehook is before
+        print(code)
+    """
+    assert output_of(code, place, str(int(number))) == f"{128 + number}\n"
 
 
 @posix
