@@ -106,7 +106,9 @@ def test_a_child_leaves_the_stream_to_its_parent(tls: str) -> None:
     check("chat", tls, ENDS)
 
 
-@pytest.mark.parametrize("api", ["responses", "messages"])
+@pytest.mark.parametrize(
+    "api", ["responses", "messages", pytest.param("gemini", marks=pytest.mark.slow)]
+)
 def test_so_it_is_with_every_api(api: str) -> None:
     check(api, "http", ["iterate"])
 
