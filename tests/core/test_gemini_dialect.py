@@ -612,6 +612,43 @@ def test_outputs_of_one_round_are_one_turn() -> None:
     assert GEMINI.outcome_turns(outcomes) == [answered]
 
 
+def test_an_output_has_an_id_only_where_its_call_has_one() -> None:
+    """Of a run that another API has begun: its calls have no ids here, and an output with one would
+    be that of no call."""
+    begun = {"type": "function", "id": "c1", "function": {"name": "f", "arguments": "{}"}}
+    foreign = {"role": "assistant", "content": None, "tool_calls": [begun]}
+    outcome = ToolOutcome(ToolCall("c1", "f", "{}"), "x", is_error=False)
+    (made,) = GEMINI.outcome_turns([outcome])
+    assert made["parts"] == [
+        {"functionResponse": {"name": "f", "response": {"output": "x"}, "id": "c1"}}
+    ]
+    turns = GEMINI.own_turns([{"role": "user", "content": "Hi"}, foreign, made])
+    assert turns[1]["parts"] == [{"functionCall": {"name": "f", "args": {}}}]
+    assert turns[2]["parts"] == [{"functionResponse": {"name": "f", "response": {"output": "x"}}}]
+    own = {"role": "model", "parts": [{"functionCall": {"name": "f", "id": "c1"}}]}
+    for kept in ([own, made], [made]):  # a call that is not here may be in a cached beginning
+        assert GEMINI.own_turns(kept) == kept
+        assert GEMINI.own_turns(kept)[-1] is made
+
+
+def test_the_texts_of_an_answer_are_one_elsewhere() -> None:
+    """Whatever chunks it was streamed in; a user's parts stay as they are."""
+    parts = [{"text": "a "}, {"text": ""}, {"text": "b", "thoughtSignature": "eA=="}, {"text": "c"}]
+    code = {"executableCode": {"language": "PYTHON", "code": "1"}}
+    for api, text in (("chat", "text"), ("messages", "text"), ("responses", "output_text")):
+        dialect = APIS[api].load()
+        turns = [{"role": "model", "parts": [*parts, code, {"text": "d"}]}]
+        (turn,) = dialect.own_turns([{"role": "user", "content": "Hi"}, *turns])[1:]
+        content = turn["content"]
+        if isinstance(content, str):
+            assert content.startswith("a bc")
+        else:
+            assert content[0] == {"type": text, "text": "a bc"}
+            assert content[-1] == {"type": text, "text": "d"}
+    (turn,) = APIS["messages"].load().own_turns([{"role": "user", "parts": [*parts[:2], parts[3]]}])
+    assert [part["text"] for part in turn["content"]] == ["a ", "c"]
+
+
 def test_an_output_is_an_object() -> None:
     call = ToolCall("id-1", "f", "{}")
     (turn,) = GEMINI.outcome_turns([ToolOutcome(call, "warm")])

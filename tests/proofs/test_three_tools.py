@@ -1,4 +1,4 @@
-"""Three tools, four turns, one program over three APIs: calls side by side, one that fails, one
+"""Three tools, four turns, one program over all APIs: calls side by side, one that fails, one
 that is too slow, one that is refused. With the scripted server, with a server that nobody here
 wrote, and what a real model makes of the conversation afterwards."""
 
@@ -21,8 +21,11 @@ from llmstream._core.dialects import APIS
 from llmstream.testing import Answer, FakeTransport, LLMServer
 from llmstream.tools import Run, ToolError, ToolFinished, ToolStarted, ToolTimeout, Turn, tool
 
-NAMES = ("responses", "messages", "chat")
-API = pytest.mark.parametrize("api", NAMES)
+NAMES = ("responses", "messages", "chat", "gemini")
+SERVED = ("responses", "messages", "chat")  # by programs that are not ours
+API = pytest.mark.parametrize(
+    "api", [pytest.param(api, marks=() if api in SERVED else pytest.mark.slow) for api in NAMES]
+)
 PROMPT = "Which of Ulm and Oslo is warmer? Convert 5 XYZ, and erase the old file."
 FINAL = "Ulm is warmer; there is no rate for XYZ, and nothing was erased."
 # The calls of each turn: name, arguments, id.
@@ -35,6 +38,7 @@ CALLS: tuple[tuple[tuple[str, dict[str, Any], str], ...], ...] = (
     (("erase", {"path": "/old"}, "call_5"),),
 )
 TEXTS = ("I look.", "", "Now the file.", FINAL)
+FIELD = {"responses": "input", "gemini": "contents"}  # of a prompt; else "messages"
 SLOW = 1.0  # seconds that `weather` may take
 
 
@@ -119,11 +123,22 @@ def outputs_of(turns: list[Any]) -> dict[str, str]:
     return {t["tool_call_id"]: t["content"] for t in turns if t.get("role") == "tool"}
 
 
-def check_outputs(outputs: dict[str, str]) -> None:
-    assert list(outputs) == ["call_1", "call_2", "call_3", "call_4", "call_5"]
-    assert json.loads(outputs["call_2"]) == {"city": "Oslo", "degrees": 12}
-    assert "there is no rate for XYZ, asked for 5.00" in outputs["call_3"]
-    assert "not without the owner" in outputs["call_5"]
+def check_outputs(outputs: dict[str, str], *, ids: bool = True) -> None:
+    """`ids`: whether the API is sent the ids of another service's calls."""
+    if ids:
+        assert list(outputs) == ["call_1", "call_2", "call_3", "call_4", "call_5"]
+    _, oslo, rate, late, owner = outputs.values()
+    assert json.loads(oslo) == {"city": "Oslo", "degrees": 12}
+    assert "there is no rate for XYZ, asked for 5.00" in rate
+    assert "within 1 s" in late
+    assert "not without the owner" in owner
+
+
+def said_in(turns: list[Any]) -> str:
+    """The last answer in a prompt of any API."""
+    *_, last = (t for t in APIS["chat"].load().own_turns(turns) if t["role"] == "assistant")
+    content = last["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def answers() -> list[Answer]:
@@ -146,7 +161,7 @@ def test_over_the_scripted_server(
     check(run, items, office)
     assert len(server.requests) == 4
     body = server.requests[-1].json()
-    turns = body["input" if api == "responses" else "messages"]
+    turns = body[FIELD.get(api, "messages")]
     check_outputs(outputs_of(turns))
     assert APIS[api].load().own_turns(turns) == turns
 
@@ -165,9 +180,11 @@ def test_another_api_goes_on(
         client = client_for(server, api=other, base_url=server.base_url_for(other), model="m")
         turns = [*run.messages, {"role": "user", "content": "How warm is Oslo?"}]
         assert client.stream(turns, tools=Office().tools()).result().text == "Twelve."
-        sent = server.requests[-1].json()["input" if other == "responses" else "messages"]
-        check_outputs(outputs_of(sent))
-        assert FINAL in json.dumps(sent)
+        sent = server.requests[-1].json()[FIELD.get(other, "messages")]
+        check_outputs(outputs_of(sent), ids=other in (api, "responses", "messages", "chat"))
+        assert said_in(sent) == FINAL
+        if other != "gemini":  # where the parts of an answer stay what they are
+            assert FINAL in json.dumps(sent)
 
 
 @API
@@ -188,9 +205,12 @@ def test_another_service_resumes_it(api: str, nothing_left: None) -> None:
                 again = client.resume_run(state, office.tools(), approve=approve)
                 assert again.result().text == FINAL
             body = rest.requests[-1].json()
-            turns = body["input" if other == "responses" else "messages"]
+            turns = body[FIELD.get(other, "messages")]
             RULES[other](turns)
-            assert list(outputs_of(turns)) == [id for turn in CALLS for _, _, id in turn]
+            outputs = outputs_of(turns)
+            assert len(outputs) == 5
+            if other in (api, "responses", "messages", "chat"):  # Gemini is sent its own only
+                assert list(outputs) == [id for turn in CALLS for _, _, id in turn]
             assert office.ran["erase"] == 0
             assert max(office.ran.values()) == 1
 
@@ -205,7 +225,7 @@ def aimock_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AIMock]
 
 
 @pytest.mark.servers
-@API
+@pytest.mark.parametrize("api", SERVED)
 def test_over_aimock(api: str, aimock_program: AIMock, nothing_left: None) -> None:
     """It matches each turn by the id of the output that it was sent last, so each API's form of an
     output is read by it; and it writes down the conversation as it has understood it."""
@@ -240,7 +260,7 @@ def test_a_real_model_goes_on() -> None:
     """The local model is too small to call functions. It takes the conversation with calls and
     outputs of each kind, over each API what another one has made, and goes on with it."""
     said = set()
-    for made_by, api in zip(NAMES, (*NAMES[1:], NAMES[0]), strict=True):
+    for made_by, api in zip(NAMES, (*SERVED[1:], *SERVED[:1] * 2), strict=True):
         office = Office()
         transport = FakeTransport(*answers())
         with Client(made_by, transport=transport, model="m", api_key="k") as client:

@@ -45,6 +45,10 @@ class _Calls:
             self._latest[id] = waiting.pop(0)
         return self._latest.get(id, (id, None, self._count + 1))
 
+    def knows(self, id: str) -> bool:
+        """Whether the call of an output that was looked for is here."""
+        return id in self._latest
+
 
 def gemini_contents(turns: Sequence[Any]) -> list[Any]:
     """The contents; turns of the system and of developers are among them."""
@@ -54,20 +58,28 @@ def gemini_contents(turns: Sequence[Any]) -> list[Any]:
         if isinstance(turn, Turn):
             made += _contents(turn, calls)
             continue
-        if is_gemini(turn):
-            _note(turn, ids, calls)
-        made.append(turn)
+        made.append(_noted(turn, ids, calls) if is_gemini(turn) else turn)
     return _one_turn_a_round(made)
 
 
-def _note(turn: Mapping[str, Any], ids: list[str], calls: _Calls) -> None:
+def _noted(turn: Mapping[str, Any], ids: list[str], calls: _Calls) -> Mapping[str, Any]:
+    """The turn, whose calls and outputs are known from now on. An output has no id if its call has
+    none here: in a run that another API has begun, say."""
     rest = iter(ids)
-    for part in turn.get("parts") or ():
-        call = field(part, "functionCall")
+    parts = list(turn.get("parts") or ())
+    changed = False
+    for at, part in enumerate(parts):
+        call, output = field(part, "functionCall"), field(part, "functionResponse")
         if isinstance(call, Mapping):
             calls.add(next(rest, ""), str(call.get("name") or ""), call.get("id") or None)
-        elif field(part, "functionResponse") is not None:
-            calls.find(next(rest, ""))
+        elif output is not None:
+            id = next(rest, "")
+            own = calls.find(id)[1]
+            if own is None and calls.knows(id) and output.get("id"):
+                changed = True
+                kept = {name: value for name, value in output.items() if name != "id"}
+                parts[at] = {"functionResponse": kept}
+    return {**turn, "parts": parts} if changed else turn
 
 
 def _contents(turn: Turn, calls: _Calls) -> Iterator[Any]:

@@ -117,15 +117,25 @@ def with_ids(turns: Sequence[Any]) -> Iterator[tuple[Any, list[str]]]:
 
 
 def read_turn(turn: Mapping[str, Any], ids: Sequence[str]) -> Turn:
-    """The turn as pieces. `ids`: see `with_ids`."""
+    """The turn as pieces. `ids`: see `with_ids`. The texts of an answer that follow each other are
+    one: it was streamed in as many parts as it had chunks."""
     rest = iter(ids)
     pieces: list[Any] = []
+    texts: list[str] = []
     role = turn.get("role") or "user"
     for part in turn.get("parts") or ():
         found = _pieces(part, rest)
         if role == "model":  # no other API has media in an answer
             found = [Text(_MADE) if isinstance(p, (Image, File, Audio)) else p for p in found]
+            if found and field(part, "text") is not None and isinstance(found[0], Text):
+                texts.append(found[0].text)
+                continue
+        if texts and found:
+            pieces.append(Text("".join(texts)))
+            texts.clear()
         pieces += found or [None]
+    if texts:
+        pieces.append(Text("".join(texts)))
     return Turn({"model": "assistant", "function": "user"}.get(role, role), pieces)
 
 
