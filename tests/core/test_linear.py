@@ -215,7 +215,50 @@ CHAT: dict[str, Blocks] = {
         [DONE],
     ),
 }
-STREAMS = {"responses": RESPONSES, "messages": MESSAGES, "chat": CHAT}
+
+
+# ---- Gemini ------------------------------------------------------------------------------------
+
+
+def parts(*sent: Any, finish: str | None = None) -> dict[str, Any]:
+    return {"candidates": [{"content": {"parts": list(sent)}, "finishReason": finish}]}
+
+
+def piece(path: str, **value: Any) -> dict[str, Any]:
+    argument = {"jsonPath": path, **value}
+    return {"functionCall": {"partialArgs": [argument], "willContinue": True}}
+
+
+MADE = {"functionCall": {"name": "f", "args": {"a": 1}}}
+SEALED = {"text": "a", "thoughtSignature": "QQ=="}
+BEGUN = {"functionCall": {"name": "f", "willContinue": True}}
+ENDED = parts(finish="STOP")
+GEMINI: dict[str, Blocks] = {
+    "calls": lambda n: chain((parts(MADE) for _ in range(n)), [ENDED]),
+    "calls in one event": lambda n: iter([parts(*[MADE] * n), ENDED]),
+    "a finish after each call": lambda n: (parts(MADE, finish="STOP") for _ in range(n)),
+    "a finish after each part": lambda n: (parts(SEALED, finish="STOP") for _ in range(n)),
+    "a finish after each thought": lambda n: (
+        parts({**SEALED, "thought": True}, finish="STOP") for _ in range(n)
+    ),
+    "texts after a finish": lambda n: chain([ENDED], (parts(SEALED, MADE) for _ in range(n))),
+    "candidates": lambda n: iter([{"candidates": parts(SEALED)["candidates"] * n}, ENDED]),
+    "thinking and text": lambda n: chain(
+        (parts({"text": "a", "thought": True}, {"text": "b"}) for _ in range(n)), [ENDED]
+    ),
+    "pieces": lambda n: chain(
+        [parts(BEGUN)], (parts(piece(f"$.a[{i}]", numberValue=1)) for i in range(n)), [ENDED]
+    ),
+    "pieces of a string": lambda n: chain(
+        [parts(BEGUN)],
+        (parts(piece("$.a", stringValue="a", willContinue=True)) for _ in range(n)),
+        [ENDED],
+    ),
+    "pieces that are astray": lambda n: chain(
+        [parts(BEGUN)], (parts(piece(f"$.a[{i % 2}].b", numberValue=1)) for i in range(n)), [ENDED]
+    ),
+}
+STREAMS = {"responses": RESPONSES, "messages": MESSAGES, "chat": CHAT, "gemini": GEMINI}
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -10,7 +10,7 @@ whole; signatures that belong to their own part and go back with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -44,7 +44,7 @@ from .lenient import lenient
 from .partial_args import PartialArguments
 from .profiles import DEFAULT, Profile
 from .refused import without_refused
-from .tools import asks_for_structure, chosen_tool, function_tool
+from .tools import FUNCTIONS, asks_for_structure, chosen_tool, function_tool
 from .turns.as_gemini import function_response, gemini_contents
 from .turns.gemini import compact_json, is_made_id, made_id, plain
 from .turns.outcomes import outcome_turn
@@ -99,12 +99,14 @@ _FAILED = {
 class _Answer:
     """What is known of one answer beside its items."""
 
-    __slots__ = ("call", "finish", "goes_on", "known", "run")
+    __slots__ = ("begun", "call", "finish", "goes_on", "has_call", "known", "run")
 
     def __init__(self) -> None:
         self.run: ItemState | None = None  # texts of one kind, one after another, without signature
         self.call: ItemState | None = None  # arrives in pieces
         self.known: dict[tuple[str, str], int] = {}  # calls that are the same -> their number
+        self.begun = False  # it has more than thinking
+        self.has_call = False  # that is safe to run
         self.finish: str | None = None  # the service's last word for the end
         self.goes_on = False  # content has followed a finish: none of them proves anything
 
@@ -116,27 +118,33 @@ def _answer(state: State) -> _Answer:
     return known
 
 
-class _Parts:
-    """The parts of an event as JSON, which is looked at only for parts that are more than text."""
+class _Sent:
+    """An event as JSON, which is looked at only for parts that are more than text, and once."""
 
-    __slots__ = ("_at", "_found", "_raw")
+    __slots__ = ("_candidates", "_parts", "_raw")
 
-    def __init__(self, raw: bytes, at: int) -> None:
+    def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        self._at = at  # of the candidate
-        self._found: list[bytes] | None = None
+        self._candidates: list[bytes] | None = None
+        self._parts: tuple[int, list[bytes]] = (-1, [])  # of the candidate that was asked for
 
-    def json(self, number: int) -> bytes:
-        if self._found is None:
-            candidate = raw_elements(self._raw, "candidates")[self._at]
-            self._found = raw_elements(candidate, "content", "parts")
-        return self._found[number]
+    def part(self, candidate: int, number: int) -> bytes:
+        if self._candidates is None:
+            self._candidates = raw_elements(self._raw, "candidates")
+        if self._parts[0] != candidate:
+            parts = raw_elements(self._candidates[candidate], "content", "parts")
+            self._parts = candidate, parts
+        return self._parts[1][number]
 
 
 def _take_part(
-    state: State, answer: _Answer, part: ev.Part, number: int, sent: _Parts, chunks: list[Chunk]
+    state: State,
+    answer: _Answer,
+    part: ev.Part,
+    sent: Callable[[], bytes],
+    chunks: list[Chunk],
 ) -> Activity:
-    """Add a part to the answer, and its chunks to `chunks`."""
+    """Add a part to the answer, and its chunks to `chunks`. `sent` returns its JSON."""
     text = part.text
     if text is not None and part == ev.Part(text=text, thought=part.thought):
         if not text:
@@ -144,7 +152,7 @@ def _take_part(
         kind = "thinking" if part.thought else "text"
         run = answer.run
         if run is None or run.type != kind:
-            run = answer.run = _add(state, kind)
+            run = answer.run = _add(state, answer, kind)
             run.extra["sizes"] = []
             run.wire = partial(_whole_run, run)
         run.part(kind, kind).add(text)
@@ -152,7 +160,7 @@ def _take_part(
         chunks += state.emit(kind, text, run.index)
         return Activity.CONTENT
     answer.run = None
-    raw = sent.json(number)
+    raw = sent()
     if part.function_call is not None:
         return _take_call(state, answer, part.function_call, raw, chunks)
     fields = decode_json(raw)
@@ -161,7 +169,7 @@ def _take_part(
     else:
         known = (name for name, value in fields.items() if value is not None)
         kind = next((name for name in known if name not in _BESIDE), "signature")
-    item = _add(state, kind)
+    item = _add(state, answer, kind)
     item.wire = partial(decode_json, raw)
     if not text:
         return Activity.CONTENT if kind in _SHOWN else Activity.PROGRESS
@@ -173,9 +181,11 @@ def _take_part(
 # The fields of a part that are not what it is.
 _BESIDE = frozenset({"thought", "thoughtSignature", "partMetadata", "mediaResolution"})
 _SHOWN = frozenset({"inlineData", "fileData", "executableCode", "codeExecutionResult"})
+_BEFORE = frozenset({"thinking", "signature"})  # what may come before an answer
 
 
-def _add(state: State, kind: str) -> ItemState:
+def _add(state: State, answer: _Answer, kind: str) -> ItemState:
+    answer.begun = answer.begun or kind not in _BEFORE
     item = state.add(None, None)
     item.type = kind
     item.closed = True
@@ -219,6 +229,7 @@ def _take_call(
         item.name = call.name
         item.call_id = call.id
         item.extra["part"] = {}
+        answer.begun = True
     assert item is not None
     answer.call = item
     shallow(raw)
@@ -285,6 +296,8 @@ def _close(state: State, answer: _Answer, item: ItemState, chunks: list[Chunk]) 
     if "odd" not in item.extra:  # it does not go back
         same = answer.known[call] = answer.known.get(call, -1) + 1
         item.call_id = item.call_id or made_id(*call, same)
+        whole = ToolCallState(item.call_id, item.name or "", part.text, custom=False, closed=True)
+        answer.has_call = answer.has_call or has_safe_call(iter((whole,)))
     part.seal()
     item.closed = True
     item.wire = partial(_call_part, item)
@@ -377,8 +390,7 @@ def _failed(word: str, message: str | None) -> ServiceError | None:
 def _end(state: State, answer: _Answer) -> None:
     """The answer has ended, unless more of it follows."""
     state.refused = answer.finish == "content_filter"
-    has_call = has_safe_call(item_calls(state, _TOOL_TYPES))
-    state.finish = finish_with_calls(answer.finish, has_call)
+    state.finish = finish_with_calls(answer.finish, answer.has_call)
 
 
 def _is_blocked(reason: str | None) -> bool:
@@ -581,15 +593,15 @@ class GeminiDialect:
         answer = _answer(state)
         chunks: list[Chunk] = []
         activity, failed, ended = Activity.NONE, None, False
+        sent = _Sent(event.raw)
         for at, candidate in enumerate(event.candidates or ()):
             if candidate.index:  # another answer
                 activity = max(activity, Activity.PROGRESS)
                 continue
             content = candidate.content
-            sent = _Parts(event.raw, at)
             for number, part in enumerate((content and content.parts) or ()):
-                found = _take_part(state, answer, part, number, sent, chunks)
-                activity = max(activity, found)
+                raw = partial(sent.part, at, number)
+                activity = max(activity, _take_part(state, answer, part, raw, chunks))
             failed = _take_finish(state, answer, candidate) or failed
             ended = ended or finish_word(candidate.finish_reason) is not None
         event.chunks = tuple(chunks)
@@ -614,9 +626,7 @@ class GeminiDialect:
         # The end of the body proves that the answer is whole. It is not waited for longer than
         # this, unless more may follow: the finish came before all content, a tool of the service
         # may run in rounds, or the model has a finish in every chunk.
-        early = not state.refused and all(
-            item.type in _BEFORE_AN_ANSWER for item in state.items.values()
-        )
+        early = not answer.begun and not state.refused
         patient = early or answer.goes_on or state.rounds or _ends_often(state.model)
         return Effect(max(activity, Activity.PROGRESS), linger=0.0 if patient else _LINGER)
 
@@ -671,7 +681,6 @@ def _only_one(name: str, data: bytes) -> bytes | None:
 
 
 _LINGER = 2.0  # seconds from the finish to the end of the body, at most
-_BEFORE_AN_ANSWER = frozenset({"thinking", "signature"})
 _MARKS = frozenset({"candidates", "usageMetadata", "promptFeedback", "responseId", "error"})
 _KEYS = ("AIza", "AQ.")  # what an API key begins with: Google AI, and the express mode of Vertex
 
@@ -825,7 +834,6 @@ _DECLARED = frozenset(
         *("responseJsonSchema", "behavior"),
     )
 )
-_FUNCTIONS = ("functionDeclarations", "function_declarations")
 
 
 class _Function(dict[str, Any]):
@@ -846,9 +854,10 @@ def _tools(tools: Any, rules: SchemaRules) -> tuple[list[Any], bool]:
         if isinstance(tool, _Function):
             strict = strict or tool.strict
             functions.append(dict(tool))
-        elif isinstance(tool, Mapping) and any(tool.get(name) for name in _FUNCTIONS):
-            functions += next(tool[name] for name in _FUNCTIONS if tool.get(name))
-            rest = {name: value for name, value in tool.items() if name not in _FUNCTIONS}
+        elif isinstance(tool, Mapping) and any(tool.get(name) for name in FUNCTIONS):
+            declared = next(tool[name] for name in FUNCTIONS if tool.get(name))
+            functions += declared if isinstance(declared, (list, tuple)) else [declared]
+            rest = {name: value for name, value in tool.items() if name not in FUNCTIONS}
             others += [rest] if rest else []
         else:
             others.append(tool)
@@ -857,7 +866,7 @@ def _tools(tools: Any, rules: SchemaRules) -> tuple[list[Any], bool]:
 
 def _is_of_service(tool: Any) -> bool:
     """Whether the service runs the tool itself."""
-    return isinstance(tool, Mapping) and bool(tool.keys() - set(_FUNCTIONS))
+    return isinstance(tool, Mapping) and bool(tool.keys() - set(FUNCTIONS))
 
 
 def _tool(tool: Any) -> Any:
