@@ -1,4 +1,4 @@
-"""The same program against the three APIs: only the client's first line differs.
+"""The same program against the four APIs: only the client's first line differs.
 
 What an API cannot say is in the tables of this file, beside what it says instead.
 """
@@ -43,17 +43,18 @@ from llmstream.testing import (
     Reply,
     Reset,
 )
-from llmstream.testing.answers import ErrorSpec
+from llmstream.testing.answers import ErrorSpec, gemini, sse_block
 from llmstream.testing.answers.messages import SIGNATURE
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 PATH = {
     "responses": "/v1/responses",
     "messages": "/v1/messages",
     "chat": "/v1/chat/completions",
+    "gemini": "/v1beta/models/m:streamGenerateContent?alt=sse",
 }
 # How many blocks of an answer stand behind the one that completes it.
-BEHIND = {"responses": 0, "messages": 0, "chat": 2}
+BEHIND = {"responses": 0, "messages": 0, "chat": 2, "gemini": 0}
 
 Ask = Callable[..., Client]
 
@@ -71,7 +72,7 @@ def _nothing_is_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("OPENAI_", "ANTHROPIC_", "LLMSTREAM_")):
+        if name.startswith(("OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "LLMSTREAM_")):
             monkeypatch.delenv(name)
 
 
@@ -128,6 +129,9 @@ def test_text(server: LLMServer, ask: Ask, api: str) -> None:
     assert [attempt.status for attempt in result.attempts] == [200]
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", PATH[api])
+    if api == "gemini":  # both are in the address
+        assert not {"stream", "model"} & sent(server).keys()
+        return
     assert sent(server)["stream"] is True
     assert sent(server)["model"] == "m"
 
@@ -159,11 +163,12 @@ def test_thinking_comes_before_the_text_and_apart(server: LLMServer, ask: Ask) -
 
 
 # What each API makes of a refusal in words: (text, refusal).
-REFUSED = {"responses": ("", "I will not."), "messages": ("I will not.", "")}
+IN_TEXT = ("I will not.", "")
+REFUSED = {"messages": IN_TEXT, "gemini": IN_TEXT}
 
 
 def test_a_refusal_in_words(server: LLMServer, ask: Ask, api: str) -> None:
-    """It has a place of its own, except in Messages, where it is text."""
+    """It has a place of its own, except in Messages and Gemini, where it is text."""
     server.script(Answer(refusal="I will not."))
     result = ask().stream("Hi").result()
     assert (result.text, result.refusal) == REFUSED.get(api, ("", "I will not."))
@@ -173,12 +178,14 @@ INDICES = {
     "responses": [("thinking", 0), ("text", 1), ("tool_call", 2), ("tool_call", 3)],
     "messages": [("thinking", 0), ("text", 1), ("tool_call", 2), ("tool_call", 3)],
     "chat": [("thinking", 0), ("text", 0), ("tool_call", 0), ("tool_call", 0)],
+    "gemini": [("thinking", 0), ("text", 1), ("tool_call", 2), ("tool_call", 3)],
 }
 
 
 def test_the_index_of_a_chunk(server: LLMServer, ask: Ask, api: str) -> None:
     """The item's or block's position; for chat the choice's."""
-    server.script(Answer(["a"], thinking=["b"], tool_calls=[("f", "1"), ("g", "2")]))
+    calls = [("f", "{}"), ("g", "{}")] if api == "gemini" else [("f", "1"), ("g", "2")]
+    server.script(Answer(["a"], thinking=["b"], tool_calls=calls))
     chunks = ask().stream("Hi").chunks()
     assert [(chunk.type, chunk.index) for chunk in chunks] == INDICES[api]
 
@@ -199,6 +206,11 @@ TOOL_FORMS: dict[str, dict[str, Any]] = {
         "type": "function",
         "function": {"name": "weather", "description": "How is it?", "parameters": SCHEMA},
     },
+    "gemini": {
+        "functionDeclarations": [
+            {"name": "weather", "description": "How is it?", "parametersJsonSchema": SCHEMA}
+        ]
+    },
 }
 MORE_FORMS: dict[str, dict[str, Any]] = {
     "messages with its type": {**TOOL_FORMS["messages"], "type": "custom"},
@@ -208,13 +220,40 @@ MORE_FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("form", [*TOOL_FORMS, *MORE_FORMS])
 def test_a_tool_in_any_form_is_understood(server: LLMServer, ask: Ask, api: str, form: str) -> None:
-    """One definition does for the three APIs: it arrives in the API's own form."""
+    """One definition does for the four APIs: it arrives in the API's own form."""
     tool = {**TOOL_FORMS, **MORE_FORMS}[form]
     before = json.dumps(tool)
     ask().stream("Hi", tools=[tool]).result()
     (arrived,) = sent(server)["tools"]
     assert {k: v for k, v in arrived.items() if (k, v) != ("type", "custom")} == TOOL_FORMS[api]
     assert json.dumps(tool) == before  # the caller's own dict is untouched
+
+
+def test_functions_that_share_a_tool_are_taken_apart(server: LLMServer, ask: Ask, api: str) -> None:
+    """As Gemini has them, in the older form too, whose types are in capitals; what else the tool
+    has is the service's."""
+    old = {"type": "OBJECT", "properties": {"type": {"type": "ARRAY", "items": {"type": "STRING"}}}}
+    new = {"type": "object", "properties": {"type": {"type": "array", "items": {"type": "string"}}}}
+    declared = [
+        {"name": "one", "parameters": old},
+        {"name": "two", "description": "Two.", "parametersJsonSchema": new},
+        {"name": "three"},
+    ]
+    tool = {"functionDeclarations": declared, "googleSearch": {}}
+    before = json.dumps(tool)
+    ask().stream("Hi", tools=[tool]).result()
+    arrived = sent(server)["tools"]
+    assert json.dumps(tool) == before
+    if api == "gemini":
+        assert arrived == [{"functionDeclarations": declared}, {"googleSearch": {}}]
+        return
+    *functions, rest = arrived
+    assert rest == {"googleSearch": {}}
+    functions = [one.get("function", one) for one in functions]
+    assert [one["name"] for one in functions] == ["one", "two", "three"]
+    schemas = [one.get("parameters", one.get("input_schema")) for one in functions]
+    assert schemas[:2] == [new, new]
+    assert functions[1]["description"] == "Two."
 
 
 @pytest.mark.parametrize(
@@ -239,19 +278,35 @@ def test_a_tool_without_parameters(server: LLMServer, ask: Ask, api: str) -> Non
         "responses": [{"type": "function", "name": "now"}],
         "messages": [{"name": "now", "input_schema": {"type": "object", "properties": {}}}],
         "chat": [{"type": "function", "function": {"name": "now"}}],
+        "gemini": [{"functionDeclarations": [{"name": "now"}]}],
     }.get(api)
 
 
-NAMED = {
+NAMED: dict[str, Any] = {
     "responses": {"type": "function", "name": "weather"},
     "messages": {"type": "tool", "name": "weather"},
     "chat": {"type": "function", "function": {"name": "weather"}},
 }
+
+
+def config(**fields: Any) -> dict[str, Any]:
+    return {"functionCallingConfig": fields}
+
+
+NAMED["gemini"] = config(mode="ANY", allowedFunctionNames=["weather"])
+AUTO, NONE, ANY = config(mode="AUTO"), config(mode="NONE"), config(mode="ANY")
 CHOICES: list[tuple[Any, dict[str, Any]]] = [
-    ("auto", {"responses": "auto", "messages": {"type": "auto"}, "chat": "auto"}),
-    ("none", {"responses": "none", "messages": {"type": "none"}, "chat": "none"}),
-    ("required", {"responses": "required", "messages": {"type": "any"}, "chat": "required"}),
+    ("auto", {"responses": "auto", "messages": {"type": "auto"}, "chat": "auto", "gemini": AUTO}),
+    ("none", {"responses": "none", "messages": {"type": "none"}, "chat": "none", "gemini": NONE}),
+    (
+        "required",
+        {"responses": "required", "messages": {"type": "any"}, "chat": "required", "gemini": ANY},
+    ),
     *[(form, NAMED) for form in NAMED.values()],
+]
+CHOICES += [
+    ({"functionCallingConfig": form["gemini"]["functionCallingConfig"]}, form)
+    for _, form in CHOICES[:3]
 ]
 
 
@@ -259,38 +314,56 @@ CHOICES: list[tuple[Any, dict[str, Any]]] = [
 def test_the_choice_of_a_tool(
     server: LLMServer, ask: Ask, api: str, choice: Any, expected: dict[str, Any]
 ) -> None:
-    """auto, none, required, or one function in any of the three forms."""
+    """auto, none, required, or one function in any of the four forms."""
     ask().stream("Hi", tools=[TOOL_FORMS["chat"]], tool_choice=choice).result()
-    assert sent(server)["tool_choice"] == expected[api]
+    assert sent(server)["toolConfig" if api == "gemini" else "tool_choice"] == expected[api]
 
 
 @pytest.mark.parametrize("finish", ["stop", "tool_calls"])
-def test_tool_calls(server: LLMServer, ask: Ask, finish: str) -> None:
-    """Parallel calls with ids, exact arguments, and "{}" for no arguments; the finish tells."""
+def test_tool_calls(server: LLMServer, ask: Ask, api: str, finish: str) -> None:
+    """Parallel calls with ids, exact arguments, and "{}" for no arguments; the finish tells. In
+    Gemini arguments are an object, and a call is one piece."""
     calls = [("weather", '{"city": "Köln \\u00e9"}', "id_0"), ("now", "{}", "id_1")]
     server.script(Answer("Look.", tool_calls=calls, finish=finish))
     stream = ask().stream("Hi")
     pieces = [chunk.text for chunk in stream.chunks() if chunk.type == "tool_call"]
     result = stream.result()
+    arguments = '{"city":"Köln é"}' if api == "gemini" else '{"city": "Köln \\u00e9"}'
     assert result.tool_calls == (
-        ToolCall("id_0", "weather", '{"city": "Köln \\u00e9"}'),
+        ToolCall("id_0", "weather", arguments),
         ToolCall("id_1", "now", "{}"),
     )
     assert result.tool_calls[0].parsed() == {"city": "Köln é"}
     assert result.incomplete_tool_calls == ()
     assert result.finish == "tool_calls"
-    assert "".join(pieces).startswith('{"city": "Köln \\u00e9"}')
-    assert len(pieces) > 3  # as they came
+    assert "".join(pieces).startswith(arguments)
+    assert len(pieces) > 3 or api == "gemini"  # as they came
 
 
-@pytest.mark.parametrize("arguments", ['{"city": "K', ""])
-def test_a_call_that_the_limit_cut_is_not_safe(server: LLMServer, ask: Ask, arguments: str) -> None:
+def call_that_is_cut(api: str, text: str, thinking: str, arguments: str) -> Answer | Reply:
+    """An answer that the limit ends inside a call. Only Vertex sends calls of Gemini in pieces."""
+    if api != "gemini":
+        calls = [("weather", arguments)]
+        return Answer(text, thinking=thinking, tool_calls=calls, finish="length")
+    *blocks, last = Answer(text, thinking=thinking, finish="length").blocks(api)
+    args = {"jsonPath": "$.city", "stringValue": "K", "willContinue": True}
+    pieces = {"partialArgs": [args]} if arguments else {}
+    part = {"functionCall": {"name": "weather", **pieces, "willContinue": True}}
+    call = sse_block(None, {"candidates": [{"content": {"parts": [part], "role": "model"}}]})
+    return Reply([*blocks, call, last])
+
+
+@pytest.mark.parametrize("arguments", ['{"city":"K', ""])
+def test_a_call_that_the_limit_cut_is_not_safe(
+    server: LLMServer, ask: Ask, api: str, arguments: str
+) -> None:
     """Half its arguments, or none of them: it is incomplete, and no turn holds it."""
-    server.script(Answer("Look.", tool_calls=[("weather", arguments)], finish="length"))
+    server.script(call_that_is_cut(api, "Look.", "", arguments))
     result = ask().stream("Hi").result()
     assert result.finish == "length"
     assert result.tool_calls == ()
-    assert [(c.name, c.arguments) for c in result.incomplete_tool_calls] == [("weather", arguments)]
+    known = arguments or ("{" if api == "gemini" else "")
+    assert [(c.name, c.arguments) for c in result.incomplete_tool_calls] == [("weather", known)]
     assert "weather" not in json.dumps(result.to_messages())
     assert "Look." in json.dumps(result.to_messages())
 
@@ -333,6 +406,18 @@ ASSISTANT: dict[str, list[dict[str, Any]]] = {
             ],
         }
     ],
+    "gemini": [
+        {
+            "role": "model",
+            "parts": [
+                *({"text": "Hm.", "thought": True}, {"text": "I"}, {"text": " look."}),
+                {
+                    "functionCall": {"name": "weather", "id": "c1", "args": {"city": "Köln"}},
+                    "thoughtSignature": gemini.SIGNATURE,
+                },
+            ],
+        }
+    ],
     "chat": [
         {
             "role": "assistant",
@@ -354,11 +439,24 @@ TOOL_RESULT: dict[str, dict[str, Any]] = {
         "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "rain"}],
     },
     "chat": {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+    "gemini": {
+        "role": "user",
+        "parts": [
+            {"functionResponse": {"name": "weather", "response": {"output": "rain"}, "id": "c1"}}
+        ],
+    },
 }
 
 
 def turns(server: LLMServer, api: str) -> Any:
-    return sent(server)["input" if api == "responses" else "messages"]
+    return sent(server)[{"responses": "input", "gemini": "contents"}.get(api, "messages")]
+
+
+def own(api: str, turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn of one text, as the API has it."""
+    if api != "gemini" or "content" not in turn:
+        return turn
+    return {"role": turn["role"], "parts": [{"text": turn["content"]}]}
 
 
 def test_a_conversation_with_a_tool(server: LLMServer, ask: Ask, api: str) -> None:
@@ -370,7 +468,7 @@ def test_a_conversation_with_a_tool(server: LLMServer, ask: Ask, api: str) -> No
     assert first.to_messages() == ASSISTANT[api]
     prompt = [USER, *first.to_messages(), TOOL_RESULT[api]]
     second = client.stream(prompt).result()
-    assert turns(server, api) == [USER, *ASSISTANT[api], TOOL_RESULT[api]]
+    assert turns(server, api) == [own(api, USER), *ASSISTANT[api], TOOL_RESULT[api]]
     assert second.text == "It rains."
 
 
@@ -384,47 +482,57 @@ def test_a_long_conversation(server: LLMServer, ask: Ask, api: str) -> None:
         result = client.stream(prompt).result()
         assert result.text == said
         prompt += result.to_messages()
-    assert turns(server, api) == prompt[:-1]
+    assert turns(server, api) == [own(api, turn) for turn in prompt[:-1]]
     assert len(prompt) == 6
 
 
 def test_half_a_block_is_left_out_of_the_turn(server: LLMServer, ask: Ask, api: str) -> None:
     """Of an answer that failed the closed blocks are items; but a turn that ends in thinking is
-    one that the services refuse, so there is none."""
+    one that the services refuse, so there is none. In Gemini every piece is a part of its own."""
     error = {"type": "invalid_request_error", "message": "no"}
     server.script(Answer("I loo", thinking="Hm.", error=error))
     partial = failure(ask().stream("Hi")).partial
     assert (partial.text, partial.thinking) == ("I loo", "Hm.")
+    if api == "gemini":
+        parts = [{"text": "Hm.", "thought": True}, {"text": "I"}, {"text": " loo"}]
+        assert partial.to_messages() == [{"role": "model", "parts": parts}]
+        return
     kinds = [item["type"] for item in partial.items] if api != "chat" else []
     assert kinds == {"responses": ["reasoning"], "messages": ["thinking"]}.get(api, [])
     assert partial.to_messages() == []
 
 
-def test_the_thinking_of_a_call_that_was_cut_is_in_no_turn(server: LLMServer, ask: Ask) -> None:
-    """It would be the last of the turn, without what it led to."""
-    server.script(Answer(thinking="Hm.", tool_calls=[("f", '{"a')], finish="length"))
+def test_the_thinking_of_a_call_that_was_cut_is_in_no_turn(
+    server: LLMServer, ask: Ask, api: str
+) -> None:
+    """It would be the last of the turn, without what it led to. Gemini signs what follows it."""
+    server.script(call_that_is_cut(api, "", "Hm.", '{"city":"K'))
     result = ask().stream("Hi").result()
     assert result.thinking == "Hm."
-    assert result.to_messages() == []
+    assert "weather" not in json.dumps(result.to_messages())
+    if api != "gemini":
+        assert result.to_messages() == []
 
 
 def test_a_closed_call_behind_which_the_answer_failed(
     server: LLMServer, ask: Ask, api: str
 ) -> None:
-    """It stays in the turn where each item is closed by itself; chat closes all or nothing."""
+    """It stays in the turn where each item is closed by itself; chat closes all or nothing, and in
+    Gemini a call is whole when it arrives."""
     calls = [("f", '{"a": 1}', "c1"), ("g", '{"b": 1}', "c2")]
     server.script(Answer(tool_calls=calls, error={"type": "invalid_request_error"}))
     partial = failure(ask().stream("Hi")).partial
-    assert [c.name for c in partial.tool_calls] == ([] if api == "chat" else ["f"])
-    assert ('"f"' in json.dumps(partial.to_messages())) == (api != "chat")
-    assert '"g"' not in json.dumps(partial.to_messages())
+    safe = {"chat": [], "gemini": ["f", "g"]}.get(api, ["f"])
+    assert [c.name for c in partial.tool_calls] == safe
+    turn = json.dumps(partial.to_messages())
+    assert [name for name in ("f", "g") if f'"{name}"' in turn] == safe
 
 
 def test_an_answer_that_says_nothing_is_no_turn_that_is_refused(
     server: LLMServer, ask: Ask, api: str
 ) -> None:
     """No API takes an assistant's turn without content back."""
-    server.script(Answer(tool_calls=[("f", '{"a')], finish="length"))
+    server.script(call_that_is_cut(api, "", "", '{"city":"K'))
     assert ask().stream("Hi").result().to_messages() == []
 
 
@@ -441,8 +549,11 @@ def test_an_answer_that_says_nothing_is_no_turn_that_is_refused(
     ],
 )
 def test_usage(server: LLMServer, ask: Ask, api: str, said: Any, usage: Usage) -> None:
-    """As reported; None where the service reports nothing. The total is that of the whole prompt:
-    Messages counts cached tokens beside the input."""
+    """As reported; None where the service reports nothing, as Gemini for a 0. The total is that of
+    the whole prompt: Messages counts cached tokens beside the input."""
+    if api == "gemini":
+        cached, reasoning = usage.cached_tokens or None, usage.reasoning_tokens or None
+        usage = msgspec.structs.replace(usage, cached_tokens=cached, reasoning_tokens=reasoning)
     if api == "messages" and usage.cached_tokens:
         usage = msgspec.structs.replace(usage, total_tokens=12 + 5 + 34)
     server.script(Answer("Hi", usage=said))
@@ -460,7 +571,7 @@ def test_finish(server: LLMServer, ask: Ask, api: str, finish: str) -> None:
     """One vocabulary; the end for a filter is a refusal in Messages."""
     calls = [("f", "{}")] if finish == "tool_calls" else []
     server.script(Answer("Hi", tool_calls=calls, finish=finish))
-    expected = FILTERED[api] if finish == "content_filter" else finish
+    expected = FILTERED.get(api, finish) if finish == "content_filter" else finish
     assert ask().stream("Hi").result().finish == expected
 
 
@@ -594,6 +705,24 @@ def test_errors_in_the_stream_behind_content(
 # ---- 200, but no stream ------------------------------------------------------------------------
 
 WHOLE: dict[str, dict[str, Any]] = {
+    "gemini": {
+        "candidates": [
+            {
+                "content": {
+                    "parts": [
+                        {"text": "All at once."},
+                        {"functionCall": {"id": "c1", "name": "f", "args": {"a": 1}}},
+                    ],
+                    "role": "model",
+                },
+                "finishReason": "STOP",
+                "index": 0,
+            }
+        ],
+        "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 2, "totalTokenCount": 3},
+        "modelVersion": "m-1",
+        "responseId": "id-1",
+    },
     "responses": {
         "id": "id-1",
         "object": "response",
@@ -891,6 +1020,8 @@ def test_cut_before_content_is_asked_again(server: LLMServer, ask: Ask, api: str
     """Nothing was delivered: the next attempt gives the answer, once."""
     steps, framing, _ = ENDS[way]
     first = Answer("One two.").blocks(api)[0]
+    if api == "gemini":  # where the first event is content already
+        first = sse_block(None, {"usageMetadata": {"promptTokenCount": 3}, "responseId": "r"})
     server.script(Reply([first, *steps], framing=framing), Answer("One two."))  # type: ignore[arg-type]
     stream = ask().stream("Hi")
     assert list(stream) == ["One", " two."]
@@ -915,6 +1046,7 @@ AUTH = {
     "responses": ("authorization", "Bearer test-key"),
     "messages": ("x-api-key", "test-key"),
     "chat": ("authorization", "Bearer test-key"),
+    "gemini": ("x-goog-api-key", "test-key"),
 }
 
 
@@ -934,7 +1066,7 @@ def test_no_key_no_header(server: LLMServer, ask: Ask) -> None:
     """A local server may want none."""
     ask(api_key=None).stream("Hi").result()
     headers = server.requests[0].headers
-    assert not {"authorization", "x-api-key", "api-key"} & set(headers)
+    assert not {"authorization", "x-api-key", "api-key", "x-goog-api-key"} & set(headers)
 
 
 @pytest.mark.parametrize("where", ["client", "call"])
@@ -970,8 +1102,8 @@ def test_a_query_of_the_base_url_is_kept(server: LLMServer, api: str, base: str)
     """Gateways take their version, or a tenant, there: it belongs behind the path."""
     with Client(api, base_url=f"{server.url}{base}?tenant=a", model="m") as client:
         client.stream("Hi").result()
-    path = PATH[api].removeprefix("/v1")
-    assert server.requests[0].path == f"{base}{path}?tenant=a"
+    path = PATH[api].removeprefix("/v1").removeprefix("beta")
+    assert server.requests[0].path == f"{base}{path}{'&' if '?' in path else '?'}tenant=a"
 
 
 # ---- instructions and system turns -------------------------------------------------------------
@@ -988,19 +1120,25 @@ def test_instructions(server: LLMServer, ask: Ask, api: str) -> None:
         "responses": (body.get("instructions"), body.get("input")) == ("Be kind.", "Hi"),
         "messages": (body.get("system"), body.get("messages")) == ("Be kind.", [user]),
         "chat": body.get("messages") == [{"role": "system", "content": "Be kind."}, user],
+        "gemini": (body.get("systemInstruction"), body.get("contents"))
+        == ({"parts": [{"text": "Be kind."}]}, [own(api, user)]),
     }
     assert expected[api], body
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_a_system_turn_in_the_prompt(server: LLMServer, ask: Ask, api: str, role: str) -> None:
-    """Messages has no such turn: there it joins the instructions, in their order."""
+    """Messages and Gemini have no such turn: there it joins the instructions, in their order."""
     prompt = [{"role": role, "content": "From the list."}, USER]
     ask().stream(prompt, instructions="Be kind.").result()
     body = sent(server)
     if api == "messages":
         assert body["system"] == "Be kind.\n\nFrom the list."
         assert body["messages"] == [USER]
+    elif api == "gemini":
+        texts = [{"text": "Be kind."}, {"text": "From the list."}]
+        assert body["systemInstruction"] == {"parts": texts}
+        assert body["contents"] == [own(api, USER)]
     else:
         assert turns(server, api)[-2:] == prompt
     assert prompt == [{"role": role, "content": "From the list."}, USER]
@@ -1017,24 +1155,38 @@ def test_system_turns_of_parts_stay_parts(server: LLMServer) -> None:
 
 # ---- options -----------------------------------------------------------------------------------
 
+
+def thinks(**fields: Any) -> dict[str, Any]:
+    return {"generationConfig": {"thinkingConfig": fields}}
+
+
 # option, value -> what arrives, per API (None: refused before anything is sent)
 OPTIONS: list[tuple[dict[str, Any], dict[str, dict[str, Any] | None]]] = [
     (
         {"temperature": 0.0, "top_p": 0.5},
-        {api: {"temperature": 0.0, "top_p": 0.5} for api in APIS},
+        {
+            **{api: {"temperature": 0.0, "top_p": 0.5} for api in APIS},
+            "gemini": {"generationConfig": {"temperature": 0.0, "topP": 0.5}},
+        },
     ),
-    ({"model": "other"}, {api: {"model": "other"} for api in APIS}),
+    ({"model": "other"}, {**{api: {"model": "other"} for api in APIS}, "gemini": {"model": None}}),
     (
         {"max_output_tokens": 7},
         {
             "responses": {"max_output_tokens": 7},
             "messages": {"max_tokens": 7},
             "chat": {"max_tokens": 7},
+            "gemini": {"generationConfig": {"maxOutputTokens": 7}},
         },
     ),
     (
         {"stop": "END"},
-        {"responses": None, "messages": {"stop_sequences": ["END"]}, "chat": {"stop": "END"}},
+        {
+            "responses": None,
+            "messages": {"stop_sequences": ["END"]},
+            "chat": {"stop": "END"},
+            "gemini": {"generationConfig": {"stopSequences": ["END"]}},
+        },
     ),
     (
         {"stop": ["a", "b"]},
@@ -1042,11 +1194,15 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, dict[str, Any] | None]]] = [
             "responses": None,
             "messages": {"stop_sequences": ["a", "b"]},
             "chat": {"stop": ["a", "b"]},
+            "gemini": {"generationConfig": {"stopSequences": ["a", "b"]}},
         },
     ),
     (
         {"background": True},
-        {"responses": {"background": True, "store": True}, "messages": None, "chat": None},
+        {
+            **dict.fromkeys(APIS),
+            "responses": {"background": True, "store": True},
+        },
     ),
     (
         {"thinking": True},
@@ -1054,6 +1210,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, dict[str, Any] | None]]] = [
             "responses": {"reasoning": {"summary": "auto"}},
             "messages": {"thinking": {"type": "adaptive"}},
             "chat": {"reasoning_effort": "medium"},
+            "gemini": thinks(includeThoughts=True),
         },
     ),
     (
@@ -1062,6 +1219,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, dict[str, Any] | None]]] = [
             "responses": {"reasoning": {"effort": "low", "summary": "auto"}},
             "messages": {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}},
             "chat": {"reasoning_effort": "low"},
+            "gemini": thinks(includeThoughts=True, thinkingLevel="LOW"),
         },
     ),
     (
@@ -1073,6 +1231,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, dict[str, Any] | None]]] = [
                 "max_tokens": 4096 + 2048,
             },
             "chat": None,
+            "gemini": thinks(includeThoughts=True, thinkingBudget=2048),
         },
     ),
     (
@@ -1084,9 +1243,18 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, dict[str, Any] | None]]] = [
                 "max_tokens": 9000,
             },
             "chat": None,
+            "gemini": {
+                "generationConfig": {
+                    "maxOutputTokens": 9000,
+                    "thinkingConfig": {"includeThoughts": True, "thinkingBudget": 2048},
+                }
+            },
         },
     ),
-    ({"thinking": 1023}, dict.fromkeys(APIS)),
+    (
+        {"thinking": 1023},
+        {**dict.fromkeys(APIS), "gemini": thinks(includeThoughts=True, thinkingBudget=1023)},
+    ),
     ({"thinking": -1}, dict.fromkeys(APIS)),
     ({"thinking": 1.5}, dict.fromkeys(APIS)),
     ({"thinking": ["low"]}, dict.fromkeys(APIS)),
@@ -1096,6 +1264,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, dict[str, Any] | None]]] = [
             "responses": {"reasoning": {"any": "thing"}},
             "messages": {"thinking": {"any": "thing"}},
             "chat": None,
+            "gemini": thinks(any="thing"),
         },
     ),
     (
@@ -1147,6 +1316,7 @@ BARE: dict[str, dict[str, Any]] = {
         "stream": True,
         "stream_options": {"include_usage": True},
     },
+    "gemini": {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]},
 }
 
 
@@ -1174,12 +1344,19 @@ PARTS: dict[str, list[Any]] = {
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
         {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
     ],
+    "gemini": [
+        {"text": "What is it?"},
+        {"inlineData": {"mimeType": "image/png", "data": "AA=="}},
+        {"fileData": {"mimeType": "video/mp4", "fileUri": "https://youtu.be/x"}},
+    ],
 }
 
 
 def test_parts_of_a_prompt_pass_untouched(server: LLMServer, ask: Ask, api: str) -> None:
     """Images, files and audio are the API's own affair, and any further key of a turn."""
     prompt = [{"role": "user", "content": PARTS[api], "name": "ada"}]
+    if api == "gemini":  # which has no further key
+        prompt = [{"role": "user", "parts": PARTS[api]}]
     ask().stream(prompt).result()
     assert turns(server, api) == prompt
 
@@ -1198,6 +1375,8 @@ ODD: list[Any] = [
     [{}],
     [{"type": []}],
     [{"function": {}}],
+    [{"functionDeclarations": 5}, {"functionDeclarations": [5, {}, {"parameters": []}]}],
+    {"functionCallingConfig": {"mode": [], "allowedFunctionNames": 5}},
     {"type": 5},
     {"function": {"name": 5}},
     object(),

@@ -45,7 +45,13 @@ from .lenient import lenient
 from .profiles import DEFAULT, Profile, endpoint
 from .refused import without_refused
 from .stray import refuse_text, text_fields
-from .tools import asks_for_structure, chosen_tool, function_tool
+from .tools import (
+    asks_for_structure,
+    chosen_tool,
+    function_tool,
+    plain_choice,
+    separate_functions,
+)
 from .turns.as_chat import chat_messages
 from .turns.outcomes import outcome_turn
 from .usage import metrics_usage, openai_usage
@@ -234,7 +240,13 @@ class ChatDialect:
 
     def _tools(self, tools: Any) -> WrittenTools:
         knows = self._profile.strict_tools
-        return write_tools(tools, self.schema_rules, partial(_declared_tool, knows), _tool, knows)
+        return write_tools(
+            separate_functions(tools),
+            self.schema_rules,
+            partial(_declared_tool, knows),
+            _tool,
+            knows,
+        )
 
     def _messages(self, request: Request) -> list[Any]:
         prompt, instructions = request.prompt, request.instructions
@@ -1169,6 +1181,7 @@ def _declared_tool(knows_strict: bool, tool: DeclaredTool, fitted: Fitted) -> An
 
 
 def _tool_choice(choice: Any) -> Any:
+    choice = plain_choice(choice)
     if choice == "any":  # the value in the Messages API
         return "required"
     name = chosen_tool(choice)

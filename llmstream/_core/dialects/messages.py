@@ -49,7 +49,7 @@ from .base import (
 from .declared import DeclaredTool, WrittenTools, write_tools
 from .profiles import Profile, endpoint
 from .stray import has_text, refuse_text, text_fields, without_text
-from .tools import chosen_tool, function_tool
+from .tools import chosen_tool, function_tool, plain_choice, separate_functions
 from .turns.as_messages import messages_turns
 from .turns.outcomes import outcome_turn
 from .usage import metrics_usage, reported_cost
@@ -579,7 +579,9 @@ class MessagesDialect(TypedDialect):
     def _tools(self, request: Request) -> WrittenTools:
         version = _version(request.model.lower())
         knows = version is None or version >= _STRICT_SINCE
-        return write_tools(request.tools, self.schema_rules, _declared_tool, _tool, knows)
+        return write_tools(
+            separate_functions(request.tools), self.schema_rules, _declared_tool, _tool, knows
+        )
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key}
@@ -773,6 +775,7 @@ _CHOICES = {"auto": "auto", "required": "any", "any": "any", "none": "none"}
 
 
 def _tool_choice(choice: Any) -> Any:
+    choice = plain_choice(choice)
     if isinstance(choice, str):
         return {"type": _CHOICES.get(choice, choice)}
     name = chosen_tool(choice)

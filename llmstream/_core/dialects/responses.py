@@ -61,7 +61,7 @@ from .declared import OPENAI_RULES, DeclaredTool, WrittenTools, write_tools
 from .profiles import Profile, endpoint
 from .refused import is_refused_by_name, may_refuse_option, refuses, without_refused
 from .stray import has_text, refuse_text, without_text
-from .tools import chosen_tool, function_tool
+from .tools import chosen_tool, function_tool, plain_choice, separate_functions
 from .turns.as_responses import responses_items
 from .turns.outcomes import approval_item, outcome_turn
 from .usage import openai_usage
@@ -889,7 +889,7 @@ class ResponsesDialect(TypedDialect):
         )
 
     def _tools(self, tools: Any) -> WrittenTools:
-        return write_tools(tools, self.schema_rules, _declared_tool, _tool)
+        return write_tools(separate_functions(tools), self.schema_rules, _declared_tool, _tool)
 
     def without_refused_option(
         self, request: HTTPRequest, error: LLMStreamError
@@ -993,6 +993,7 @@ def _declared_tool(tool: DeclaredTool, fitted: Fitted) -> Any:
 
 
 def _tool_choice(choice: Any) -> Any:
+    choice = plain_choice(choice)
     if choice == "any":  # the value in the Messages API
         return "required"
     name = chosen_tool(choice)

@@ -3,10 +3,20 @@ can use one form with all of them. Imports nothing of the package."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["asks_for_structure", "chosen_tool", "function_tool", "structure_kinds"]
+__all__ = [
+    "FUNCTIONS",
+    "asks_for_structure",
+    "chosen_tool",
+    "function_tool",
+    "plain_choice",
+    "separate_functions",
+    "structure_kinds",
+]
+
+FUNCTIONS = ("functionDeclarations", "function_declarations")  # of one tool, in Gemini
 
 
 def function_tool(tool: Any) -> dict[str, Any] | None:
@@ -23,6 +33,81 @@ def function_tool(tool: Any) -> dict[str, Any] | None:
     if tool.get("type") == "function" or (tool.get("name") and "type" not in tool):
         return {k: v for k, v in tool.items() if k != "type"}
     return None
+
+
+def separate_functions(tools: Sequence[Any]) -> Sequence[Any]:
+    """The tools with each function apart that Gemini's form has in one; what else such a tool has
+    stays a tool of the service."""
+    if not any(isinstance(tool, Mapping) and _functions_of(tool) for tool in tools):
+        return tools
+    apart: list[Any] = []
+    for tool in tools:
+        declared = _functions_of(tool) if isinstance(tool, Mapping) else None
+        if declared is None:
+            apart.append(tool)
+            continue
+        apart += map(_function_of, declared)
+        rest = {name: value for name, value in tool.items() if name not in FUNCTIONS}
+        apart += [rest] if rest else []
+    return apart
+
+
+def _functions_of(tool: Mapping[Any, Any]) -> Sequence[Any] | None:
+    declared = next((tool[name] for name in FUNCTIONS if tool.get(name)), None)
+    return declared if isinstance(declared, (list, tuple)) else None
+
+
+def _function_of(declared: Any) -> Any:
+    if not isinstance(declared, Mapping):
+        return declared
+    names = ("parametersJsonSchema", "parameters_json_schema", "parameters")
+    schema = next((declared[name] for name in names if declared.get(name)), None)
+    about = {name: declared[name] for name in ("name", "description") if declared.get(name)}
+    return {
+        "type": "function",
+        **about,
+        **({"parameters": _as_json_schema(schema)} if schema else {}),
+    }
+
+
+_DEEPEST = 50  # levels of a schema that are looked at
+
+
+def _as_json_schema(schema: Any, depth: int = 0) -> Any:
+    """A schema whose types may be in capitals, as OpenAPI's are in Gemini's older form."""
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return schema
+    found = dict(schema)
+    kind, inner = found.get("type"), depth + 1
+    if isinstance(kind, str) and kind.isupper():
+        found["type"] = kind.lower()
+    properties = found.get("properties")
+    if isinstance(properties, Mapping):
+        found["properties"] = {n: _as_json_schema(one, inner) for n, one in properties.items()}
+    for name in ("items", "additionalProperties"):
+        if name in found:
+            found[name] = _as_json_schema(found[name], inner)
+    for name in ("anyOf", "any_of"):
+        if isinstance(found.get(name), (list, tuple)):
+            found["anyOf"] = [_as_json_schema(one, inner) for one in found.pop(name)]
+    return found
+
+
+_MODES = {"AUTO": "auto", "VALIDATED": "auto", "ANY": "required", "NONE": "none"}
+
+
+def plain_choice(choice: Any) -> Any:
+    """A tool choice in Gemini's form as one that the other APIs have; any other one as it is."""
+    if not isinstance(choice, Mapping):
+        return choice
+    config = choice.get("functionCallingConfig") or choice.get("function_calling_config")
+    if not isinstance(config, Mapping):
+        return choice
+    names = config.get("allowedFunctionNames") or config.get("allowed_function_names") or ()
+    mode = _MODES.get(str(config.get("mode") or "AUTO").upper())
+    if mode is None or not isinstance(names, (list, tuple)) or len(names) > 1:
+        return choice
+    return {"type": "function", "name": names[0]} if names else mode
 
 
 def chosen_tool(choice: Any) -> str | None:
