@@ -64,11 +64,13 @@ from llmstream import (
     StreamInterrupted,
     StreamTruncated,
 )
+from llmstream._core.dialects import APIS as APIS_OF
 from llmstream.testing import Cut, LLMServer, Recorded, Reply, Reset, Silence
+from llmstream.testing.answers import api_of_path
 
 pytestmark = pytest.mark.network
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 SOON = 0.7  # seconds of a clock that is to break
 LATE = 8.0  # seconds more than a clock, on a machine that has much to do
 FRAMINGS = ("chunked", "close")
@@ -551,7 +553,7 @@ def connect(nothing_left: None) -> Iterator[Connect]:
     clients: list[Client] = []
 
     def made(api: str, proxy: Nginx, **settings: Any) -> Client:
-        base_url = proxy.url if api == "messages" else proxy.base_url
+        base_url = proxy.url + APIS_OF[api].base_path
         known: dict[str, Any] = {
             "base_url": base_url,
             "model": "test-model",
@@ -571,9 +573,8 @@ def connect(nothing_left: None) -> Iterator[Connect]:
 
 def blocks_of(recorded: Recorded) -> tuple[list[bytes], int]:
     """The answer on the wire, and how many of its blocks bring "one two"."""
-    api = "messages" if "messages" in recorded.path else "chat"
-    if recorded.path.endswith("responses"):
-        api = "responses"
+    api = api_of_path(recorded.path)
+    assert api is not None
     blocks = ANSWER.blocks(api)
     return blocks, 1 + next(n for n, block in enumerate(blocks) if b'" two"' in block)
 

@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 from support import PACKAGE, eventually
 
+from llmstream._core.dialects import APIS
+
 HERE = Path(__file__).resolve().parent
 PATIENCE = 30.0  # seconds: the bound of every wait here, on a machine that has much to do
 CALLER, SERVICE, SECOND = "10.77.0.1", "10.77.0.2", "10.77.0.3"
@@ -186,7 +188,7 @@ class Caller(Program):
             calls.append(
                 {
                     "api": api,
-                    "base_url": url if api == "messages" else f"{url}/v1",
+                    "base_url": url + APIS[api].base_path,
                     "verify": service.ca_file,
                     "prompt": prompt,
                     "attempts": attempts,
