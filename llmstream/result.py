@@ -193,6 +193,8 @@ class Attempt(Struct, frozen=True):
         longest_gap_ms: the longest wait for the network between two arrivals of content, None for
             fewer than two. The time that the caller's loop took is not counted.
         service_tier: the tier that the service reports ("default", "priority", ...), or None.
+        media: what the service has counted as tokens beside text, in order ("audio", "image",
+            "video"; Gemini, Chat Completions): they may have a price of their own.
     """
 
     number: int
@@ -211,6 +213,7 @@ class Attempt(Struct, frozen=True):
     chunks: int = 0
     longest_gap_ms: float | None = None
     service_tier: str | None = None
+    media: tuple[str, ...] = ()
 
 
 class Timings(Struct, frozen=True):

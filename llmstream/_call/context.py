@@ -148,6 +148,7 @@ class CallContext:
             received=scope.bytes,
             resent=resent,
             service_tier=session.state.service_tier,
+            media=session.state.media,
         )
 
     # -- the answer so far

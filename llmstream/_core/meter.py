@@ -121,6 +121,7 @@ class Meter:
         received: int = 0,
         resent: bool = False,
         service_tier: str | None = None,
+        media: frozenset[str] = frozenset(),
     ) -> Attempt:
         """The record of the current attempt so far. `delay` is in seconds; `contents` and `usage`
         are the session's."""
@@ -143,6 +144,7 @@ class Meter:
             chunks=contents - self._contents,
             longest_gap_ms=None if gap is None else gap * 1000.0,
             service_tier=service_tier,
+            media=tuple(sorted(media)),
         )
 
     def timings(self, now: float, attempts: tuple[Attempt, ...]) -> Timings:

@@ -205,6 +205,7 @@ class State:
 
     Attributes:
         response_id, model, service_tier: as the service reported them; the dialect writes them.
+        media: what has tokens beside text, see `Attempt.media`. The dialect writes it.
         status: the response's status as the API writes it. The dialect writes it, and the Session
             for a failure that is JSON.
         finish: why the answer ended, see `Result.finish`; None until then. The dialect writes it.
@@ -245,6 +246,7 @@ class State:
     refused = False
     usage = Usage()
     service_tier: str | None = None
+    media: frozenset[str] = frozenset()
     primary: int | None = None
     expected = 1
     seed = ""

@@ -16,6 +16,7 @@ storage). Nothing is guessed. The cost is None where it is not known:
 - The service is not in the list. It is identified by its host: a local server or a proxy of your
   own is unknown, whatever its models are called. Or the model that it reports is not in the list.
 - The service used a tier ("priority", "flex") for which the list has no price.
+- It counted tokens of pictures, sound or video, and these have a price of their own.
 - The reported sums contradict each other.
 
 How tokens are counted: in Responses and Chat Completions `cached_tokens` and `cache_write_tokens`
@@ -192,6 +193,8 @@ def _price(
         found = prices.calc_price(prices.Usage(), **asked)
         if not _is_at(found.provider, host) or not _is_countable(api, found, usage):
             return None
+        if any(_has_own_price(found.model_price, medium) for medium in attempt.media):
+            return None
         if attempt.service_tier not in _STANDARD:
             context = {"service_tier": attempt.service_tier}
             variants = getattr(found.model, "price_variants", None) or ()
@@ -223,6 +226,13 @@ def _is_countable(api: str, found: Any, usage: Usage) -> bool:
     if APIS[api].cached_beside and found.provider.id != APIS[api].vendor:
         return False  # how other services count in this API is not known
     return all(getattr(usage, _NEEDED[key]) is not None for key in priced)
+
+
+def _has_own_price(price: Any, medium: str) -> bool:
+    """Whether tokens of a medium do not cost what tokens of text cost. How many there are of them
+    is not kept."""
+    names = (f"input_{medium}_mtok", f"output_{medium}_mtok", f"cache_{medium}_read_mtok")
+    return any(getattr(price, name, None) is not None for name in names)
 
 
 def _counts(api: str, usage: Usage, price: Any) -> dict[str, int] | None:

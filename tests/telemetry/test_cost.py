@@ -379,6 +379,48 @@ def test_the_traffic_of_vertex_is_a_tier(traffic: str, tier: str | None) -> None
     assert (result.cost(AT) is not None) is (tier is None)
 
 
+def medium_of(api: str, model: str, medium: str | None) -> Result:
+    """An answer that counts tokens of a medium, in the words of its API."""
+    sent: dict[str, Any]
+    if api == "gemini":
+        details = [{"modality": (medium or "text").upper(), "tokenCount": 1290}]
+        usage: dict[str, Any] = {"promptTokenCount": 10, "candidatesTokenCount": 1290}
+        usage["candidatesTokensDetails"] = details
+        candidate = {"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}
+        sent = {"modelVersion": model, "candidates": [candidate], "usageMetadata": usage}
+    else:
+        media = {f"{medium}_tokens": 9} if medium else {}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        usage["prompt_tokens_details"] = {"cached_tokens": 0, **media}
+        choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+        sent = {"model": model, "choices": [choice], "usage": usage}
+    block = f"data: {json.dumps(sent)}\n\n".encode()
+    return asked(client_of(Reply([block]), api=api, base_url=GOOGLE if api == "gemini" else OPENAI))
+
+
+@every(
+    ("api", "model", "medium", "is_known"),
+    [
+        ("gemini", "gemini-2.5-flash-image", "image", False),
+        ("gemini", "gemini-2.5-flash-image", None, True),
+        ("gemini", "gemini-2.5-flash", "audio", False),
+        ("gemini", "gemini-2.5-flash", "image", True),  # billed as text is
+        ("gemini", "gemini-2.5-flash", "document", True),
+        ("chat", "gpt-audio", "audio", False),
+        ("chat", "gpt-audio", None, True),
+    ],
+)
+def test_tokens_with_a_price_of_their_own(
+    api: str, model: str, medium: str | None, is_known: bool
+) -> None:
+    """Pictures and sound are not priced as text: a picture had cost a tenth of its price."""
+    result = medium_of(api, model, medium)
+    assert (result.cost(AT) is not None) is is_known
+    (attempt,) = result.attempts
+    assert attempt.media == ((medium,) if medium and medium != "document" else ())
+    assert pickle.loads(pickle.dumps(attempt)) == attempt
+
+
 def test_messages_of_another_vendor_are_not_priced() -> None:
     """What another service counts when it speaks the Messages API is not known."""
     result = result_of(Usage(9, 9, 18, 0, 0, 0), model="deepseek-chat")

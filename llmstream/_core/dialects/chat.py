@@ -54,7 +54,7 @@ from .tools import (
 )
 from .turns.as_chat import chat_messages
 from .turns.outcomes import outcome_turn
-from .usage import metrics_usage, openai_usage
+from .usage import counted_media, metrics_usage, openai_usage
 
 __all__ = ["CHAT", "ChatDialect"]
 
@@ -1151,6 +1151,7 @@ def _take_usage(state: State, event: ev.ChatCompletionChunkEvent) -> None:
     reported = event.usage or _odd_usage(event)
     if reported is not None:
         state.usage = merge_usage(state.usage, openai_usage(reported))
+        state.media |= counted_media(reported)
     metrics = event.invocation_metrics
     if metrics is not None:  # it fills what nothing else has reported
         state.usage = merge_usage(metrics_usage(metrics), state.usage)

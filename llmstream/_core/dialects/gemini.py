@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -343,6 +344,13 @@ def _take_usage(state: State, sent: ev.GenerateContentResponseUsageMetadata) -> 
     )
     if all(count is None for count in counts):
         return
+    parts = (
+        *(sent.prompt_tokens_details, sent.candidates_tokens_details),
+        *(sent.cache_tokens_details, sent.tool_use_prompt_tokens_details),
+    )
+    for part in chain.from_iterable(filter(None, parts)):
+        if part.token_count and part.modality in _MEDIA:
+            state.media |= {_MEDIA[part.modality]}
     before = state.usage
     given, made = _sum(*counts[:2]), _sum(*counts[2:4])
     total = counts[5]
@@ -357,6 +365,9 @@ def _tier(traffic: str | None) -> str | None:
     if traffic in (None, "", "ON_DEMAND", "TRAFFIC_TYPE_UNSPECIFIED"):
         return None
     return str(traffic).lower().removeprefix("on_demand_")
+
+
+_MEDIA = {"AUDIO": "audio", "IMAGE": "image", "VIDEO": "video"}  # DOCUMENT is billed as text is
 
 
 def _sum(*counts: int | None) -> int | None:

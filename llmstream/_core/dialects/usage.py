@@ -15,7 +15,14 @@ if TYPE_CHECKING:  # an API's events are imported when a client of it is made
     from ...events.chat import ChatUsage
     from ...events.responses import ResponseUsage
 
-__all__ = ["COST_HEADER", "metrics_usage", "openai_usage", "reported_cost", "with_cost"]
+__all__ = [
+    "COST_HEADER",
+    "counted_media",
+    "metrics_usage",
+    "openai_usage",
+    "reported_cost",
+    "with_cost",
+]
 
 COST_HEADER = "x-litellm-response-cost"
 
@@ -61,6 +68,18 @@ def openai_usage(reported: ChatUsage | ResponseUsage) -> Usage:
         ),
         reported_cost(reported),
     )
+
+
+def counted_media(reported: ChatUsage) -> frozenset[str]:
+    """What has tokens beside text in the prompt or the answer: see `Attempt.media`."""
+    details = (
+        *(reported.prompt_tokens_details, reported.completion_tokens_details),
+        *(reported.input_tokens_details, reported.output_tokens_details),
+    )
+    known = [part for part in details if part is not None]
+    audio = any(part.audio_tokens for part in known)
+    image = any(part.image_tokens for part in known)
+    return frozenset((*(("audio",) if audio else ()), *(("image",) if image else ())))
 
 
 def with_cost(usage: Usage, header: str) -> Usage:
