@@ -26,9 +26,13 @@ from llmstream.relay.protocols.base import Encoder
 from llmstream.relay.reading import parts_of
 from llmstream.testing import FakeClock, FakeTransport, Reply
 
-APIS = ["responses", "messages", "chat"]
+APIS = ["responses", "messages", "chat", "gemini"]
 ONCE = RetryPolicy(max_attempts=1)
-RECORDINGS = [*own(), *recorded(), *recorded("messages"), *recorded("chat")]
+RECORDINGS = [
+    *own(),
+    *recorded(),
+    *(one for api in ("messages", "chat", "gemini") for one in recorded(api)),
+]
 
 
 # ---- streams and their parts -------------------------------------------------------------------

@@ -32,7 +32,11 @@ _BOUND = 120  # seconds for one process of Node
 
 def all_recordings() -> list[Recording]:
     """Those of the corpus, where it is, and our own."""
-    return [*own(), *recorded(), *recorded("messages"), *recorded("chat")]
+    return [
+        *own(),
+        *recorded(),
+        *(one for api in ("messages", "chat", "gemini") for one in recorded(api)),
+    ]
 
 
 @cache

@@ -310,7 +310,7 @@ CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "shell", "input": "ls
     ],
     ids=["free text", "decoded"],
 )
-@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+@pytest.mark.parametrize("api", ["responses", "messages", "chat", "gemini"])
 def test_calls_of_any_kind(api: str, call: Any, arguments: str) -> None:
     """The relay itself sends calls with free text to an OpenAI client, which posts them back."""
     answered = {"role": "tool", "tool_call_id": "c1", "content": "x"}
@@ -579,7 +579,7 @@ def test_no_message_repeats_what_was_posted() -> None:
 # ---- a call --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+@pytest.mark.parametrize("api", ["responses", "messages", "chat", "gemini"])
 def test_the_turns_go_into_a_call(api: str) -> None:
     """On every API, with text, an image, calls and outputs."""
     image = {"type": "file", "mediaType": "image/png", "url": PNG}

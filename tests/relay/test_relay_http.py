@@ -75,7 +75,7 @@ def test_what_is_no_origin(odd: Any) -> None:
 # ---- whole -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+@pytest.mark.parametrize("api", ["responses", "messages", "chat", "gemini"])
 def test_an_answer_in_one_piece(api: str) -> None:
     answer = Answer(
         "The \u2028 sky", thinking="Hm.", tool_calls=[("look", '{"at": "sky"}')], usage=(3, 5)

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -82,7 +83,8 @@ def test_an_answer_in_its_parts(api: str) -> None:
     assert [part.text for part in of_kind(parts, Text)] == answer.text_deltas
     assert joined(parts, Thinking) == "let me see"
     assert of_kind(parts, CallBegin) == [CallBegin("call_a", "weather")]
-    assert [part.text for part in of_kind(parts, CallArguments)] == answer.calls[0].deltas
+    pieces = answer.calls[0].deltas if api != "gemini" else ['{"city":"Rome"}']  # whole there
+    assert [part.text for part in of_kind(parts, CallArguments)] == pieces
     assert of_kind(parts, CallEnd) == [CallEnd("call_a", "weather", '{"city":"Rome"}')]
     result = stream.result()
     assert parts[-1] == End(
@@ -191,6 +193,21 @@ def chat_call(index: int, text: str, id: str = "", name: str = "", **more: Any) 
     }
 
 
+def gemini_body(*calls: dict[str, Any], finish: str = "STOP") -> list[bytes]:
+    def chunk(parts: list[Any], **more: Any) -> bytes:
+        content = {"parts": parts, "role": "model"}
+        return block({"candidates": [{"content": content, **more}], "modelVersion": "m"})
+
+    chunks = [chunk([{"functionCall": call}]) for call in calls]
+    return [*chunks, chunk([{"text": ""}], finishReason=finish)]
+
+
+def gemini_piece(text: str, more: bool = True) -> dict[str, Any]:
+    """Of the string that is the call's argument "a"; as Vertex sends it."""
+    args = {"jsonPath": "$.a", "stringValue": text, "willContinue": more}
+    return {"partialArgs": [args], "willContinue": True}
+
+
 SIDE_BY_SIDE = {
     "responses": [
         responses_item(0, "a", "first"),
@@ -225,7 +242,7 @@ SIDE_BY_SIDE = {
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["apart", "in one read"])
-@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("api", SIDE_BY_SIDE)
 def test_calls_side_by_side_keep_their_pieces(api: str, together: bool) -> None:
     """Each piece has the id of its call, in the order of the wire, however they arrive."""
     body = SIDE_BY_SIDE[api]
@@ -241,6 +258,32 @@ def test_calls_side_by_side_keep_their_pieces(api: str, together: bool) -> None:
         ("a", "first", '{"x":1}'),
         ("b", "second", '{"y":2}'),
     ]
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["apart", "in one read"])
+def test_calls_of_gemini_come_one_after_the_other(together: bool) -> None:
+    """In pieces, whole, and without an id: each with its own id from its beginning to its end."""
+    body = gemini_body(
+        {"name": "first", "id": "a", "willContinue": True},
+        gemini_piece("on"),
+        gemini_piece("e", more=False),
+        {},
+        {"name": "second", "id": "b", "args": {"y": 2}},
+        {"name": "third", "args": {"z": [3]}},
+    )
+    parts = read(stream_of("gemini", Reply([b"".join(body)] if together else body)))
+    check_order(parts)
+    pieces: dict[str, str] = defaultdict(str)
+    for part in of_kind(parts, CallArguments):
+        pieces[part.id] += part.text
+    ended = [(p.id, p.name, p.arguments) for p in of_kind(parts, CallEnd)]
+    texts = ['{"a":"one"}', '{"y":2}', '{"z":[3]}']
+    assert [row[1:] for row in ended] == list(zip(["first", "second", "third"], texts, strict=True))
+    assert [id for id, _, _ in ended][:2] == ["a", "b"]
+    assert [pieces[id] for id, _, _ in ended] == texts
+    end = parts[-1]
+    assert isinstance(end, End)
+    assert [call.id for call in end.tool_calls] == [id for id, _, _ in ended]
 
 
 def test_equal_pieces_of_calls_side_by_side() -> None:
@@ -305,7 +348,16 @@ def test_a_call_without_arguments_has_an_empty_object(api: str) -> None:
 def test_a_call_that_is_cut_off_is_never_whole(api: str) -> None:
     """By a limit: it began, and has no end, and the end says so."""
     answer = Answer(tool_calls=[("f", '{"a":1}', "a"), ("g", '{"b":', "b")], finish="length")
-    parts = read(stream_of(api, answer))
+    reply: Any = answer
+    if api == "gemini":
+        cut = gemini_body(
+            {"name": "f", "id": "a", "args": {"a": 1}},
+            {"name": "g", "id": "b", "willContinue": True},
+            gemini_piece("x"),
+            finish="MAX_TOKENS",
+        )
+        reply = Reply(cut)
+    parts = read(stream_of(api, reply))
     check_order(parts)
     assert [call.id for call in of_kind(parts, CallBegin)] == ["a", "b"]
     assert [call.id for call in of_kind(parts, CallEnd)] == ["a"]
@@ -413,12 +465,14 @@ def test_arguments_whose_call_is_announced_late_are_held_back() -> None:
 PIECES = 250_000  # of four bytes: 1 MB of arguments
 
 
-def long_arguments(pieces: int) -> str:
+def long_arguments(api: str, pieces: int) -> str:
+    if api == "gemini":  # an object
+        return '{"a":"' + "abcd" * pieces + '"}'
     return '"' + "abcd" * (pieces - 1) + 'ab"'
 
 
 def long_call(api: str, pieces: int) -> list[bytes]:
-    text = long_arguments(pieces)
+    text = long_arguments(api, pieces)
     deltas = [text[at : at + 4] for at in range(0, len(text), 4)]
     if api == "responses":
         body = [
@@ -432,6 +486,13 @@ def long_call(api: str, pieces: int) -> list[bytes]:
             messages_start(0, "a", "f"),
             *(messages_delta(0, one) for one in deltas),
             {"type": "content_block_stop", "index": 0},
+        )
+    elif api == "gemini":
+        body = gemini_body(
+            {"name": "f", "id": "a", "willContinue": True},
+            *([gemini_piece("abcd")] * (pieces - 1)),
+            gemini_piece("abcd", more=False),
+            {},
         )
     else:
         body = chat_body(chat_call(0, "", "a", "f"), *(chat_call(0, one) for one in deltas))
@@ -467,7 +528,7 @@ def test_a_megabyte_of_arguments_in_small_pieces(api: str) -> None:
     def relayed(stream: Stream) -> None:
         *_, call, end = (part for part in parts_of(stream))
         assert isinstance(call, CallEnd)
-        assert call.arguments == long_arguments(PIECES)
+        assert call.arguments == long_arguments(api, PIECES)
         assert isinstance(end, End)
 
     plain = seconds(lambda stream: sum(1 for _ in stream.chunks()))
@@ -937,7 +998,11 @@ def interrupted_at(number: int, work: Callable[[], None]) -> bool:
 
 @pytest.mark.parametrize(
     ("api", "stride"),
-    [("responses", 41), *(pytest.param(api, 3, marks=pytest.mark.attack) for api in APIS)],
+    [
+        ("responses", 41),
+        ("gemini", 13),
+        *(pytest.param(api, 3, marks=pytest.mark.attack) for api in APIS),
+    ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_after_an_interrupt_no_part_is_missing_in_silence(

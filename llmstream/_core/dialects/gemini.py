@@ -153,9 +153,11 @@ def _take_part(
         kind = "thinking" if part.thought else "text"
         run = answer.run
         if run is None or run.type != kind:
-            run = answer.run = _add(state, answer, kind)
+            run = _add(state, answer, kind)
             run.extra["sizes"] = []
+            run.part(kind, kind)  # before its wire: an interrupt may come in between
             run.wire = partial(_whole_run, run)
+            answer.run = run
         run.part(kind, kind).add(text)
         run.extra["sizes"].append(len(text))
         chunks += state.emit(kind, text, run.index)
@@ -210,6 +212,8 @@ def _pieces(item: ItemState) -> list[dict[str, Any]]:
     for size in sizes:
         found.append({**whole, "text": text[at : at + size]})
         at += size
+    if at < len(text):  # an interrupt came before its size was known
+        found.append({**whole, "text": text[at:]})
     return found
 
 
