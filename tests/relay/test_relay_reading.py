@@ -490,8 +490,8 @@ def long_call(api: str, pieces: int) -> list[bytes]:
     elif api == "gemini":
         body = gemini_body(
             {"name": "f", "id": "a", "willContinue": True},
-            *([gemini_piece("abcd")] * (pieces - 1)),
-            gemini_piece("abcd", more=False),
+            *([gemini_piece("abcd" * 4)] * (pieces // 4 - 1)),  # each is an event of its own kind
+            gemini_piece("abcd" * 4, more=False),
             {},
         )
     else:
