@@ -34,6 +34,7 @@ from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts
 from llmstream.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "llmstream"
 SECONDS = 100  # the bound of a block, far from what any takes
 MOST_WORDS = 700  # of prose in the README of the repository
 
@@ -175,12 +176,18 @@ BLOCKS = tuple(block for readme in READMES for block in blocks_of(readme))
 
 def blocks(language: str) -> list[Any]:
     return [
-        pytest.param(
-            block, id=block.name, marks=pytest.mark.local if block.needs == "local" else ()
-        )
+        pytest.param(block, id=block.name, marks=_marks(block))
         for block in BLOCKS
         if block.language == language and block.needs not in RUN_BY
     ]
+
+
+def _marks(block: Block) -> Any:
+    """A Python block takes a process. Those of the first pages are in the default suite."""
+    if block.needs == "local":
+        return pytest.mark.local
+    first = block.readme in (ROOT / "README.md", PACKAGE / "README.md")
+    return () if first or block.language != "python" else pytest.mark.slow
 
 
 def readmes() -> Any:

@@ -276,6 +276,7 @@ def test_an_interrupt_at_each_point(api: str, kind: str, place: str) -> None:
     assert done > 50
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_some_points(in_finalizers: list[str]) -> None:
     """The same at one point of 40, for the default suite."""
     with attack("responses", "read", "http") as under:

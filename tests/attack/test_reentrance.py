@@ -212,6 +212,7 @@ END = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["first", "none before"])
 def test_calls_while_the_interpreter_ends(server: LLMServer, first: str) -> None:
     """In an exit function, and in finalizers of what modules still hold: a text, or an error of the

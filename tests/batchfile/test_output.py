@@ -220,6 +220,7 @@ def test_any_name_of_a_file_will_do(tmp_path: Path, name: str) -> None:
     assert reopened(tmp_path / name, error("a") + answer("a")) == {"a": False}
 
 
+@pytest.mark.slow
 @every("seed", range(200))
 def test_runs_in_random_order_leave_one_line_for_each_id(tmp_path: Path, seed: int) -> None:
     """Kills at any byte, retries of errors, in any order: an answered id is known for ever, and in

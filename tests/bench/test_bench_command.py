@@ -141,6 +141,7 @@ def test_several_levels(server: LLMServer) -> None:
     assert len(server.requests) == 1 + 6 + 3 + 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", ["responses", "messages", "chat"])
 def test_every_api(server: LLMServer, api: str) -> None:
     """With its own address; the table has a row for each metric, and the formulas below it."""
@@ -172,6 +173,7 @@ def test_a_duration_ends_it(server: LLMServer) -> None:
     assert 0.4 <= found["seconds"] < 10.0
 
 
+@pytest.mark.slow
 def test_goodput(server: LLMServer) -> None:
     """The share of all requests, of which half are too slow."""
     count = [0]
@@ -187,6 +189,7 @@ def test_goodput(server: LLMServer) -> None:
     assert found["goodput"]["limits"] == {"ttft": 400.0, "e2e": 400.0}
 
 
+@pytest.mark.slow
 def test_errors_and_retries_are_counted_by_type(server: LLMServer) -> None:
     """A retried request is an answer; one that is cut is a failure."""
     server.script(
@@ -238,6 +241,7 @@ def test_the_embedded_model() -> None:
 # ---- the page ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone(server: LLMServer, tmp_path: Path) -> None:
     """A picture of every request and one of the percentiles for each level, and three of the
     levels; no script, nothing fetched, no key."""
@@ -253,6 +257,7 @@ def test_the_page_stands_alone(server: LLMServer, tmp_path: Path) -> None:
     assert KEY not in page
 
 
+@pytest.mark.slow
 def test_a_page_of_odd_names(server: LLMServer, tmp_path: Path) -> None:
     """What a service and a caller choose does not break it."""
     server.default = Reply.error(400, message="<script>alert(1)</script>\u202e")
@@ -267,6 +272,7 @@ def test_a_page_of_odd_names(server: LLMServer, tmp_path: Path) -> None:
 # ---- what goes wrong ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_service_that_refuses_everything(server: LLMServer) -> None:
     """The errors by type, no percentile, and the error's exit code."""
     server.default = Reply.error(401, message=f"bad key {KEY}")
@@ -280,6 +286,7 @@ def test_a_service_that_refuses_everything(server: LLMServer) -> None:
     assert KEY not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_no_request_was_due(server: LLMServer) -> None:
     """The exit code is not 0, and a sentence says why."""
     done = run(server, "--rate", "0.001", "--duration", "0.1", "--warmup", "0", "--seed", "1")
@@ -287,6 +294,7 @@ def test_no_request_was_due(server: LLMServer) -> None:
     assert "no request was answered: none was due: give a longer --duration" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_service_at_all(server: LLMServer) -> None:
     """Nobody listens: the failures are figures."""
     load = (*FEW, "--max-attempts", "1", "--base-url", "http://127.0.0.1:9/v1")
@@ -295,6 +303,7 @@ def test_no_service_at_all(server: LLMServer) -> None:
     assert "4 x ConnectionFailed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_service_that_hangs(server: LLMServer) -> None:
     """--total ends each request."""
     server.default = Reply([Silence()])
@@ -359,6 +368,7 @@ def test_a_page_that_cannot_be_written_is_reported_first(server: LLMServer, tmp_
     assert server.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_disk_that_is_full(server: LLMServer) -> None:
     """Of stdout and of the page: a line on stderr and exit code 1."""
@@ -377,6 +387,7 @@ def test_a_disk_that_is_full(server: LLMServer) -> None:
     assert run(server, *FEW, "--html", "/dev/full").returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals")
 @pytest.mark.parametrize(
     ("number", "as_json"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True)]
@@ -432,6 +443,7 @@ def test_a_signal_before_the_first_answer(server: LLMServer) -> None:
     assert (found["levels"], found["ttft"]["p50"]) == ([], None)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no closed pipes as POSIX has them")
 @pytest.mark.parametrize("when", ["at once", "after the heading"])
 def test_whoever_reads_has_left(server: LLMServer, tmp_path: Path, when: str) -> None:

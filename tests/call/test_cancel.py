@@ -400,6 +400,7 @@ def _break_of_variable(client: Client) -> None:
         break
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING.keys())
 def test_a_dropped_stream_is_freed_at_once(
     server: LLMServer, client_for: Callable[..., Client], no_collector: None, leave: Any
@@ -486,6 +487,7 @@ def test_a_client_as_a_context_manager(server: LLMServer) -> None:
     server.wait_all_closed()
 
 
+@pytest.mark.slow
 def test_client_close_in_the_middle_of_making_a_stream(server: LLMServer) -> None:
     """A signal handler may call Client.close() while its thread is inside Client.stream()."""
     # In a process of its own: a deadlock would spread.
@@ -678,6 +680,7 @@ def interrupt(base_url: str, phase: str, ca_file: str | None = None) -> str:
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", INTERRUPTED)
 def test_one_ctrl_c_is_enough(
     server: LLMServer, request: pytest.FixtureRequest, phase: str
@@ -774,6 +777,7 @@ def cancel_at_random(client: Client, count: int, seed: int) -> dict[str, int]:
     return outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "count", [160, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )

@@ -162,6 +162,7 @@ def assert_says_why(error: LLMStreamError, clock: str, seconds: float) -> None:
         assert re.search(rf"last {what} \d+\.\d s ago|no {what} yet", str(error)), str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DYING.values(), ids=DYING.keys())
 def test_a_dying_stream_ends_by_its_clock(
     server: LLMServer, tls_server: LLMServer, client_for: Callable[..., Client], case: Case
@@ -362,6 +363,7 @@ LAST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "framing"),
     [
@@ -392,6 +394,7 @@ QUIET = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply", QUIET.values(), ids=QUIET.keys())
 def test_a_long_prompt_is_no_dead_connection(
     server: LLMServer, client_for: Callable[..., Client], reply: Reply
@@ -482,6 +485,7 @@ def test_pings_are_no_silence(server: LLMServer, client_for: Callable[..., Clien
     assert "".join(reading.tokens) == "one two three four"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 def test_a_slow_consumer_is_no_slow_service(
     any_server: LLMServer, client_for: Callable[..., Client], framing: str

@@ -129,6 +129,7 @@ def client_of(client_for: Callable[..., Client]) -> Callable[..., Client]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("api", "flood"),
     [

@@ -152,6 +152,7 @@ def test_restart_after_every_event(api: str, broken: Any) -> None:
         assert [r.body for r in transport.requests] == [transport.requests[0].body] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("overlap", [0, 20, 33])
 def test_continue_after_every_event(api: str, overlap: int) -> None:
@@ -772,6 +773,7 @@ def test_what_a_restart_leaves_behind_is_cancelled() -> None:
 # ---- the overlap ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     before=st.text("ab ", max_size=60),
     overlap=st.integers(0, 60),

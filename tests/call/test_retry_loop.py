@@ -199,6 +199,7 @@ RETRIED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RETRIED.values(), ids=RETRIED.keys())
 def test_a_failure_before_the_content_is_asked_again(
     server: LLMServer, client_for: Callable[..., Client], case: Failing
@@ -913,6 +914,7 @@ HOSTILE: dict[str, tuple[Reply, type[LLMStreamError] | str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reply", "expected"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_answers(
     server: LLMServer,
@@ -1007,6 +1009,7 @@ def test_pings_behind_the_end_do_not_hold_it_up(
     assert type(error) is (InvalidRequestError if api == "responses" else type(None))
 
 
+@pytest.mark.slow
 def test_an_answer_before_the_request_is_whole(
     raw_server: Callable[..., RawServer], client_for: Callable[..., Client]
 ) -> None:

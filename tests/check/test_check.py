@@ -22,6 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "TARGET", 0.25)
 
 
+@pytest.mark.slow
 def test_the_defaults_pass() -> None:
     """The command writes a line for every check, in half a minute at most, and exits with 0."""
     begun = time.monotonic()
@@ -86,6 +87,7 @@ def test_many_streams_get_their_own_answers() -> None:
     assert 0 <= result.figures["first_token_p50_ms"] <= result.figures["first_token_p95_ms"] < 5000
 
 
+@pytest.mark.slow
 def test_many_streams_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 at once, each with a handshake; not without the package that makes the certificates."""
     result = only(CheckSettings(), "100 TLS streams")
@@ -150,6 +152,7 @@ def test_a_wait_without_a_limit_cannot_be_too_long() -> None:
 ALL_OFF = Timeouts(connect=None, first_token=None, idle=None, silence=None, total=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("off", "names"),
     [

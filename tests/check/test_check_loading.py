@@ -109,6 +109,7 @@ def test_a_client_that_cannot_be_loaded(module: str, name: str, says: str) -> No
 UNBOUNDED = ["pings in mid-answer", "silence in mid-answer"]
 
 
+@pytest.mark.slow
 def test_json_and_a_client_with_a_hole(module: str, tmp_path: Path) -> None:
     """--client and --json: the failed check is named, the exit code is 1, no key is shown."""
     done = command("--client", f"{module}:bad", "--json", cwd=tmp_path)
@@ -153,6 +154,7 @@ def test_a_mistake_is_a_configuration_error(options: dict[str, Any], says: str) 
     assert says in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -109,6 +109,7 @@ def foreign_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
 WITH_WAITS = ["rate limit", "server errors", "reset before answer", "connection refused"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "names"),
     [

@@ -71,6 +71,7 @@ def test_tokens_go_to_stdout_and_nothing_else(llm_server: LLMServer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello brave new world\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", ["responses", "messages", "chat"])
 def test_a_refusal_is_the_answer(llm_server: LLMServer, api: str) -> None:
     """Its words are printed like text, in a pipe as on a terminal, and by a chat; --json has the
@@ -93,6 +94,7 @@ def test_tokens_are_printed_as_they_are_received(llm_server: LLMServer) -> None:
         assert process.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "stdin", "prompt"),
     [
@@ -139,6 +141,7 @@ def test_stats_go_to_stderr(llm_server: LLMServer) -> None:
         assert part in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("api", "tokens"), [("messages", 17), ("chat", 12), ("responses", 12)])
 def test_the_tokens_in_of_the_stats_are_the_whole_prompt(
     llm_server: LLMServer, api: str, tokens: int
@@ -172,6 +175,7 @@ FAILURES: dict[str, tuple[Reply, list[str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
 def test_an_error_is_one_sentence_and_its_own_exit_code(llm_server: LLMServer, name: str) -> None:
     """What was received stays on stdout; the error is one line on stderr and its family's code."""
@@ -194,6 +198,7 @@ def test_exit_codes_are_distinct_and_cover_the_tree() -> None:
         assert any(c.__name__ in EXIT_CODES for c in getattr(errors, name).__mro__), name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_stream_at_once(
@@ -240,6 +245,7 @@ def test_a_closed_pipe_is_not_a_traceback(llm_server: LLMServer) -> None:
     llm_server.wait_closed(0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_cannot_be_written_is_one_sentence(llm_server: LLMServer) -> None:
     """A full disk is exit code 1 and a sentence."""
@@ -258,6 +264,7 @@ def test_output_that_cannot_be_written_is_one_sentence(llm_server: LLMServer) ->
     assert done.stderr == "llmstream: cannot write the output: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

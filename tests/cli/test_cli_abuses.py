@@ -114,6 +114,7 @@ def test_01_a_closed_stdin(abuse: Abuse) -> None:
     is_a_sentence(abuse.run(shell='exec "$@" <&-'), 2, b"standard input is closed")
 
 
+@pytest.mark.slow
 def test_02_an_open_stdin_that_is_silent(abuse: Abuse) -> None:
     """As supervisors leave it: the answer, after a bounded wait that stderr explains."""
     read, write = os.pipe()
@@ -165,6 +166,7 @@ def test_05_nul_and_other_bytes_that_are_no_text(abuse: Abuse) -> None:
     assert abuse.server.requests[1].json()["input"] == "caf\ufffd"
 
 
+@pytest.mark.slow
 def test_06_huge_arguments(abuse: Abuse) -> None:
     """120 kB in one argument, and 20,000 words."""
     abuse.is_answered("x" * 120_000)
@@ -184,6 +186,7 @@ def test_07_a_closed_stdout(abuse: Abuse) -> None:
     assert abuse.server.requests == []
 
 
+@pytest.mark.slow
 def test_08_a_pipe_that_closes(abuse: Abuse) -> None:
     """The reader has seen enough: no word, 141 as of every program, and the call is ended. Also
     where SIGPIPE was ignored or blocked by the caller."""
@@ -206,6 +209,7 @@ def test_08_a_pipe_that_closes(abuse: Abuse) -> None:
         abuse.server.wait_closed(number)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_09_a_full_disk(abuse: Abuse) -> None:
     """For the answer, for every command, and for a timeline, which costs no answer."""
@@ -226,6 +230,7 @@ ENCODINGS: dict[str, tuple[dict[str, str], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_10_an_encoding_that_lacks_the_answer(abuse: Abuse, name: str) -> None:
     """cp1252, LC_ALL=C, ASCII: what is lacking is an escape, in the answer and in the error."""
@@ -236,6 +241,7 @@ def test_10_an_encoding_that_lacks_the_answer(abuse: Abuse, name: str) -> None:
     is_a_sentence(abuse.run("hi", **environment), 3)
 
 
+@pytest.mark.slow
 def test_11_escape_sequences_in_the_answer(abuse: Abuse) -> None:
     """A terminal gets none of the model's, as Markdown and as text; a pipe gets every one."""
     for arguments in (["hi"], ["--plain", "hi"], ["--json", "hi"]):
@@ -259,6 +265,7 @@ def test_12_escape_sequences_in_the_error(abuse: Abuse) -> None:
     assert shown.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_13_a_terminal_that_cannot_do_much(abuse: Abuse) -> None:
     """TERM=dumb, no TERM, NO_COLOR, no columns: the words are there."""
     for environment in ({"TERM": "dumb"}, {"TERM": ""}, {"NO_COLOR": "1"}, {"COLUMNS": "x"}):
@@ -337,6 +344,7 @@ SURROUNDINGS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_16_surroundings_that_lack_something(abuse: Abuse, name: str) -> None:
     """The answer, and no word on stderr: the command needs no home and no place for files."""
@@ -352,6 +360,7 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_17_settings_that_cannot_work(abuse: Abuse, name: str) -> None:
     """A sentence that names the variable and says nothing of the key; or the answer, where the

@@ -537,6 +537,7 @@ def test_a_full_disk_is_one_sentence_and_says_what_is_lost(
     assert len(folder.server.requests) < 20
 
 
+@pytest.mark.slow
 @posix
 def test_a_closed_pipe_ends_the_run_quietly(folder: Folder) -> None:
     """`llmstream batch FILE | head -1`."""
@@ -625,6 +626,7 @@ def until(folder: Folder, process: subprocess.Popen[str], count: int) -> None:
     eventually(there, f"{count} answers are written", within=BOUND)
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_and_a_second_run_goes_on(
@@ -686,6 +688,7 @@ def until_asleep(process: subprocess.Popen[str]) -> None:
     eventually(is_blocked, "the process is blocked", within=BOUND)
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("waits_for", ["input", "reader"])
 def test_a_signal_ends_a_run_that_waits(folder: Folder, waits_for: str) -> None:

@@ -31,6 +31,7 @@ def chat(
     return run("chat", "--api", api, "--base-url", base, "--model", "m", *options, stdin=stdin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("api", "field"), [("responses", "input"), ("messages", "messages"), ("chat", "messages")]
 )
@@ -55,6 +56,7 @@ def test_a_script(llm_server: LLMServer, tmp_path: Path, api: str, field: str) -
     assert prompt[-1] == {"role": "user", "content": "third"}
 
 
+@pytest.mark.slow
 def test_a_cut_answer_is_kept_as_text(llm_server: LLMServer) -> None:
     """Every API takes it, and the exit code is that of the latest answer."""
     begun = Reply([*Answer("Hello brave new world").blocks()[:6], Cut()])
@@ -67,6 +69,7 @@ def test_a_cut_answer_is_kept_as_text(llm_server: LLMServer) -> None:
     assert chat(llm_server, "three").returncode == 16
 
 
+@pytest.mark.slow
 def test_attachments(llm_server: LLMServer, tmp_path: Path) -> None:
     """A text and an image are sent, and stderr says so; what cannot be read sends nothing."""
     (tmp_path / "a b.txt").write_text("inside\n", "utf-8")
@@ -87,6 +90,7 @@ def test_attachments(llm_server: LLMServer, tmp_path: Path) -> None:
     assert len(llm_server.requests) == 1
 
 
+@pytest.mark.slow
 def test_system_model_edit_and_mistakes(llm_server: LLMServer, tmp_path: Path) -> None:
     """Each is heard by the next request; each mistake is one sentence."""
     taken = tmp_path / "notes.txt"
@@ -111,6 +115,7 @@ def saved_file(path: Path, model: str, *origins: Origin, system: str | None = No
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_model_of_a_loaded_file(llm_server: LLMServer, tmp_path: Path) -> None:
     """It counts for a file without answers too, and where it was chosen after the last answer; not
     where another service has it, whose answers are sent as text."""
@@ -131,6 +136,7 @@ def test_the_model_of_a_loaded_file(llm_server: LLMServer, tmp_path: Path) -> No
                 assert "(model: m2)" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_the_command_line_says_counts_more_than_a_file(
     llm_server: LLMServer, tmp_path: Path
 ) -> None:
@@ -152,6 +158,7 @@ def test_what_the_command_line_says_counts_more_than_a_file(
     assert (body["model"], body["instructions"]) == ("m2", "theirs")
 
 
+@pytest.mark.slow
 def test_a_file_whose_model_cannot_be_asked_changes_nothing(
     llm_server: LLMServer, tmp_path: Path
 ) -> None:
@@ -207,6 +214,7 @@ def test_an_interrupt_just_after_an_answer_loses_nothing(
     assert [one.text for one in chat.conversation.exchanges] == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_an_answer_that_the_service_pauses_goes_on(llm_server: LLMServer) -> None:
     """All of its pieces are kept, up to the last one that is asked for."""
     blocks = [
@@ -221,6 +229,7 @@ def test_an_answer_that_the_service_pauses_goes_on(llm_server: LLMServer) -> Non
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_commands_that_nothing_follows(llm_server: LLMServer) -> None:
     """What stands after them was meant for something else."""
     lines = [f"/{name} x" for name in ("retry", "stop", "tokens", "clear", "help", "?", "exit")]
@@ -229,6 +238,7 @@ def test_commands_that_nothing_follows(llm_server: LLMServer) -> None:
     assert llm_server.requests[0].json()["input"] == [{"role": "user", "content": "hi"}]
 
 
+@pytest.mark.slow
 def test_a_folder_is_not_replaced(llm_server: LLMServer, tmp_path: Path) -> None:
     """And nobody is advised to do so."""
     done = chat(llm_server, f"/save {tmp_path}", f"/save -f {tmp_path}")
@@ -244,6 +254,7 @@ def test_an_editor_of_spaces_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         assert chat_files.editor() == found
 
 
+@pytest.mark.slow
 def test_a_message_that_has_no_end_is_not_sent(llm_server: LLMServer) -> None:
     """A script that was cut off asks nothing by half."""
     done = chat(llm_server, '"""', "half")
@@ -251,6 +262,7 @@ def test_a_message_that_has_no_end_is_not_sent(llm_server: LLMServer) -> None:
     assert "not sent" in done.stderr
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_work_are_noticed_first() -> None:
     """Before anything is typed."""
     done = run("chat", "--api", "chat", "--base-url", "http://127.0.0.1:9/v1", stdin="")

@@ -88,6 +88,7 @@ def test_the_exit_codes_of_no_error_are_in_the_help(
     assert len(re.findall(rf"(?m)^ +{code} +\S", help_of(capsys))) == 1
 
 
+@pytest.mark.slow
 def test_the_dashboard_is_printed() -> None:
     """Valid JSON, and exactly the file that the package ships."""
     done = run("dashboard")

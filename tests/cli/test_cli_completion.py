@@ -105,6 +105,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ASKED)
 def test_what_a_shell_offers(scripts: dict[str, Path], folder: Path, name: str) -> None:
     """Commands, options of the command that is meant, their values, and files where one belongs."""

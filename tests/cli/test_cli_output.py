@@ -56,6 +56,7 @@ CHAT = {"LLMSTREAM_API": "chat", "LLMSTREAM_MODEL": "m"}
 # ---- descriptors -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("redirect", [">&-", "<&- >&-", "</dev/null >&-", "1</dev/null"])
 def test_an_output_that_cannot_be_written_is_one_sentence(
@@ -75,6 +76,7 @@ def test_a_closed_output_is_reported_before_the_call(llm_server: LLMServer) -> N
     assert llm_server.requests == []
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("redirect", ["2>&-", "<&- 2>&-", "2>/dev/null"])
 def test_without_a_stderr_the_answer_is_the_same(llm_server: LLMServer, redirect: str) -> None:
@@ -84,6 +86,7 @@ def test_without_a_stderr_the_answer_is_the_same(llm_server: LLMServer, redirect
     assert (done.returncode, done.stdout, done.stderr) == (0, b"ok\n", b"")
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full"])
 def test_an_error_that_cannot_be_written_is_its_exit_code(
@@ -98,6 +101,7 @@ def test_an_error_that_cannot_be_written_is_its_exit_code(
     assert shell(llm_server, "--nonsense", redirect=redirect).returncode == 2
 
 
+@pytest.mark.slow
 @posix
 def test_all_closed(llm_server: LLMServer) -> None:
     """Nothing can be said; the exit code is that of the output."""
@@ -105,6 +109,7 @@ def test_all_closed(llm_server: LLMServer) -> None:
     assert shell(llm_server, "--help", redirect="<&- >&- 2>&-").returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "arguments",
@@ -119,6 +124,7 @@ def test_a_full_disk_is_one_sentence_for_every_command(
     assert done.stderr == b"llmstream: cannot write the output: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_stats_that_cannot_be_written_are_an_exit_code(llm_server: LLMServer) -> None:
     """The answer is there, and what else was asked for is not."""
@@ -127,6 +133,7 @@ def test_stats_that_cannot_be_written_are_an_exit_code(llm_server: LLMServer) ->
     assert (done.returncode, done.stdout) == (1, b"ok\n")
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["check", "--help"]])
 def test_help_that_nobody_reads_is_not_a_traceback(arguments: list[str]) -> None:
@@ -178,6 +185,7 @@ ENCODINGS: dict[str, tuple[dict[str, str], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_what_an_encoding_lacks_is_an_escape(llm_server: LLMServer, name: str) -> None:
@@ -191,6 +199,7 @@ def test_what_an_encoding_lacks_is_an_escape(llm_server: LLMServer, name: str) -
     assert (body["input"], body["instructions"]) == (TEXT, "kürzer")
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_json_is_json_in_every_encoding(llm_server: LLMServer, name: str) -> None:
@@ -204,6 +213,7 @@ def test_json_is_json_in_every_encoding(llm_server: LLMServer, name: str) -> Non
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 @posix
 def test_an_argument_that_is_not_text_is_replaced(llm_server: LLMServer) -> None:
     """A byte of another encoding is no traceback."""
@@ -229,6 +239,7 @@ NOT_QUITE_JSON = {
 }
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("name", NOT_QUITE_JSON)
 def test_every_event_is_printed_on_a_line(llm_server: LLMServer, name: str) -> None:
@@ -242,6 +253,7 @@ def test_every_event_is_printed_on_a_line(llm_server: LLMServer, name: str) -> N
     assert b'"finish_reason":"stop"' in last.replace(b" ", b"")
 
 
+@pytest.mark.slow
 @posix
 def test_an_event_of_several_lines_is_one_line(llm_server: LLMServer) -> None:
     """Whether it is JSON or not."""
@@ -282,6 +294,7 @@ def at_a_terminal(
     return process.wait(BOUND), shown
 
 
+@pytest.mark.slow
 @posix
 def test_a_terminal_is_not_given_control_characters(llm_server: LLMServer) -> None:
     """Newline and tab stay; colours, titles, clipboards and overrides are visible escapes."""
@@ -289,6 +302,7 @@ def test_a_terminal_is_not_given_control_characters(llm_server: LLMServer) -> No
     assert at_a_terminal(llm_server, "--plain", "hi") == (0, f"{SHOWN}\nend\n".encode())
 
 
+@pytest.mark.slow
 @posix
 def test_files_and_pipes_are_given_every_character(llm_server: LLMServer) -> None:
     """As the service sent it."""
@@ -296,6 +310,7 @@ def test_files_and_pipes_are_given_every_character(llm_server: LLMServer) -> Non
     assert shell(llm_server, "hi").stdout == f"{ODD}\n".encode()
 
 
+@pytest.mark.slow
 @posix
 def test_json_at_a_terminal_is_safe_and_json(llm_server: LLMServer) -> None:
     """JSON allows C1 and DEL as they are; here they are its own escapes."""
@@ -308,6 +323,7 @@ def test_json_at_a_terminal_is_safe_and_json(llm_server: LLMServer) -> None:
     assert event["choices"][0]["delta"]["content"] == "\x9b2J\x7f\u202eä"
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("only", ["stderr", "both"])
 def test_an_error_at_a_terminal_is_safe(llm_server: LLMServer, only: str) -> None:
@@ -321,6 +337,7 @@ def test_an_error_at_a_terminal_is_safe(llm_server: LLMServer, only: str) -> Non
     assert shown.count(b"\n") == 1
 
 
+@pytest.mark.slow
 @posix
 def test_what_the_terminal_lacks_is_an_escape(llm_server: LLMServer) -> None:
     """Both at once: an encoding, and a terminal."""
@@ -332,6 +349,7 @@ def test_what_the_terminal_lacks_is_an_escape(llm_server: LLMServer) -> None:
 # ---- interrupts, faults ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_moment_is_not_a_traceback(

@@ -91,6 +91,7 @@ def texts_and_cuts(draw: Callable[..., object]) -> tuple[str, list[int]]:
     return text, sorted(cuts)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(texts_and_cuts())
 def test_units_do_not_depend_on_the_pieces(case: tuple[str, list[int]]) -> None:
@@ -106,6 +107,7 @@ def test_units_do_not_depend_on_the_pieces(case: tuple[str, list[int]]) -> None:
     assert state == Splitter()
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(texts_and_cuts(), st.sampled_from([20, 40, 80, 120]), st.sampled_from([6, 24]))
 def test_the_scrollback_is_what_is_painted_at_once(
@@ -149,6 +151,7 @@ def words(rows: list[str]) -> str:
 ABOVE = "# One\n\n# Two\n\n# Three\n\n# Four\n\n"
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(sizes_on_the_way())
 def test_the_scrollback_of_a_terminal_that_is_resized(
@@ -223,6 +226,7 @@ EVIL = (
 )
 
 
+@pytest.mark.slow
 @every("size", [1, 3, 7, 1000])
 def test_nothing_that_a_terminal_obeys_is_sent(size: int) -> None:
     """Neither in text, code, links, cells nor as an entity, however it is cut; the screen refuses
@@ -324,6 +328,7 @@ def test_no_color_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert styles <= {"0", "1", "2", "3", "4", "9"}, styles
 
 
+@pytest.mark.slow
 def test_what_is_not_finished_takes_a_few_rows() -> None:
     """However long a block is, at most ten rows are painted again, and half of the screen."""
     for block in (
@@ -372,6 +377,7 @@ def test_it_is_painted_twelve_times_a_second_and_a_tenth_of_the_time() -> None:
         assert "word word" in screen.rows[-1]
 
 
+@pytest.mark.slow
 def test_the_work_grows_as_the_answer_does() -> None:
     """Twice the text, painted in twice as many pieces, is about twice the work."""
     block = "\n\n".join(BLOCKS[:5]) + "\n\n" + BLOCKS[11] + "\n\n" + BLOCKS[20] + "\n\n"
@@ -473,6 +479,7 @@ def interrupted_at(at: int, text: str) -> list[str] | None:
     return None
 
 
+@pytest.mark.slow
 def test_an_interrupt_anywhere_in_the_painting_loses_nothing() -> None:
     text = "One **two** three.\n\n- four\n- five\n\n```py\nsix = 7\n```\n\nEight"
     expected = rows_of_answer(text)

@@ -61,6 +61,7 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.slow
 def test_a_silent_stdin_is_not_waited_for(llm_server: LLMServer, silent: int) -> None:
     """With a prompt as an argument: after the bound it is left alone, and stderr says so."""
     llm_server.script(Answer("ok"))
@@ -113,6 +114,7 @@ def write_slowly(process: subprocess.Popen[bytes], *pieces: tuple[float, bytes])
     process.stdin = None
 
 
+@pytest.mark.slow
 def test_a_slow_producer_is_read_to_its_end(llm_server: LLMServer) -> None:
     """Once a byte has arrived there is no further bound but the total clock."""
     with command(llm_server, "--total", "60", "explain", stdin=subprocess.PIPE) as process:
@@ -122,6 +124,7 @@ def test_a_slow_producer_is_read_to_its_end(llm_server: LLMServer) -> None:
     assert asked(llm_server)["input"] == "explain\n\nline 1\nline 2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--stdin", "explain"], ["-"], []])
 def test_where_stdin_is_asked_for_it_is_waited_for(
     llm_server: LLMServer, arguments: list[str]
@@ -134,6 +137,7 @@ def test_where_stdin_is_asked_for_it_is_waited_for(
     assert asked(llm_server)["input"].endswith("late")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["-"], [], ["--stdin", "hi"]])
 def test_the_total_clock_runs_while_stdin_is_read(
     llm_server: LLMServer, silent: int, arguments: list[str]
@@ -157,6 +161,7 @@ def test_the_total_clock_covers_stdin_once_it_has_begun(llm_server: LLMServer) -
     assert llm_server.requests == []
 
 
+@pytest.mark.slow
 def test_the_call_has_what_stdin_has_left_of_the_total(llm_server: LLMServer) -> None:
     """The clock begins with the command, not with the call."""
     llm_server.script(Reply(before=[Silence()]))
@@ -193,6 +198,7 @@ def test_bytes_that_are_not_text_are_replaced(llm_server: LLMServer, tmp_path: P
     assert asked(llm_server)["input"] == "hi\n\ncaf\ufffd"
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("redirect", ["<&-", "</dev/null", "0>/dev/null"])
 def test_without_a_stdin_the_argument_is_the_prompt(llm_server: LLMServer, redirect: str) -> None:
@@ -202,6 +208,7 @@ def test_without_a_stdin_the_argument_is_the_prompt(llm_server: LLMServer, redir
     assert asked(llm_server)["input"] == "hi"
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(
     ("redirect", "says"),
@@ -219,6 +226,7 @@ def test_a_stdin_that_is_needed_and_missing_is_a_mistake(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @posix
 def test_what_is_not_read_is_left_to_others(llm_server: LLMServer) -> None:
     """The rest of a script's stdin is the script's: a silent one is not swallowed later."""

@@ -100,6 +100,7 @@ def said_by_the_command(*arguments: str, **environment: str) -> str:
     return ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_the_command_names_the_variable(variable: str) -> None:
     """And `--base-url` is named as it is written."""

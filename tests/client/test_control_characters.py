@@ -171,6 +171,7 @@ def test_a_callers_words() -> None:
         assert is_harmless(str(failure(stream)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPLIES)
 def test_the_command(
     server: LLMServer,

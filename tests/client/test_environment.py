@@ -372,6 +372,7 @@ BUSY = (
 )
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "tls"])
 def test_a_fork_of_a_busy_parent(
@@ -475,6 +476,7 @@ POOL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [pytest.param("fork", marks=needs_fork), "spawn"])
 def test_multiprocessing(server: LLMServer, tmp_path: Path, method: str) -> None:
     """The workers of a pool stream with the module's client, however they are started."""
@@ -649,6 +651,7 @@ GEVENT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "tls"])
 def test_gevent(server: LLMServer, tls_server: LLMServer, unanswering: Address, tls: bool) -> None:
     """Under gevent's monkey patches greenlets are threads: clocks fire, cancels wake, fifty streams
@@ -768,6 +771,7 @@ PHASES = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "tls"])
 def test_ctrl_c_in_every_phase_and_on_it_goes(
     server: LLMServer, tls_server: LLMServer, unanswering: Address, tls: bool
@@ -832,6 +836,7 @@ UNCAUGHT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM)]
 )
@@ -916,6 +921,7 @@ EIGHT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["pool", "cancel", "daemons"])
 def test_eight_streams_stop_on_one_ctrl_c(server: LLMServer, how: str) -> None:
     """Eight threads read, the main thread waits for them: one Ctrl-C ends the process."""
@@ -1094,6 +1100,7 @@ DROPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS.keys())
 def test_a_view_dropped_half_way_frees_its_call(
     any_server: LLMServer, client_for: Callable[..., Client], drop: Callable[[Any], None]
@@ -1124,6 +1131,7 @@ def test_a_view_outlives_its_stream_and_the_reverse(
     assert server.connections == 1
 
 
+@pytest.mark.slow
 def test_a_thousand_streams_never_started(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
@@ -1183,6 +1191,7 @@ LAST = """
 """
 
 
+@pytest.mark.slow
 def test_streams_at_the_end_of_the_interpreter(tls_server: LLMServer) -> None:
     """Held in globals, cycles, thread-locals and modules when the interpreter ends: it ends, says
     nothing, and the connections close."""
@@ -1362,6 +1371,7 @@ def in_a_stream(api: str) -> dict[str, tuple[bytes, str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 def test_every_error_as_the_first_event(server: LLMServer, api: str) -> None:
     """Each shape over HTTP, as the first event of a 200: its class, and what may not pass costs
@@ -1385,6 +1395,7 @@ def test_every_error_as_the_first_event(server: LLMServer, api: str) -> None:
             assert error.partial.text == "", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 def test_every_error_behind_three_tokens(server: LLMServer, api: str) -> None:
     """Each shape over HTTP, after three tokens: its class, the three tokens once, one request."""
@@ -1483,6 +1494,7 @@ HAPPENS: dict[str, list[Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 def test_a_marked_run_shows_no_mark(
     server: LLMServer,
@@ -1570,6 +1582,7 @@ REPORTER = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 def test_a_process_prints_no_mark(server: LLMServer, api: str) -> None:
     """All that a process prints, its last traceback included."""

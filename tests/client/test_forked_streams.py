@@ -100,12 +100,14 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", ["http", "tls"])
 def test_a_child_leaves_the_stream_to_its_parent(tls: str) -> None:
     """The parent's answer is whole, and the child is told why it has none."""
     check("chat", tls, ENDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "api", ["responses", "messages", pytest.param("gemini", marks=pytest.mark.slow)]
 )

@@ -893,6 +893,7 @@ CUT_ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CUT_ANSWERS)
 def test_cut_at_every_byte_in_memory(api: str, name: str, step: int) -> None:
@@ -1472,6 +1473,7 @@ def distorted(answer: Answer, api: str, share: int) -> Iterator[bytes]:
                 yield b"".join([*blocks[:at], middle, *blocks[at + 1 :]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [5, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("which", ["whole", "failing"])
 def test_no_shape_of_an_event_brings_a_foreign_exception(api: str, which: str, share: int) -> None:

@@ -33,6 +33,7 @@ def client_of(api: str, *replies: Any) -> Client:
     return Client(api, base_url="http://test", model="m", transport=transport, clock=FakeClock())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 def test_a_kept_stream_holds_about_its_text(api: str, cut: bool) -> None:

@@ -19,6 +19,7 @@ from llmstream.testing import Answer, FakeClock, FakeTransport
 CLIENT: dict[str, Any] = {"base_url": "http://test", "model": "m"}
 
 
+@pytest.mark.slow
 def test_a_part_of_the_table(caplog: pytest.LogCaptureFixture) -> None:
     """Each parameter with two of the values, each value with some parameter."""
     caplog.set_level("CRITICAL", "llmstream")
@@ -41,6 +42,7 @@ def test_a_part_of_the_table(caplog: pytest.LogCaptureFixture) -> None:
             pass
 
 
+@pytest.mark.slow
 @every(
     ("value", "path"),
     [

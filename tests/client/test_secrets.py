@@ -254,6 +254,7 @@ def traceback_of(error: BaseException) -> str:
 # ---- the proofs --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 def test_no_output_holds_a_mark(
     server: LLMServer,
@@ -325,6 +326,7 @@ def test_the_answer_is_where_it_belongs(server: LLMServer, api: str) -> None:
         assert ANSWERED in repr(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 def test_content_goes_out_where_it_is_asked_for(server: LLMServer, api: str) -> None:
     """The one switch: `capture_content=True` puts prompt, instructions and answer on the span;
@@ -425,6 +427,7 @@ def without_the_callers_frames(node: Any) -> Any:
     return {k: without_the_callers_frames(v) for k, v in node.items() if not (own and k == "vars")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("api", "step"),
     [("responses", 3), *(pytest.param(api, 1, marks=pytest.mark.slow) for api in APIS)],

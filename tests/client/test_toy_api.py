@@ -135,6 +135,7 @@ def test_its_variables(server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> No
     assert server.requests[0].headers["x-toy"] == "key-of-the-environment"
 
 
+@pytest.mark.slow
 def test_the_check_plays_it_a_bad_day() -> None:
     """All checks, as for the others."""
     results = list(run(CheckSettings(api="toy", timeouts=Timeouts(total=20))))

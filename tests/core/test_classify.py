@@ -567,6 +567,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(JSON, st.integers(300, 599))
 def test_any_payload_is_an_error(payload: Any, status: int) -> None:

@@ -182,6 +182,7 @@ WRONG: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 @every("kind", KINDS)
 def test_fields_of_wrong_types_never_crash(kind: str) -> None:
     """A field of another type is left out, and stays in `raw`; only answer text that cannot be

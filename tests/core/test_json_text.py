@@ -147,6 +147,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scanner", SCANNERS)
 @every("name", ODD)
 def test_each_character_is_looked_at_once(scanner: str, name: str) -> None:

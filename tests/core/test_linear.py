@@ -273,6 +273,7 @@ def seconds(work: Callable[[], object]) -> float:
         gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("api", "kind"), [(api, kind) for api, kinds in STREAMS.items() for kind in kinds]
 )

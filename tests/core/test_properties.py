@@ -53,6 +53,7 @@ def heard(pieces: Iterable[bytes], limit: int = NO_LIMIT) -> list[tuple[str, str
     return [(event[0], event[1].decode("utf-8", "replace")) for event in parsed]
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=400)
 @given(PIECES)
 def test_any_soup_is_read_as_the_standard_says(pieces: list[bytes]) -> None:
@@ -120,6 +121,7 @@ def check_damage(api: str, answer: Answer, ops: Sequence[Op], seed: int, **setti
     check(Case(b"".join(damaged(answer.blocks(api), ops)), api, seed=seed, **settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 @settings(PROPERTY, max_examples=120)
 @given(ANSWERS, st.lists(OPERATIONS, max_size=6), st.integers(0, 255))

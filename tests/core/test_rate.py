@@ -123,6 +123,7 @@ def check(service: str, answer: str, seed: int, how: str) -> tuple[float, float]
     return run.refused_share(10.0), used / limit
 
 
+@pytest.mark.slow
 @every("how", ["silent", "late heads"])
 @every("service", SERVICES)
 def test_a_limit_is_found(service: str, how: str) -> None:
@@ -217,6 +218,7 @@ def test_a_low_limit_is_found(per_minute: int) -> None:
 # --- random schedules ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["given", "searched"])
 def test_random_schedules(kind: str) -> None:
     """1,000 of them: whatever the service does, and in whatever order it is told, no count is

@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from every import every
 from support import executed_lines
 
@@ -30,6 +31,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.slow
 @every("spelling", SPELLINGS)
 @every("before", ["", "x" * 3, "y" * 5000, "lorem ipsum " * 9000])
 def test_every_spelling_is_found(spelling: str, before: str) -> None:
@@ -75,6 +77,7 @@ def test_a_search_that_takes_too_long_ends() -> None:
     assert shown == ["the model gpt-x does not allow '*** ***', ***", "invalid_value"]
 
 
+@pytest.mark.slow
 def test_prompts_as_deep_as_one_likes() -> None:
     """No recursion."""
     prompt: Any = "in the depth"
@@ -99,6 +102,7 @@ PROMPTS: dict[str, Callable[[int], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @every("prompt", PROMPTS)
 @every("said", [SAID, "a" * 500, "no"])
 def test_the_cost_is_linear_in_the_prompt(prompt: str, said: str) -> None:

@@ -275,6 +275,7 @@ def test_a_schema_too_deep_for_python(rules: Any) -> None:
         fit(nested(5000), rules)
 
 
+@pytest.mark.slow
 def test_what_is_just_within_the_limits() -> None:
     for schema in (
         an_object(**{f"p{n}": {"type": "string"} for n in range(5000)}),

@@ -38,6 +38,7 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
     return Draft202012Validator(schema).is_valid(value)
 
 
+@pytest.mark.slow
 @every("flavour, seed", SEEDS)
 def test_what_is_sent_follows_the_rules(flavour: str, seed: int) -> None:
     """By the checks that know only the vendors' documentation; and what is not strict is as the
@@ -78,6 +79,7 @@ def test_strict_where_it_can_be(flavour: str, seed: int) -> None:
             assert "are the most" in str(fitted.reason), fitted.reason
 
 
+@pytest.mark.slow
 @every("flavour, seed", SEEDS)
 def test_a_value_that_fits_decodes(flavour: str, seed: int) -> None:
     """What fits the schema of the type is a value of the type, what fits the schema that is sent is

@@ -945,6 +945,7 @@ FIELDS_OF = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_odd_shapes_never_crash(share: int) -> None:
     """Any value in any field of any event, alone and behind a begun item: events or an error, and
@@ -1069,6 +1070,7 @@ GRAINS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=400)
 @given(st.lists(st.one_of(GRAINS, st.binary(max_size=6)), max_size=14), st.integers(0, 5))
 def test_random_bytes_never_raise(grains: list[bytes], seed: int) -> None:
@@ -1304,6 +1306,7 @@ def check_random_answer(seed: int) -> None:
     assert told(again) == told(session)
 
 
+@pytest.mark.slow
 @every("batch", range(8))
 def test_random_answers_come_whole_and_once(batch: int) -> None:
     """Answers of several items, open at the same time, with missing, late and doubled events,
@@ -1526,6 +1529,7 @@ def test_a_crowd_is_no_hang(name: str) -> None:
     assert session.complete is (name != "items of other ids, places and words")
 
 
+@pytest.mark.slow
 @every("front", [False, True])
 @every("closed", [False, True])
 @every("offset", [0, 1])

@@ -196,6 +196,7 @@ LINES = st.builds(lambda f, c, v: f + c + v, FIELDS, COLONS, VALUES).filter(bool
 BLOCKS = st.lists(LINES, min_size=1, max_size=6).map("\n".join).filter(lambda b: b[:6] != "error:")
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(BLOCKS)
 def test_generated_blocks_are_read_alike(text: str) -> None:

@@ -262,6 +262,7 @@ def test_usage_is_the_last_known_value_per_field(reports: list[Usage], expected:
 COUNTS: Any = st.one_of(st.none(), st.integers(0, 10**9))
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(st.lists(st.builds(Usage, COUNTS, COUNTS, st.none(), COUNTS, COUNTS), max_size=5))
 def test_usage_never_grows_by_adding(reports: list[Usage]) -> None:

@@ -234,6 +234,7 @@ class Pair:
         assert self.real.remaining(self.now) == self.reference.left()["total"]
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=600)
 @given(
     st.builds(

@@ -31,6 +31,7 @@ def started(name: str, server: LLMServer, *arguments: str) -> subprocess.Popen[s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("name", "arguments", "replies", "requests"),

@@ -254,6 +254,7 @@ def test_a_cancel_wakes_its_reader(server: LLMServer, client_for: Any) -> None:
 PLACES = ("/llmstream/output/", "/llmstream/_core/output", "/llmstream/_core/json_text")
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_loses_no_element() -> None:
     """Read on after it, the view yields all of them, or raises."""
 

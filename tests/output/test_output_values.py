@@ -416,6 +416,7 @@ INVALID = [
 ]
 
 
+@pytest.mark.slow
 @every(("text", "why", "path"), INVALID)
 @pytest.mark.parametrize("api", APIS)
 def test_what_does_not_fit_is_an_error_of_its_own(

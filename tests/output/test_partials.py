@@ -315,6 +315,7 @@ def pieces_of(text: str, size: int = 4) -> Iterable[str]:
 LONG = json.dumps({"items": [{"id": n, "text": "word " * 8} for n in range(2_000)]})
 
 
+@pytest.mark.slow
 @every("interval", [0.001, 0.05, 1.0])
 def test_parsing_takes_a_tenth_of_the_time_at_most(interval: float) -> None:
     """However long the answer, and however dear a byte."""
@@ -431,6 +432,7 @@ def test_without_jiter_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 PLACES = ("/llmstream/output/", "/llmstream/_core/output", "/llmstream/_core/json_text")
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_loses_nothing() -> None:
     """Read on after it, the view ends with the whole value, or raises: never with half of it."""
 

@@ -706,6 +706,7 @@ def test_a_client_that_is_closed_in_mid_batch(server: LLMServer, client_for: Cli
         client.parallel(["a"])
 
 
+@pytest.mark.slow
 def test_a_hundred_batches_leave_nothing(server: LLMServer, client_for: ClientFor) -> None:
     """Read to the end, left, dropped and cancelled in turn, two at a time."""
     server.default = server.echo
@@ -752,6 +753,7 @@ def test_a_batch_inside_an_observer(server: LLMServer, client_for: ClientFor) ->
 # ---- many, of which some fail --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["iteration", "results", "chunks"])
 def test_of_200_prompts_none_is_lost(view: str, server: LLMServer, client_for: ClientFor) -> None:
     """16 workers, and a server that fails a quarter of the prompts in four ways: each has the

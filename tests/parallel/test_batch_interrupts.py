@@ -30,6 +30,7 @@ SERVER = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["list(batch)", "batch.results()", "list(batch.chunks())"])
 def test_one_interrupt_ends_all_streams(view: str) -> None:
     """Ctrl-C in the reader: KeyboardInterrupt comes through, all connections close at once, no
@@ -291,6 +292,7 @@ def test_an_interrupt_at_each_point(view: str) -> None:
     assert output_of(code) == "True\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["iteration", "results", "chunks"])
 def test_an_interrupt_at_some_points(view: str) -> None:
     """The same at one point of 7, for the default suite."""

@@ -189,6 +189,7 @@ def test_each_byte_in_a_write_of_its_own(recording: Any, bench: Bench) -> None:
     assert found["told"] == recording.expect
 
 
+@pytest.mark.slow
 @every("recording", params(own()))
 def test_over_tls_it_is_reported_exactly(recording: Any, tls_bench: Bench) -> None:
     """The same through TLS, chunked and closed."""
@@ -282,6 +283,7 @@ def check_cut(bench: Bench, data: bytes, offset: int, way: str, *, tls: bool = F
         assert (partial.finish is None) or session.complete
 
 
+@pytest.mark.slow
 @every("way", WAYS)
 @every("name", SAMPLED)
 def test_a_cut_answer_is_no_success(name: str, way: str, bench: Bench) -> None:
@@ -292,6 +294,7 @@ def test_a_cut_answer_is_no_success(name: str, way: str, bench: Bench) -> None:
         check_cut(bench, recording.data, offset, way)
 
 
+@pytest.mark.slow
 @every("way", WAYS)
 @every("name", SAMPLED[:2])
 def test_a_cut_answer_is_no_success_over_tls(name: str, way: str, tls_bench: Bench) -> None:

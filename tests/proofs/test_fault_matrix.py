@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from every import every
 
 import llmstream
@@ -375,6 +376,7 @@ def test_nobody_listens() -> None:
     assert list(refused()) == [Cell("ConnectionFailed", 3, "")] * len(APIS)
 
 
+@pytest.mark.slow
 @every("api", APIS)
 @every("fault", PROXY_FAULTS, ids=[fault.does for fault in PROXY_FAULTS])
 def test_a_fault_of_a_proxy(fault: ProxyFault, api: str) -> None:

@@ -113,6 +113,7 @@ def test_any_bytes_are_a_case() -> None:
         check(Case.of(data))
 
 
+@pytest.mark.slow
 def test_every_damage_does_something() -> None:
     """No operation of the mutator is idle, and none fails on what the others left."""
     cases = list(seeds.cases())

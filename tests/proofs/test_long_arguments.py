@@ -76,6 +76,7 @@ READERS: dict[str, Callable[[Any], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", [*APIS[:3], pytest.param(APIS[3], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_piece_costs_the_same_however_many_came_before(api: str, reader: str) -> None:

@@ -442,6 +442,7 @@ def test_ten_thousand_bad_days(soak: Soak) -> None:
     assert {kind.__name__ for kind in kinds} <= ended.keys()  # every kind of end
 
 
+@pytest.mark.slow
 def test_a_moment_of_bad_days(soak: Soak) -> None:
     """The same for some hundred calls: every one is judged, and no thread or descriptor is left
     (so few calls say nothing about memory)."""

@@ -150,6 +150,7 @@ def answers() -> list[Answer]:
 # ---- the scripted server -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @API
 def test_over_the_scripted_server(
     api: str, server: LLMServer, client_for: Callable[..., Client]
@@ -166,6 +167,7 @@ def test_over_the_scripted_server(
     assert APIS[api].load().own_turns(turns) == turns
 
 
+@pytest.mark.slow
 @API
 def test_another_api_goes_on(
     api: str, server: LLMServer, client_for: Callable[..., Client]

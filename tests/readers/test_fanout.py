@@ -467,6 +467,7 @@ def test_a_dropped_fan_is_freed(server: LLMServer, client: Client) -> None:
         gc.enable()
 
 
+@pytest.mark.slow
 def test_a_long_log_is_freed() -> None:
     """A chain of nodes is not freed by recursion."""
     fan = fanout(Script(["x"] * 200_000), limit=200_000)
@@ -532,6 +533,7 @@ FORK = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "child"),
     [("begun", "ConfigurationError ConfigurationError"), ("new", "whole")],

@@ -400,6 +400,7 @@ INTERRUPTED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", ["None", "1.0"])
 def test_ctrl_c_ends_it_at_once(seconds: str) -> None:
     with python(INTERRUPTED, seconds) as process:

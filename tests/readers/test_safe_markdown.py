@@ -181,6 +181,7 @@ def test_the_attacks_are_attacks(name: str) -> None:
     assert sum(bool(Looked(render(text)).problems) for text in ATTACKS) > len(ATTACKS) / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RENDERERS)
 @settings(max_examples=150, deadline=None)
 @given(pieces=st.lists(PIECES, max_size=25))

@@ -607,6 +607,7 @@ _JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(body=_JSON, protocol=st.sampled_from(["events", "ui-message", "ag-ui", "chat-completions"]))
 def test_any_body(body: Any, protocol: str) -> None:

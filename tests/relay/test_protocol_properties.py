@@ -152,6 +152,7 @@ def test_the_answers_here_are_such_as_a_reader_yields(parts: list[Part]) -> None
 # ---- all protocols -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "version"), VERSIONS)
 @given(parts=answers())
 @QUICK
@@ -186,6 +187,7 @@ def check_nulls(value: Any, allowed: str | None) -> None:
             check_nulls(inner, allowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "version"), VERSIONS)
 @given(parts=answers(), data=st.data())
 @QUICK
@@ -260,6 +262,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "version"), VERSIONS)
 @given(parts=answers())
 @QUICK
@@ -478,6 +481,7 @@ def test_the_latest_version_is_the_default() -> None:
             assert make_encoder(protocol, str(row.versions[-1])).version == encoder.version  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "version"), VERSIONS)
 @pytest.mark.parametrize("hidden", ["thinking", "tool_calls"])
 @given(parts=answers())

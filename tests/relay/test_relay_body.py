@@ -497,6 +497,7 @@ def test_a_slow_browser_slows_the_stream(
     assert text == f"[B][T{''.join(words)}][E]"
 
 
+@pytest.mark.slow
 def test_a_cancel_ends_the_thread_that_waits_for_a_slow_browser(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:

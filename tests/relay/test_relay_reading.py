@@ -504,6 +504,7 @@ def lines(api: str, pieces: int, work: Callable[[Stream], Any]) -> int:
     return executed_lines(lambda: work(stream))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 def test_arguments_cost_the_same_however_long_they_are(api: str) -> None:
     """Ten times the pieces are ten times the work; and a piece costs at most three times what it

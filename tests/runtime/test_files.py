@@ -128,6 +128,7 @@ def test_writers_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
             writer.join()
 
 
+@pytest.mark.slow
 @posix
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
     """A process that writes pages without an end is killed again and again."""

@@ -520,6 +520,7 @@ def test_one_observer_for_many_clients_and_threads(
     assert page("llm_stream_in_flight", *API) == 0
 
 
+@pytest.mark.slow
 def test_a_scrape_sees_no_half_of_an_end(
     registry: CollectorRegistry, observer: PrometheusObserver, often: None
 ) -> None:
@@ -654,6 +655,7 @@ SAME_AS_OBSERVE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiprocess", [False, True])
 def test_many_observations_are_as_one_by_one(multiprocess: bool, tmp_path: Path) -> None:
     """`observe_all` gives the same exposition as `observe` for each, with the values of one process

@@ -72,6 +72,7 @@ IN_A_CHILD = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("multiprocess", [False, True])
 def test_a_forked_child_has_no_call_in_flight(
@@ -131,6 +132,7 @@ FORKS_UNDER_LOAD = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.parametrize("multiprocess", [False, True])
 def test_a_fork_while_others_count(multiprocess: bool, tmp_path: Path) -> None:
@@ -192,6 +194,7 @@ class Gunicorn:
             print(self.log.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="gunicorn needs a system that forks")
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preload"])
 def test_four_gunicorn_workers_of_which_one_is_killed(

@@ -453,6 +453,7 @@ def test_a_wait_that_others_caused_is_drawn() -> None:
     assert (page.numbers(1)["waits between attempts"] or 0) >= 7000
 
 
+@pytest.mark.slow
 def test_twenty_thousand_chunks_are_a_small_page() -> None:
     """A very long answer is a page below 1 MB, on which no chunk is lost."""
     blocks = Answer("okapi " * 20_001).blocks()
@@ -462,6 +463,7 @@ def test_twenty_thousand_chunks_are_a_small_page() -> None:
     assert len(page.text) < 300_000
 
 
+@pytest.mark.slow
 def test_many_calls_are_bounded() -> None:
     """A page has the last calls, has a note on that, and stays below 1 MB however long they
     were."""

@@ -403,6 +403,7 @@ def _compact(text: str) -> str:
     return msgspec.json.encode(msgspec.json.decode(text)).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 @settings(derandomize=True, database=None, deadline=None, max_examples=60)
 @given(answer=_ANSWERS)

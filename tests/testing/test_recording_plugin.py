@@ -100,6 +100,7 @@ def run(folder: Path, url: str, *options: str, **environment: str) -> tuple[dict
     return found, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_suite_is_recorded_and_replayed(service: LLMServer, tmp_path: Path) -> None:
     """Without files nothing is sent; with --llm-record=once all is recorded but what fails; then
     all is replayed while the service is gone and the network is forbidden."""

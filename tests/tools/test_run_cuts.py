@@ -89,6 +89,7 @@ def test_a_run_that_is_not_cut(api: str) -> None:
     assert len(model.requests) == 4
 
 
+@pytest.mark.slow
 @every("api", APIS)
 def test_the_process_dies_after_any_item(api: str) -> None:
     """What is left is the state that was kept after the last item."""
@@ -113,6 +114,7 @@ def no_tool_runs() -> bool:
     return not any(thread.name == "llmstream-tool" for thread in other_threads())
 
 
+@pytest.mark.slow
 @every("api", APIS)
 def test_a_run_that_is_left_after_any_item_and_closed(api: str) -> None:
     """The state of a run that is closed is exact: what had not begun is made later."""
@@ -137,6 +139,7 @@ def cut_cases() -> Iterator[tuple[str, int, int]]:
                 yield api, number, blocks
 
 
+@pytest.mark.slow
 @every("api, number, blocks", cut_cases)
 def test_the_network_is_cut_after_any_event_of_any_answer(
     api: str, number: int, blocks: int
@@ -299,6 +302,7 @@ def test_the_caller_knows_what_came_of_a_lost_call() -> None:
 _PLACES = ("/tools/loop", "/tools/calling", "/tools/deciding", "/tools/entries", "/_core/tool_loop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("api", "step"),
     [("chat", 47), *(pytest.param(api, 2, marks=pytest.mark.slow) for api in APIS)],

@@ -114,6 +114,7 @@ def test_ctrl_c_in_the_middle_of_an_answer() -> None:
     assert output_of(code).splitlines() == ["one two ask", "Done."]
 
 
+@pytest.mark.slow
 @every("what", ["a reference", "no reference"])
 def test_an_interpreter_that_exits_does_not_wait_for_tools(what: str) -> None:
     code = f"""

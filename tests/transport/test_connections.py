@@ -237,6 +237,7 @@ def test_only_so_many_connections_stay_idle(
 # ---- many threads ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_thread_hears_anothers_answer(
     any_server: LLMServer, client_for: Callable[..., Client], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -707,6 +708,7 @@ FORK = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("when", ["before use", "after use"])
 def test_a_client_survives_a_fork(any_server: LLMServer, when: str) -> None:
@@ -788,6 +790,7 @@ RUNNING = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("how", ["close the client", "cancel", "close", "drop", "exit"])
 def test_a_child_does_not_end_its_parents_stream(
@@ -838,6 +841,7 @@ FEW = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize("more", [0, 1, 2])
 def test_no_more_descriptors(any_server: LLMServer, more: int) -> None:

@@ -84,6 +84,7 @@ def test_many_calls_have_one_look_up(resolver: Resolver, server: LLMServer) -> N
     assert len(resolver.asked) == 2
 
 
+@pytest.mark.slow
 def test_each_has_its_own_clocks_and_cancel(resolver: Resolver, server: LLMServer) -> None:
     """Those who leave do not take the look-up from those who stay."""
     with Client("chat", base_url=at(HOST, server), model="m", timeouts=clocks()) as client:

@@ -204,6 +204,7 @@ def drain(sock: socket.socket) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["connect", "total", "cancel", "close"])
 @pytest.mark.parametrize(("kind", "stage"), STALLS)
 def test_a_proxy_that_stalls(
@@ -245,6 +246,7 @@ def test_a_proxy_that_stalls(
         assert type(reading.ended()).__name__ == expected.get(ending, "Cancelled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["socks5h", "socks4a"])
 def test_clocks_and_cancels_behind_socks(
     any_server: LLMServer,
@@ -614,6 +616,7 @@ def test_the_certificate_of_an_https_proxy_is_checked(
 # ---- nothing of a proxy's credentials is anywhere ------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_log_and_no_frame_has_the_password(
     client_for: Callable[..., Client],
     monkeypatch: pytest.MonkeyPatch,

@@ -118,6 +118,7 @@ def test_ipv6_that_does_not_work(
     assert time.monotonic() - begun < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("ending", ["connect", "total", "cancel", "close"])
 def test_clocks_and_cancels_hold_for_all(
@@ -207,6 +208,7 @@ MISSING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", MISSING)
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_the_kernel_does_not_have_does_not_end_the_attempt(
