@@ -414,3 +414,37 @@ def test_a_model_leads_to_no_other_address(model: str) -> None:
     name = "a b?key=1&x#y"
     url = GEMINI.request(Request(prompt="Hi", model=name), BASE).url
     assert url == f"{BASE}/models/a%20b%3Fkey%3D1%26x%23y:streamGenerateContent?alt=sse"
+
+
+# --- fields beside the library's own ------------------------------------------------------------
+
+
+def test_fields_in_the_other_spelling_take_the_place_of_ours() -> None:
+    """The service refuses a request that has a field in both spellings; what is not ours goes as
+    it is written."""
+    extra = {
+        "system_instruction": {"parts": [{"text": "Mine"}]},
+        "tool_config": {"function_calling_config": {"mode": "NONE"}},
+        "generation_config": {"temperature": 1, "max_output_tokens": 9, "top_k": 1},
+        "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "OFF"}],
+        "cached_content": "cachedContents/1",
+    }
+    options: dict[str, Any] = {"max_output_tokens": 5, "instructions": "Ours"}
+    options |= {"tools": [{"name": "f"}], "tool_choice": "auto"}
+    request = Request(prompt="Hi", model="m", temperature=0.5, extra_body=extra, **options)
+    body = json.loads(GEMINI.request(request, BASE).body)
+    assert body == {
+        "contents": [{"role": "user", "parts": [{"text": "Hi"}]}],
+        "systemInstruction": {"parts": [{"text": "Mine"}]},
+        "tools": [{"functionDeclarations": [{"name": "f"}]}],
+        "toolConfig": {"function_calling_config": {"mode": "NONE"}},
+        "generationConfig": {"temperature": 1, "maxOutputTokens": 9, "top_k": 1},
+        "safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "OFF"}],
+        "cached_content": "cachedContents/1",
+    }
+
+
+def test_the_form_of_the_stream_is_ours() -> None:
+    request = Request(prompt="Hi", model="m")
+    url = GEMINI.request(request, f"{BASE}?alt=json&key=k&alt=sse").url
+    assert url.endswith("?alt=sse&key=k")

@@ -489,6 +489,9 @@ class GeminiDialect:
             "toolConfig": _tool_config(request.tool_choice, strict),
             "generationConfig": config or None,
         }
+        for name, twin in _TWINS.items():  # of both the service takes neither
+            if twin in extra and body[name] is not None:
+                extra.setdefault(name, extra.pop(twin))
         choices = config.get("candidateCount", config.get("candidate_count"))
         own = extra.get("tools") or tools
         return HTTPRequest(
@@ -608,6 +611,7 @@ class GeminiDialect:
         answer = _answer(state)
         chunks: list[Chunk] = []
         activity, failed, ended = Activity.NONE, None, False
+        before = answer.finish
         sent = _Sent(event.raw)
         for at, candidate in enumerate(event.candidates or ()):
             if candidate.index:  # another answer
@@ -628,6 +632,8 @@ class GeminiDialect:
             failed = _error(event.error, state.unix_time())
         if failed is not None:
             return Effect(activity, error=failed)
+        if ended and answer.finish != before:
+            activity = max(activity, Activity.PROGRESS)
         return self._effect(state, answer, activity, ended)
 
     def _effect(self, state: State, answer: _Answer, activity: Activity, ended: bool) -> Effect:
@@ -643,7 +649,7 @@ class GeminiDialect:
         # may run in rounds, or the model has a finish in every chunk.
         early = not answer.begun and not state.refused
         patient = early or answer.goes_on or state.rounds or _ends_often(state.model)
-        return Effect(max(activity, Activity.PROGRESS), linger=0.0 if patient else _LINGER)
+        return Effect(activity, linger=0.0 if patient else _LINGER)
 
     def standing(self, state: State, event: AnyEvent) -> Standing:
         return Standing()  # there are no numbers
@@ -695,6 +701,8 @@ def _only_one(name: str, data: bytes) -> bytes | None:
     raise ValueError("it is a list of several chunks")
 
 
+# Fields that are written in two ways.
+_TWINS = {"systemInstruction": "system_instruction", "toolConfig": "tool_config"}
 _LINGER = 2.0  # seconds from the finish to the end of the body, at most
 _MARKS = frozenset({"candidates", "usageMetadata", "promptFeedback", "responseId", "error"})
 _KEYS = ("AIza", "AQ.")  # what an API key begins with: Google AI, and the express mode of Vertex
@@ -723,7 +731,8 @@ def _url(base_url: str, model: str, profile: Profile) -> str:
             base += "/publishers/google"
         if "/" not in model:
             model = f"models/{model}"
-    query = "&".join(part for part in ("alt=sse", query) if part and part != "alt=json")
+    kept = [part for part in query.split("&") if part and not part.startswith("alt=")]
+    query = "&".join(("alt=sse", *kept))
     return f"{base}/{quote(model, safe='/@:.')}:streamGenerateContent?{query}"
 
 
@@ -764,6 +773,7 @@ def _signed(turn: Any) -> Any:
     return {**turn, "parts": [*parts[: calls[0]], first, *parts[calls[0] + 1 :]]}
 
 
+_CAMEL = re.compile("_([a-z])")
 _MOST_STOPS = 5
 
 
@@ -784,7 +794,9 @@ def _merged(own: Mapping[str, Any], *given: Any) -> dict[str, Any]:
             continue
         if not isinstance(more, Mapping):
             raise ConfigurationError("extra_body: 'generationConfig' has to be a dict")
-        for name, value in more.items():
+        for sent, value in more.items():
+            own_name = _CAMEL.sub(lambda found: found[1].upper(), str(sent))
+            name = own_name if own_name in config else sent
             before = config.get(name)
             both = isinstance(before, Mapping) and isinstance(value, Mapping)
             config[name] = {**before, **value} if both else value  # type: ignore[dict-item]
