@@ -25,12 +25,19 @@ _WHOLE = ("text", "refusal", "arguments", "input", "content", "summary", "output
 _GOES_ON = frozenset(
     {
         *("delta", "text", "thinking", "partial_json", "content", "refusal", "arguments", "input"),
-        *("reasoning", "reasoning_content", "summary"),
+        *("reasoning", "reasoning_content", "summary", "stringValue"),
     }
 )
-_IDENTITY = frozenset({"type", "id", "object", "model", "item_id", "role", "call_id"})
+_IDENTITY = frozenset({"type", "id", "object", "model", "item_id", "role", "call_id", "jsonPath"})
 # What tells the parts of an answer apart: of each line the first one that an object has.
-_PLACES = (("output_index", "index", "item_id"), ("content_index",), ("summary_index",))
+_PLACES = (
+    ("output_index", "index", "item_id"),
+    ("content_index",),
+    ("summary_index",),
+    ("jsonPath",),
+)
+# What is in one of these is whole, whatever its fields are called.
+_WHOLE_VALUES = frozenset({"logprobs", "args"})
 
 
 class HalfCharacter(ValueError):
@@ -79,7 +86,8 @@ class Halves:
         held: dict[Hashable, str] = {}
 
         def mend(key: Any, text: str) -> str:
-            if not text or not key or key[-1] not in _GOES_ON or "logprobs" in key:
+            goes = text and key and key[-1] in _GOES_ON
+            if not goes or not _WHOLE_VALUES.isdisjoint(key):
                 return _LONE.sub(_REPLACEMENT, text)
             half, _ = self._held.pop(key, ("", None))
             text = (half + text).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
@@ -182,12 +190,27 @@ def _ends_a_part(event: Any) -> bool:
     choices = _candidates(event)
     if choices is not None:
         ends = ("finish_reason", "finishReason")
-        return any(isinstance(c, dict) and any(c.get(name) for name in ends) for c in choices)
+        return any(
+            isinstance(c, dict) and (any(c.get(name) for name in ends) or _ends_a_call(c))
+            for c in choices
+        )
     kind = str(event.get("type"))
     if kind.endswith(_ENDS):
         response = event.get("response")
         return not (isinstance(response, dict) and response.get("output"))
     return kind.endswith("_stop") or (kind.endswith(".done") and not _is_whole(event))
+
+
+def _ends_a_call(candidate: dict[str, Any]) -> bool:
+    """Whether the candidate has the end of a call, or a whole one (Gemini)."""
+    content = candidate.get("content")
+    parts = content.get("parts") if isinstance(content, dict) else None
+    calls = (
+        [part.get("functionCall") for part in parts or () if isinstance(part, dict)]
+        if isinstance(parts, list)
+        else []
+    )
+    return any(isinstance(call, dict) and not call.get("willContinue") for call in calls)
 
 
 def _is_whole(event: Any) -> bool:

@@ -137,7 +137,16 @@ def forces_a_call(choice: Any) -> bool:
     """Whether a `tool_choice` lets the model do nothing but call a tool. In a run it holds for the
     first answer: with it in every prompt there would be no other answer."""
     if isinstance(choice, Mapping):
-        if choice.get("mode") is not None:  # a choice among some of the tools
-            return choice.get("mode") == "required"
+        inner = next((choice[name] for name in _CONFIGS if name in choice), choice)
+        mode = inner.get("mode") if isinstance(inner, Mapping) else None
+        if mode is not None or inner is not choice:  # a choice among some of the tools
+            return _is_force(mode)
         return choice.get("type") not in ("auto", "none")
-    return choice in ("required", "any")
+    return _is_force(choice)
+
+
+_CONFIGS = ("functionCallingConfig", "function_calling_config")
+
+
+def _is_force(word: Any) -> bool:
+    return isinstance(word, str) and word.lower() in ("required", "any")

@@ -70,10 +70,16 @@ def said(kind: str, **fields: Any) -> bytes:
     return b"data: " + json.dumps({"type": kind, **fields}).encode() + b"\n\n"
 
 
+def candidate(*parts: Any, **fields: Any) -> bytes:
+    one = {"content": {"parts": list(parts)}, **fields}
+    return b"data: " + json.dumps({"candidates": [one]}).encode() + b"\r\n\r\n"
+
+
 def piece(index: int, arguments: str, **fields: Any) -> dict[str, Any]:
     return {"index": index, "function": {"arguments": arguments, "name": "f"}, **fields}
 
 
+SIGNED = {"thoughtSignature": "eA=="}
 BLOCK = {"index": 0, "content_block": {"type": "thinking", "thinking": ""}}
 ITEM = {"output_index": 0, "item_id": "i"}
 PART = {**ITEM, "content_index": 0}
@@ -81,6 +87,8 @@ OTHER_KINDS = {
     "chat thinking": ("chat", "thinking", lambda t: chat(reasoning_content=t)),
     "chat refusal": ("chat", "refusal", lambda t: chat(refusal=t)),
     "chat arguments": ("chat", "tool_call", lambda t: chat(tool_calls=[piece(0, t, id="1")])),
+    "gemini thinking": ("gemini", "thinking", lambda t: candidate({"text": t, "thought": True})),
+    "gemini signed text": ("gemini", "text", lambda t: candidate({"text": t, **SIGNED})),
     "messages thinking": (
         "messages",
         "thinking",
@@ -124,6 +132,58 @@ def test_halves_of_all_other_texts_are_joined(api: str, kind: str, delta: Any) -
     assert texts(events, kind) == "a\ufffd"
     _, events = played(api, [*start, delta("a"), delta("\ude00b")])
     assert texts(events, kind) == "a\ufffdb"
+
+
+@every(
+    ("pieces", "found"),
+    [
+        (["a\ud83d", "\ude00b"], "a😀b"),
+        (["a\ud83d", "b"], "a\ufffdb"),
+        (["a\ud83d"], "a\ufffd"),
+        (["a", "\ude00b"], "a\ufffdb"),
+    ],
+)
+@every("ends", ["in the last piece", "by itself"])
+def test_pieces_of_a_string_are_joined(pieces: list[str], found: str, ends: str) -> None:
+    """Of an argument that Vertex streams. What is in a whole call is a value of its own, also where
+    its field is called as those are that go on."""
+
+    def call(**fields: Any) -> bytes:
+        return candidate({"functionCall": fields})
+
+    def argument(text: str, path: str = "$.text") -> list[Any]:
+        return [{"jsonPath": path, "stringValue": text, "willContinue": True}]
+
+    sent = [call(partialArgs=argument(text), willContinue=True) for text in pieces]
+    if ends == "in the last piece":
+        sent[-1] = call(partialArgs=argument(pieces[-1]))
+    else:
+        sent.append(call())
+    whole = [call(name="g", args={"text": "\ud83d"}), call(name="g", args={"text": "\ude00"})]
+    begun = call(name="f", willContinue=True)
+    session, events = played("gemini", [begun, *sent, *whole, candidate(finishReason="STOP")])
+    assert session.error is None
+    calls = APIS["gemini"].load().calls(session.state)
+    arguments = [json.loads(one.arguments) for one in calls]
+    assert arguments == [{"text": found}, {"text": "\ufffd"}, {"text": "\ufffd"}]
+    first = [c.text for event in events for c in event.chunks if c.index == 0]
+    assert json.loads("".join(first)) == {"text": found}
+
+
+def test_halves_of_two_arguments_do_not_mix() -> None:
+    pieces = [
+        {"jsonPath": f"$.{name}", "stringValue": text, "willContinue": True}
+        for name, text in (("a", "x\ud83d"), ("b", "\ude00y"))
+    ]
+    blocks = [
+        candidate({"functionCall": {"name": "f", "willContinue": True}}),
+        *(candidate({"functionCall": {"partialArgs": [p], "willContinue": True}}) for p in pieces),
+        candidate({"functionCall": {}}, finishReason="STOP"),
+    ]
+    session, _ = played("gemini", blocks)
+    (call,) = APIS["gemini"].load().calls(session.state)
+    assert session.error is None
+    assert json.loads(call.arguments)["b"] == "\ufffdy"
 
 
 def test_parts_do_not_mix() -> None:

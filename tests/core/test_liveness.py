@@ -148,6 +148,12 @@ AGAIN: dict[str, list[dict[str, Any]]] = {
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "id": "c"},
         {"choices": [{"delta": {"tool_calls": [{"id": "call_1", "function": {"name": "f"}}]}}]},
     ],
+    "gemini": [
+        {"candidates": [{"finishReason": "STOP"}], "responseId": "r"},
+        {"candidates": [{"content": {"parts": [{"toolCall": {"id": "s", "toolType": "X"}}]}}]},
+        {"candidates": [{"index": 1, "content": {"parts": [{"text": "of another"}]}}]},
+        {"candidates": [{"content": {"parts": [{"text": "", "thoughtSignature": "eA=="}]}}]},
+    ],
 }
 
 

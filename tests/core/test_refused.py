@@ -115,7 +115,7 @@ def test_the_limit_has_the_name_that_the_server_knows(name: str, other: str, for
     assert asked("chat", status, payload, **{name: 5}) == {other: 5}
     assert asked("chat", status, payload, **{name: 5, other: 7}) == {other: 7}
     assert asked("chat", status, payload, **{other: 5}) is None
-    for api in ("responses", "messages"):
+    for api in ("responses", "messages", "gemini"):
         assert asked(api, status, payload, **{name: 5}) is None
 
 

@@ -18,7 +18,7 @@ from llmstream._core import sse
 from llmstream._core.framing import Framer, split_blocks
 from llmstream._core.sse import parse_block
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 
 Parsed = tuple[str, str] | None
 

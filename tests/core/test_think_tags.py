@@ -372,7 +372,7 @@ def test_what_is_no_choice_is_refused(tags: Any) -> None:
         Client("chat", base_url="http://t", think_tags=tags)
 
 
-@every("api", ["responses", "messages"])
+@every("api", ["responses", "messages", "gemini"])
 def test_other_apis_have_no_tags(api: str) -> None:
     """Asked for, it is an error; a profile that has it does not matter."""
     with pytest.raises(ConfigurationError, match="Chat Completions"):

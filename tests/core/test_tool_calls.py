@@ -237,6 +237,11 @@ def one_call(api: str, arguments: Any, finish: str | None = None) -> Result:
             {"type": "message_stop"},
         ]
         return answer(api, *map(data, events))
+    if api == "gemini":
+        args = {"args": json.loads(arguments)} if (arguments or "").strip() else {}
+        part = {"functionCall": {"name": "f", "id": "a", **args}}
+        candidate = {"content": {"parts": [part]}, "finishReason": finish or "STOP"}
+        return answer(api, data({"candidates": [candidate]}))
     item = {"type": "function_call", "id": "i", "call_id": "a", "name": "f"}
     item = {**item, "arguments": arguments or "", "status": "completed"}
     kind = "completed" if finish in (None, "completed") else "incomplete"
@@ -254,7 +259,7 @@ def _delta(delta: Any) -> dict[str, Any]:
     return {"type": "content_block_delta", "index": 0, "delta": delta}
 
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -305,6 +310,7 @@ WORDS = {
     "chat": ["stop", "function_call", "end_turn", "whatever"],
     "messages": ["end_turn", "stop_sequence", "pause_turn", "whatever"],
     "responses": ["completed", "whatever"],
+    "gemini": ["STOP", "OTHER", "whatever"],
 }
 
 
@@ -316,7 +322,12 @@ def test_a_whole_call_makes_the_finish(api: str, word: str) -> None:
 
 @pytest.mark.parametrize(
     ("api", "word"),
-    [("chat", "length"), ("messages", "max_tokens"), ("responses", "max_output_tokens")],
+    [
+        ("chat", "length"),
+        ("messages", "max_tokens"),
+        ("responses", "max_output_tokens"),
+        ("gemini", "MAX_TOKENS"),
+    ],
 )
 def test_an_answer_that_a_limit_has_cut(api: str, word: str) -> None:
     """Its finish stays; a call that has no arguments is incomplete, a whole one is safe."""

@@ -145,13 +145,21 @@ def test_failures_in_a_row_are_turns(verdicts: list[list[bool | None]], failures
         ({"type": "function", "function": {"name": "add"}}, True),
         ({"type": "allowed_tools", "mode": "auto", "tools": []}, False),
         ({"type": "allowed_tools", "mode": "required", "tools": []}, True),
+        ("ANY", True),
+        ("VALIDATED", False),
+        ({"mode": "ANY"}, True),
+        ({"mode": "AUTO"}, False),
+        ({"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["add"]}}, True),
+        ({"function_calling_config": {"mode": "any"}}, True),
+        ({"functionCallingConfig": {"mode": "VALIDATED"}}, False),
+        ({"functionCallingConfig": {}}, False),
     ],
 )
 def test_a_choice_that_forces_a_call(choice: Any, forces: bool) -> None:
     assert forces_a_call(choice) is forces
 
 
-@every("api", ["responses", "messages", "chat"])
+@every("api", ["responses", "messages", "chat", "gemini"])
 def test_one_call_at_a_time_in_each_api(api: str) -> None:
     dialect = APIS[api].load()
     fields = dialect.serial_calls(None)
@@ -161,7 +169,7 @@ def test_one_call_at_a_time_in_each_api(api: str) -> None:
         named = dialect.serial_calls({"type": "tool", "name": "add"})["tool_choice"]
         assert named == {"type": "tool", "name": "add", "disable_parallel_tool_use": True}
     else:
-        assert fields == {"parallel_tool_calls": False}
+        assert fields == ({} if api == "gemini" else {"parallel_tool_calls": False})
 
 
 def test_a_conversation_does_not_change() -> None:

@@ -32,7 +32,7 @@ def sent(api: str, *turns: Any) -> Any:
     dialect = APIS[api].load()
     request = dialect.request(Request(prompt=list(turns), model="m"), "https://service/v1")
     body = json.loads(request.body)
-    return body["input" if api == "responses" else "messages"]
+    return body[{"responses": "input", "gemini": "contents"}.get(api, "messages")]
 
 
 def part(api: str, value: dict[str, Any]) -> Any:
@@ -46,6 +46,14 @@ def test_a_text_is_a_text() -> None:
         {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
     ]
     assert sent("messages", turn) == sent("chat", turn) == [turn]
+
+
+def test_geminis_own_form_is_sent_unchanged() -> None:
+    """Also what is not known."""
+    parts = [{"text": "Hi"}, {"newPart": {}}, {"inline_data": {"mime_type": "x/y", "data": "eA=="}}]
+    turns = [{"role": "user", "parts": parts}, {"role": "model", "parts": [{"text": ""}]}]
+    assert sent("gemini", *turns) == turns
+    assert sent("gemini", {"parts": [{"text": "Hi"}]}) == [{"parts": [{"text": "Hi"}]}]
 
 
 def test_an_answer_in_parts_is_output() -> None:
