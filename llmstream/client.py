@@ -319,7 +319,8 @@ class Client:
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Client:
         """A client with the environment's settings: LLMSTREAM_{API,BASE_URL,API_KEY,MODEL}, else
         OPENAI_API_KEY and OPENAI_BASE_URL, else ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN) and
-        ANTHROPIC_BASE_URL, else a key on the operating system's keyring.
+        ANTHROPIC_BASE_URL, else GOOGLE_API_KEY (or GEMINI_API_KEY) and GOOGLE_GEMINI_BASE_URL, else
+        a key on the operating system's keyring.
 
         `overrides` are arguments of Client and win. With a `base_url` among them a vendor's
         variables do not count, and LLMSTREAM_API_KEY does unless LLMSTREAM_BASE_URL names another

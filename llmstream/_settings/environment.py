@@ -37,8 +37,8 @@ __all__ = [
 _found: dict[str, Secret] = {}  # the keys that the keyring has returned, by name
 
 WAYS_OUT = (
-    "set OPENAI_API_KEY or ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN, sent as a Bearer token), or "
-    "LLMSTREAM_BASE_URL for another server (with "
+    "set OPENAI_API_KEY, ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN, sent as a Bearer token) or "
+    "GOOGLE_API_KEY (or GEMINI_API_KEY), or LLMSTREAM_BASE_URL for another server (with "
     "LLMSTREAM_API_KEY if it wants one), or store a key with `llmstream keys set openai`, or pass "
     "api_key= or base_url=; Client.local() and `llmstream --local` need none of it"
 )
@@ -156,7 +156,8 @@ def from_environment(environ: Mapping[str, str] | None = None) -> ServiceSetting
     """The service that the environment names. The first of these counts: LLMSTREAM_API,
     LLMSTREAM_BASE_URL and LLMSTREAM_API_KEY; OPENAI_API_KEY and OPENAI_BASE_URL (Responses);
     ANTHROPIC_API_KEY (or ANTHROPIC_AUTH_TOKEN, which is sent as a Bearer token) and
-    ANTHROPIC_BASE_URL (Messages); a key on the operating system's keyring.
+    ANTHROPIC_BASE_URL (Messages); GOOGLE_API_KEY (or GEMINI_API_KEY) and GOOGLE_GEMINI_BASE_URL
+    (Gemini); a key on the operating system's keyring.
 
     A vendor's key is never sent to a server that LLMSTREAM_BASE_URL names. Raises
     ConfigurationError, which lists the ways out, if there is none of them, and for an address that

@@ -32,7 +32,7 @@ QUESTION = (
 )
 _ONLY_LOCAL = (
     "No service is set, so the small local model answers, and it calls no functions: set\n"
-    "OPENAI_API_KEY or ANTHROPIC_API_KEY, or pass --api, --base-url and --model."
+    "OPENAI_API_KEY, ANTHROPIC_API_KEY or GOOGLE_API_KEY, or pass --api, --base-url and --model."
 )
 _LONGEST = 72  # characters of a result that are shown
 _FIRST_NOTES = {

@@ -46,7 +46,7 @@ WAYS: dict[str, Callable[[str], Any]] = {
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("OPENAI_", "ANTHROPIC_", "LLMSTREAM_")):
+        if name.startswith(("OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "LLMSTREAM_")):
             monkeypatch.delenv(name)
     for module in ("client", "environment"):
         monkeypatch.setattr(f"llmstream._settings.{module}.keyring_settings", lambda api: None)

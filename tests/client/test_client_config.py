@@ -296,7 +296,8 @@ def test_no_way_in_names_the_ways_out() -> None:
     for ask in (lambda: llmstream.stream(PROMPT), Client.from_env, lambda: Client("responses")):
         with pytest.raises(ConfigurationError) as caught:
             ask()
-        for way in ("OPENAI_API_KEY", "LLMSTREAM_BASE_URL", "api_key=", "base_url=", "local"):
+        keys = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GEMINI_API_KEY")
+        for way in (*keys, "LLMSTREAM_BASE_URL", "api_key=", "base_url=", "local"):
             assert way in str(caught.value)
 
 

@@ -60,7 +60,8 @@ class MemoryKeyring(KeyringBackend):
 def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryKeyring]:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    for name in ("ANTHROPIC_AUTH_TOKEN", "GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("LLMSTREAM_API", "LLMSTREAM_BASE_URL", "LLMSTREAM_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "_found", {})
@@ -169,7 +170,9 @@ def test_what_is_no_key_is_refused(ring: MemoryKeyring, key: str) -> None:
     assert ring.entries == {}
 
 
-@pytest.mark.parametrize(("name", "api"), [("openai", "responses"), ("anthropic", "messages")])
+@pytest.mark.parametrize(
+    ("name", "api"), [("openai", "responses"), ("anthropic", "messages"), ("gemini", "gemini")]
+)
 def test_the_keyring_is_asked_when_the_environment_has_nothing(
     ring: MemoryKeyring, name: str, api: str
 ) -> None:

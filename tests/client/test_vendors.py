@@ -36,7 +36,9 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of whoever runs the tests counts, and no keyring of theirs is asked."""
     ours = {name for row in VENDORS.values() for name in (*row.key_variables, row.url_variable)}
     for name in list(os.environ):
-        if name in ours or name.startswith(("OPENAI_", "ANTHROPIC_", "LLMSTREAM_")):
+        if name in ours or name.startswith(
+            ("OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "LLMSTREAM_")
+        ):
             monkeypatch.delenv(name)
     for module in ("client", "environment"):
         monkeypatch.setattr(f"llmstream._settings.{module}.keyring_settings", lambda api: None)

@@ -272,7 +272,7 @@ def check_program(name: str, settings: dict[str, str], folder: Path, text: str |
     kept = {
         variable: value
         for variable, value in os.environ.items()
-        if not variable.startswith(("OPENAI_", "ANTHROPIC_", "LLMSTREAM_"))
+        if not variable.startswith(("OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "LLMSTREAM_"))
         or variable == "LLMSTREAM_CACHE"
     }
     log = folder / "log"

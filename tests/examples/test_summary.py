@@ -139,7 +139,7 @@ def test_a_model_that_does_not_shorten_ends_it(client: Client, server: LLMServer
         summarize(client, TEXT, View(io.StringIO(), io.StringIO()), size=1000)
 
 
-@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+@pytest.mark.parametrize("api", ["responses", "messages", "chat", "gemini"])
 def test_the_program(
     api: str, server: LLMServer, monkeypatch: Any, capsys: Any, tmp_path: Path
 ) -> None:
