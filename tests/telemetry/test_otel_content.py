@@ -204,6 +204,43 @@ SAID: dict[str, tuple[Any, list[dict[str, Any]]]] = {
             },
         ],
     ),
+    "parts of Gemini": (
+        [
+            {"role": "user", "parts": [{"text": "Hi"}, {"inlineData": {"data": "aGk="}}]},
+            {
+                "role": "model",
+                "parts": [
+                    {"text": "hm", "thought": True},
+                    {
+                        "functionCall": {"id": "c1", "name": "look", "args": DECODED},
+                        "thoughtSignature": "s",
+                    },
+                    {"function_call": {"name": "look"}},
+                    {"thoughtSignature": "s"},
+                ],
+            },
+            {
+                "role": "user",
+                "parts": [{"functionResponse": {"id": "c1", "name": "look", "response": {"a": 1}}}],
+            },
+        ],
+        [
+            {"role": "user", "parts": [{"type": "text", "content": "Hi"}, {"type": "inlineData"}]},
+            {
+                "role": "assistant",
+                "parts": [
+                    {"type": "reasoning", "content": "hm"},
+                    call_part("c1", DECODED),
+                    {**call_part("c1", {}), "id": None},
+                    {"type": "signature"},
+                ],
+            },
+            {
+                "role": "user",
+                "parts": [{"type": "tool_call_response", "id": "c1", "response": {"a": 1}}],
+            },
+        ],
+    ),
     "items of responses": (
         [
             {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},

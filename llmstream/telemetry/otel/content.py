@@ -8,14 +8,16 @@ a JSON string": opentelemetry-api 1.30 has no structured attributes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from ...result import Result, ToolCall
 
 __all__ = ["input_messages", "instructions", "output_messages"]
 
-# A prompt may use the words of any of the three APIs.
+# A prompt may use the words of any of the APIs.
 _TEXTS = {"text", "input_text", "output_text", "summary_text", "reasoning_text"}
 # type -> the keys of its id, its name and its arguments
 _TOOL_CALLS = {
@@ -30,6 +32,8 @@ _TOOL_RESULTS = {
     "tool_result": ("tool_use_id", "content"),
 }
 _FINISH = {"tool_calls": "tool_call", "error": "error"}  # FinishReason in the schema
+_ROLES = {"model": "assistant", "function": "tool"}  # those of turns with "parts"
+_BESIDE = {"thought", "thoughtSignature", "thought_signature"}
 
 
 def input_messages(prompt: str | list[Any]) -> str:
@@ -73,6 +77,10 @@ def _text(content: Any) -> dict[str, Any]:
 
 def _message(turn: Mapping[str, Any]) -> dict[str, Any]:
     kind, role, content = turn.get("type"), turn.get("role"), turn.get("content")
+    sent = turn.get("parts")
+    if isinstance(sent, (list, tuple)) and content is None:
+        role = _ROLES.get(str(role), role or "user")
+        return {"role": role, "parts": _with_whole_texts(map(_untyped, sent))}
     if role is None:  # an item of the Responses API that is not a message
         return {"role": "tool" if kind in _TOOL_RESULTS else "assistant", "parts": [_part(turn)]}
     if role == "tool":  # Chat Completions
@@ -106,6 +114,33 @@ def _part(part: Any) -> dict[str, Any]:
     if kind == "refusal":
         return {"type": kind, "content": part.get("refusal")}
     return {"type": kind}
+
+
+def _untyped(part: Any) -> dict[str, Any]:
+    """A part whose one field is its kind (Gemini)."""
+    if not isinstance(part, Mapping):
+        return _text(str(part))
+    kind = next((n for n in part if n not in _BESIDE and part[n] is not None), "signature")
+    content = part.get(kind)
+    if kind == "text":
+        return {"type": "reasoning" if part.get("thought") is True else kind, "content": content}
+    if kind in ("functionCall", "function_call") and isinstance(content, Mapping):
+        return _tool_call(content.get("id"), content.get("name"), content.get("args") or {})
+    if kind in ("functionResponse", "function_response") and isinstance(content, Mapping):
+        identity, response = content.get("id"), content.get("response")
+        return {"type": "tool_call_response", "id": identity, "response": response}
+    return {"type": kind}
+
+
+def _with_whole_texts(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Texts of one kind that follow each other as one: an answer has a part for each delta."""
+    whole: list[dict[str, Any]] = []
+    for kind, group in groupby(parts, key=itemgetter("type")):
+        if kind in ("text", "reasoning"):
+            whole.append({"type": kind, "content": "".join(str(one["content"]) for one in group)})
+        else:
+            whole += group
+    return whole
 
 
 def _joined(parts: Any) -> str:
