@@ -19,7 +19,7 @@ _VERSION = 1
 _FOREIGN = "is not a conversation that /save has written"
 # What may stand in the turn of an answer. An `item` is the API's own (a call, its reasoning); it
 # has no role.
-_ROLES = (None, "assistant", "tool")
+_ROLES = (None, "assistant", "model", "tool")
 
 
 class _Head(Struct):

@@ -142,7 +142,7 @@ def test_several_levels(server: LLMServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+@pytest.mark.parametrize("api", ["responses", "messages", "chat", "gemini"])
 def test_every_api(server: LLMServer, api: str) -> None:
     """With its own address; the table has a row for each metric, and the formulas below it."""
     done = run(server, "--api", api, "--base-url", server.base_url_for(api), *FEW)

@@ -11,7 +11,8 @@ from every import every
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream import ConfigurationError
+from llmstream import Client, ConfigurationError
+from llmstream._core.dialects import APIS
 from llmstream.chat import (
     Assembler,
     Command,
@@ -28,6 +29,7 @@ from llmstream.chat import (
 )
 from llmstream.chat.conversation import kept_turn
 from llmstream.result import Attempt, Result, ToolCall, Usage
+from llmstream.testing import Answer, FakeTransport
 
 HERE = Origin("responses", "api.example", "m")
 PNG = b"\x89PNG\r\n\x1a\n1234"
@@ -244,3 +246,27 @@ def test_the_tally_says_what_is_not_known() -> None:
     tally.add(Result("x", attempts=(Attempt(1, 0.0, "body", status=200),)), False, None)
     assert tally.sentence() == "2 answers, at least 12 tokens in, at least 34 tokens out"
     assert tally.costs() == []
+
+
+@every("api", APIS)
+def test_an_answer_of_each_api_is_saved(api: str) -> None:
+    """In its own form, with what the service wants back, and with a call that this chat has not
+    run; a file of it is read back, and goes on with any API."""
+    answer = Answer("one two", thinking="hm", tool_calls=[("f", '{"a": 1}')])
+    client = Client(api, transport=FakeTransport(answer), model="m", api_key="k")
+    result = client.stream("Hi").result()
+    turn = kept_turn(result, "one two")
+    assert turn
+    conversation = Conversation("Be kind.")
+    conversation.ask("Hi")
+    origin = Origin(api, "host", "m")
+    conversation.answer("one two", turn, origin)
+    again, model = decode(encode(conversation, "m"), "f")
+    assert (again, model) == (conversation, "m")
+    again.ask("And?")
+    transport = FakeTransport(Answer("ok"))
+    client = Client(api, transport=transport, model="m", api_key="k")
+    assert client.stream(again.prompt(origin)).result().text == "ok"
+    assert b"This chat runs no tools." in transport.requests[0].body
+    elsewhere = again.prompt(Origin(api, "another", "m"))
+    assert [one["content"] for one in elsewhere] == ["Hi", "one two", "And?"]

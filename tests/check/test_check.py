@@ -36,14 +36,14 @@ def test_the_defaults_pass() -> None:
     assert summary.startswith(f"{len(CHECKS)} checks: {len(CHECKS) - 1} ok, 1 off in ")
 
 
-@pytest.mark.parametrize("api", ["messages", "chat"])
+@pytest.mark.parametrize("api", ["messages", "chat", "gemini"])
 def test_the_other_apis_pass(api: str) -> None:
     """Every fault is played in the form of each API."""
     assert failed(CheckSettings(api=api, retry=FAST), *ONE_OF_EACH) == set()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+@pytest.mark.parametrize("api", ["responses", "messages", "chat", "gemini"])
 @pytest.mark.parametrize("policy", ["raise", "restart", "continue"])
 def test_everything_passes_with_every_policy(api: str, policy: str) -> None:
     """The whole list, the many streams included."""
@@ -72,7 +72,7 @@ def test_every_policy_has_its_check() -> None:
     assert DROPS.keys() == POLICIES.keys()
 
 
-@pytest.mark.parametrize("api", ["messages", "chat"])
+@pytest.mark.parametrize("api", ["messages", "chat", "gemini"])
 def test_a_policy_that_the_api_cannot_have_fails(api: str) -> None:
     """Every call with it would be refused: better to learn that before the launch."""
     result = only(CheckSettings(api=api, on_disconnect="resume"), "drop in mid-answer")

@@ -72,7 +72,7 @@ def test_tokens_go_to_stdout_and_nothing_else(llm_server: LLMServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("api", ["responses", "messages", "chat"])
+@pytest.mark.parametrize("api", ["responses", "messages", "chat", "gemini"])
 def test_a_refusal_is_the_answer(llm_server: LLMServer, api: str) -> None:
     """Its words are printed like text, in a pipe as on a terminal, and by a chat; --json has the
     wire's own events."""
@@ -142,7 +142,9 @@ def test_stats_go_to_stderr(llm_server: LLMServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("api", "tokens"), [("messages", 17), ("chat", 12), ("responses", 12)])
+@pytest.mark.parametrize(
+    ("api", "tokens"), [("messages", 17), ("chat", 12), ("responses", 12), ("gemini", 12)]
+)
 def test_the_tokens_in_of_the_stats_are_the_whole_prompt(
     llm_server: LLMServer, api: str, tokens: int
 ) -> None:

@@ -33,7 +33,13 @@ def chat(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("api", "field"), [("responses", "input"), ("messages", "messages"), ("chat", "messages")]
+    ("api", "field"),
+    [
+        ("responses", "input"),
+        ("messages", "messages"),
+        ("chat", "messages"),
+        ("gemini", "contents"),
+    ],
 )
 def test_a_script(llm_server: LLMServer, tmp_path: Path, api: str, field: str) -> None:
     """On any API: stdout has the answers alone; a failed one is a sentence, and /retry asks again;
@@ -53,7 +59,8 @@ def test_a_script(llm_server: LLMServer, tmp_path: Path, api: str, field: str) -
     prompt: list[Any] = llm_server.requests[3].json()[field]
     before: list[Any] = llm_server.requests[1].json()[field]
     assert prompt[: len(before)] == before
-    assert prompt[-1] == {"role": "user", "content": "third"}
+    words = {"parts": [{"text": "third"}]} if api == "gemini" else {"content": "third"}
+    assert prompt[-1] == {"role": "user", **words}
 
 
 @pytest.mark.slow
