@@ -62,7 +62,7 @@ def cost_of(api: str, host: str, result: Result, at: float | None = None) -> Cos
     when = datetime.fromtimestamp(SYSTEM_CLOCK.time() if at is None else at, timezone.utc)
     if any(_reported(attempt) is not None for attempt in result.attempts):
         return _reported_cost(api, host, result, when)
-    prices = _price_list()
+    prices = price_list()
     known = []
     lower_bound = False
     for attempt in result.attempts:
@@ -133,7 +133,8 @@ def _installed() -> Any:
     return genai_prices
 
 
-def _price_list() -> Any:
+def price_list() -> Any:
+    """The price list. Raises ConfigurationError without the extra `cost`."""
     prices = _installed()
     if prices is None:
         raise ConfigurationError(
@@ -298,7 +299,7 @@ class CostLimit:
 
     def __init__(self, limit: Any) -> None:
         self.limit = _checked(limit)
-        _price_list()
+        price_list()
         self._lock = RLock()  # guards spent and _counted
         renew_in_child(self, _lock=RLock)
         self.spent = Decimal(0)

@@ -16,6 +16,7 @@ The metrics are exposed by these names (`ms`: milliseconds):
     llm_stream_backoff_ms                     gauge      api, model            only grows
     llm_stream_error_total                    counter    code, type
     llm_stream_in_flight                      gauge      api, model
+    llm_stream_cost_usd                       gauge      api, model, source    only grows
     llm_stream_tool_duration_ms               histogram  tool, outcome         with exemplars
 
 - `first_token_ms`: from the start of the call, retries and waits included, to its first content.
@@ -31,6 +32,10 @@ The metrics are exposed by these names (`ms`: milliseconds):
   attempts or before the first. A cancelled attempt is not an error. The errors that the callers
   got are `llm_stream_total_duration_ms_count{outcome="error"}`.
 - `in_flight`: calls that have begun and not ended.
+- `cost_usd` (exposed once there is one): the known cost in USD. `source` "service": as the service
+  reported it (OpenRouter, LiteLLM, Perplexity, xAI), per attempt. With `cost=True` also "list", the
+  list price of a call for which it reported none, added when the call ends (see `result.cost()`).
+  What is not known is not in it, so it is a lower bound of the bill.
 - `tool_duration_ms` (exposed once there is one): one observation per call of a tool in a run
   (`Client.run`) that has its outcome; its `_count` counts them. 0 for a call that was not run. A
   tool that has returned after its time has one more, "late".
@@ -44,6 +49,7 @@ Every label has a closed set of values, so that no caller and no service can add
 - `model`: the names in `models`, otherwise "other".
 - `outcome`: "success", "error", "cancelled"; of a tool "success", "error", "timeout", "refused",
   "interrupted", "late".
+- `source`: "service", "list".
 - `tool`: the names in `tools`, otherwise "other".
 - `type`: the classes of `llmstream.errors`, otherwise "other".
 - `code`: the codes that the library classifies (`insufficient_quota`, `rate_limit_exceeded`,
@@ -85,8 +91,9 @@ from .._core.dialects import APIS
 from .._runtime.fork import around_fork
 from .._runtime.threads import RLock
 from ..errors import ConfigurationError
+from ..result import Result
 from .observer import undisturbed
-from .records import AttemptRecord, CallRecord, RetryRecord, ToolRecord
+from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord, ToolRecord
 
 __all__ = ["PrometheusObserver"]
 
@@ -122,6 +129,8 @@ _STATUSES = frozenset(map(str, _NUMBERS))
 _CODES = _STATUSES | frozenset(KNOWN_WORDS)
 _TYPES = frozenset(errors.__all__)
 _OTHER = "other"
+_REPORTED, _BY_LIST = "service", "list"  # where a cost is from
+_COST = -1  # in the place of an attempt's number
 _EXEMPLAR = "trace_id"
 _EXEMPLAR_ROOM = 128 - len(_EXEMPLAR)  # OpenMetrics 1.0: 128 characters for names and values
 _BATCH = 256  # gaps of a call that are kept before they are recorded
@@ -211,6 +220,7 @@ class _Metrics(Collector):
             registry=None,
             multiprocess_mode="livesum",
         )
+        self._cost = _sum("cost_usd", "The known cost in USD.", "source")
         self._tools = Histogram(
             "llm_stream_tool_duration_ms",
             "Milliseconds that a tool took.",
@@ -223,6 +233,7 @@ class _Metrics(Collector):
         self._bound_retries: dict[tuple[str, str, str], Gauge] = {}
         self._bound_errors: dict[tuple[str, str], Counter] = {}
         self._bound_tools: dict[tuple[str, str], Histogram] = {}
+        self._bound_cost: dict[tuple[str, str, str], Gauge] = {}
         # The calls that run, by API and model. in_flight is set to their number, not counted up and
         # down: an observer is told again where an interrupt has come in between.
         self._running: dict[tuple[str, str], set[tuple[int, int]]] = {}
@@ -239,6 +250,7 @@ class _Metrics(Collector):
             self._backoff,
             self._errors,
             self._in_flight,
+            self._cost,
             self._tools,
         )
 
@@ -253,9 +265,11 @@ class _Metrics(Collector):
     def _collect(self) -> Iterable[Metric]:
         with _lock:
             self._after_fork()
-            families = self.families()
-            if not self._bound_tools:  # of a program without tools nothing is exposed
-                families = families[:-1]
+            # What no call of the program has had is not exposed.
+            absent = [self._tools] if not self._bound_tools else []
+            unknown = [self._cost] if not self._bound_cost else []
+            left_out = {id(family) for family in (*absent, *unknown)}
+            families = (family for family in self.families() if id(family) not in left_out)
             return [metric for family in families for metric in family.collect()]
 
     # -- the bound series
@@ -290,6 +304,11 @@ class _Metrics(Collector):
         key = tool, outcome
         found = self._bound_tools.get(key)
         return found or self._bound_tools.setdefault(key, self._tools.labels(*key))
+
+    def cost(self, api: str, model: str, source: str) -> Gauge:
+        key = api, model, source
+        found = self._bound_cost.get(key)
+        return found or self._bound_cost.setdefault(key, self._cost.labels(*key))
 
     def begun(self, api: str, model: str, call: tuple[int, int]) -> _Series:
         running = self._running.setdefault((api, model), set())
@@ -364,9 +383,12 @@ class PrometheusObserver:
             130 for each model and API). All others are "other". Default: every model is "other".
         tools: the names of tools that have series of their own (about 20 for each outcome that
             comes up). Default: every tool is "other".
+        cost: whether the list price of a call counts where the service reports no cost. It needs
+            the extra `cost`. Default: False, only what services report counts.
 
-    Raises ConfigurationError where the registry has other metrics with these names, and for
-    `models` and `tools` that are not lists of names.
+    Raises ConfigurationError where the registry has other metrics with these names, for `models`
+    and `tools` that are not lists of names, for `cost` that is not a bool, and for `cost=True`
+    without the extra.
 
     One observer serves many clients. Thread-safe, and usable after a fork. The module's docstring
     has the metrics, their units and labels.
@@ -377,11 +399,15 @@ class PrometheusObserver:
         registry: CollectorRegistry | None = None,
         models: Iterable[str] = (),
         tools: Iterable[str] = (),
+        cost: bool = False,
     ) -> None:
         self._models = _checked_names("models", models)
         self._tools = _checked_names("tools", tools)
         if registry is not None and not isinstance(registry, CollectorRegistry):
             raise ConfigurationError(f"registry={shown(registry)}: pass a CollectorRegistry")
+        self._has_prices = _checked_cost(cost)
+        if cost:  # a method that an observer does not have costs nothing
+            self.on_content = self._count_cost
         self._metrics = _metrics_on(REGISTRY if registry is None else registry)
         # The gaps of the calls that run, until they are recorded, and their series. Each list
         # belongs to the thread that reads the call. The dict is shared: single operations on it are
@@ -418,6 +444,9 @@ class PrometheusObserver:
                 steps.append(partial(series.tokens_in.inc, tokens_in))
             if tokens_out > 0:
                 steps.append(partial(series.tokens_out.inc, tokens_out))
+            if attempt.usage.cost is not None and not self._has_prices:
+                gauge = self._metrics.cost(*self._labels(call), _REPORTED)
+                steps.append(partial(gauge.inc, attempt.usage.cost))
             if attempt.outcome == "error":
                 steps.append(self._error_counter(attempt).inc)
             self._once((call.id, attempt.number), steps)
@@ -442,6 +471,17 @@ class PrometheusObserver:
                 steps.append(self._error_counter(end).inc)
             self._once((call.id, 0), steps)
             self._gaps.pop(call.id, None)
+
+    def _count_cost(self, call: CallRecord, request: RequestContent, result: Result) -> None:
+        from .cost import cost_of
+
+        cost = cost_of(call.api, call.host, result, call.started)
+        if cost is None:
+            return
+        source = _REPORTED if cost.input is None else _BY_LIST
+        with _lock:
+            gauge = self._metrics.cost(*self._labels(call), source)
+            self._once((call.id, _COST), [partial(gauge.inc, float(cost.amount))])
 
     def on_tool_end(self, tool: ToolRecord, end: ToolRecord) -> None:
         name = end.name if end.name in self._tools else _OTHER
@@ -491,6 +531,16 @@ def _checked_names(argument: str, names: Iterable[str]) -> frozenset[str]:
             f"{argument}: give a list of the {argument}' names, which are strings"
         )
     return frozenset(listed)
+
+
+def _checked_cost(cost: bool) -> bool:
+    if not isinstance(cost, bool):
+        raise ConfigurationError(f"cost={shown(cost)}: give True or False")
+    if cost:
+        from .cost import price_list
+
+        price_list()  # raises without the extra
+    return cost
 
 
 def _observe(histogram: Histogram, ms: float, call: CallRecord | ToolRecord) -> None:
