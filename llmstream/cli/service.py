@@ -66,6 +66,9 @@ def request_options(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+_THINK_TAGS: dict[str, Any] = {"on": True, "off": False, "open": "open"}
+
+
 def add_service_options(parser: Parser) -> None:
     add = parser.add_argument_group("the service").add_argument
     add("--model", help="the model's name")
@@ -76,6 +79,12 @@ def add_service_options(parser: Parser) -> None:
         metavar="NAME",
         help="the service by its name (`llmstream profiles` lists them with their addresses and "
         "keys); with --base-url, how that differs from others of its API",
+    )
+    add(
+        "--think-tags",
+        choices=list(_THINK_TAGS),
+        help="whether what an answer's text has between <think> and </think> at its beginning is "
+        "thinking, as servers of local models send it; open: the first tag does not arrive",
     )
     add(
         "--key-name",
@@ -107,6 +116,7 @@ def client_for(options: argparse.Namespace, observers: Sequence[Any] = (), **mor
         "base_url": options.base_url,
         "model": text_argument(options.model),
         "profile": options.profile,
+        "think_tags": _THINK_TAGS.get(options.think_tags),
         "headers": _headers(options.header),
         "observers": observers,
         **more,

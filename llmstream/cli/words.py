@@ -28,6 +28,7 @@ OPTIONS: dict[str, str] = {
     "profile": "--profile",
     "rate_limit": "--rate-limit",
     "temperature": "--temperature",
+    "think_tags": "--think-tags",
     "thinking": "--thinking",
     "top_p": "--top-p",
     "total": "--total",
@@ -83,7 +84,7 @@ def in_options(error: Exception) -> str:
     text = _FIRST.sub(lambda found: _option(found[1], found[2]), text)
     text = _ARGUMENT.sub(lambda found: _option(found[1], found[2]), text)
     text = _SUBJECT.sub(lambda found: OPTIONS[found[1] or found[2]], text)
-    if "--thinking" in text:
+    if "--think" in text:
         for word, other in _PYTHON.items():
             text = re.sub(rf"\b{word}\b", other, text)
     return re.sub(r"\bapi_key\b(?!=)", "the key", text)

@@ -118,6 +118,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a model over two lines": (["--model", "a\nb", "hi"], " --model 'a\\nb'"),
     "no model": (["--api", "chat", "hi"], ": pass --model\n"),
     "no model in a chat": (["chat", "--base-url", NOWHERE, "--api", "chat"], ": pass --model\n"),
+    "tags of another API": (
+        ["--api", "gemini", "--base-url", NOWHERE, "--think-tags", "on", "hi"],
+        " --think-tags on: the API 'gemini' has no thinking in its text: leave it out",
+    ),
+    "tags that are none": (["--think-tags", "maybe", "hi"], "'on', 'off', 'open'"),
     "no such profile": (["--profile", "x", "hi"], " --profile x is not known"),
     "a budget of an effort": (
         ["--thinking", "9", "hi"],
@@ -196,7 +201,7 @@ def test_a_mistake_is_one_sentence_that_says_what_to_do(
 
 # ---- keys by name --------------------------------------------------------------------------------
 
-KEYS = {"groq": "key-groq", "openai": "key-openai", "anthropic": "key-anthropic"}
+KEYS = {name: f"key-{name}" for name in ("groq", "openai", "anthropic", "gemini")}
 
 
 @pytest.fixture
@@ -208,11 +213,31 @@ def _keys(monkeypatch: pytest.MonkeyPatch, _no_service: None) -> None:
 
 
 @pytest.mark.usefixtures("_keys")
+def test_thinking_in_the_text(llm_server: LLMServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """As servers of local models send it; also with their profile."""
+    where = ["--base-url", llm_server.base_url_for("chat"), "--model", "m", "--no-stdin"]
+    for answer, options, shown in (
+        ("<think>hm</think>Hi", [], "<think>hm</think>Hi"),
+        ("<think>hm</think>Hi", ["--think-tags", "on"], "Hi"),
+        ("hm</think>Hi", ["--think-tags", "open"], "Hi"),
+        ("<think>hm</think>Hi", ["--profile", "vllm"], "Hi"),
+        ("<think>hm</think>Hi", ["--profile", "vllm", "--think-tags=off"], "<think>hm</think>Hi"),
+    ):
+        llm_server.script(Answer(answer))
+        found = outcome(capsys, "--api", "chat", *where, *options, "hi")
+        assert (found[0], found[1]) == (0, f"{shown}\n"), options
+    # The shorter words for --thinking stay what they are.
+    assert parsed("--think", "low", "hi").thinking == "low"
+
+
+@pytest.mark.usefixtures("_keys")
 def test_a_key_by_its_name(llm_server: LLMServer, capsys: pytest.CaptureFixture[str]) -> None:
     """For the address that is given, on any API, before the keys of the environment."""
-    where = ["--base-url", llm_server.base_url_for("chat"), "--model", "m", "--no-stdin"]
-    assert outcome(capsys, "--api", "chat", *where, "--key-name", "groq", "hi")[0] == 0
-    assert llm_server.requests[0].headers["authorization"] == "Bearer key-groq"
+    for api, header in (("chat", "authorization"), ("gemini", "x-goog-api-key")):
+        where = ["--base-url", llm_server.base_url_for(api), "--model", "m", "--no-stdin"]
+        assert outcome(capsys, "--api", api, *where, "--key-name", "groq", "hi")[0] == 0
+        sent = llm_server.requests[-1].headers[header]
+        assert sent.removeprefix("Bearer ") == "key-groq"
 
 
 @pytest.mark.usefixtures("_keys")
@@ -242,6 +267,10 @@ def test_the_name_of_a_vendor_names_its_api(
     assert outcome(capsys, "--no-stdin", "--key-name", "anthropic", "hi")[0] == 0
     assert llm_server.requests[0].path.endswith("/messages")
     assert llm_server.requests[0].headers["x-api-key"] == "key-anthropic"
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", llm_server.base_url_for("gemini"))
+    assert outcome(capsys, "--no-stdin", "--key-name", "gemini", "hi")[0] == 0
+    assert llm_server.requests[1].path.partition("?")[0].endswith(":streamGenerateContent")
+    assert llm_server.requests[1].headers["x-goog-api-key"] == "key-gemini"
 
 
 @pytest.mark.usefixtures("_keys")
