@@ -147,8 +147,8 @@ _ROWS = (
         responses="https://dashscope.aliyuncs.com/compatible-mode/v1",
     ),
     _vendor("nvidia", "NVIDIA_API_KEY", chat="https://integrate.api.nvidia.com/v1"),
-    # GitHub Models was retired on 2026-07-30 (github.com/orgs/community/discussions/203602); the row
-    # is kept for proxies of it.
+    # GitHub Models was retired on 2026-07-30 (GitHub community discussion 203602); the row is kept
+    # for proxies of it.
     _vendor("github", "GITHUB_TOKEN", chat="https://models.github.ai/inference"),
     _vendor(
         "huggingface",
