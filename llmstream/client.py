@@ -197,7 +197,8 @@ class Client:
             Stream raise ConfigurationError, and nothing is sent. Calls that run go on. The known
             cost is a lower bound: a call that was cut has not reported its usage, and of services
             and models that are not in the price list nothing is known (a warning is logged once).
-            It counts for this client in this process. Needs the extra `cost`; default: no limit.
+            It counts for this client in this process. Needs the extra `cost`, but not for services
+            that report the cost of every answer (OpenRouter, Perplexity, xAI). Default: no limit.
         verify: True (the certificates of the package certifi, or those that
             `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, or `SSL_CERT_FILE` and `SSL_CERT_DIR` name),
             False, the path of a CA file in PEM form or of a folder as `openssl rehash` makes it,
@@ -291,6 +292,8 @@ class Client:
             private=bool(transport or clock),
         )
         self._endpoint = self._factory.endpoint
+        if self._cost_limit is not None and not self._endpoint.profile.reports_cost:
+            self._cost_limit.need_prices()
         # Not a WeakSet, which is written in Python: each operation on a set is atomic, so a signal
         # handler may make a call, or close the client, at any moment.
         self._calls: set[weakref.ref[Call | Loop]] = set()
@@ -721,7 +724,7 @@ def _check_cost(limit: CostLimit | None) -> None:
 def _cost_limit(max_cost: Any) -> CostLimit:
     from .telemetry.cost import CostLimit
 
-    return CostLimit(max_cost)
+    return CostLimit(max_cost, reported=True)  # what the service reports is known later
 
 
 def _dispatcher(observers: Any, cost_limit: CostLimit | None) -> Dispatcher:

@@ -60,7 +60,7 @@ def cost_of(api: str, host: str, result: Result, at: float | None = None) -> Cos
     Raises ConfigurationError without the extra `cost`. Thread-safe.
     """
     when = datetime.fromtimestamp(SYSTEM_CLOCK.time() if at is None else at, timezone.utc)
-    if any(_reported(attempt) is not None for attempt in result.attempts):
+    if any(map(_has_reported, result.attempts)):
         return _reported_cost(api, host, result, when)
     prices = price_list()
     known = []
@@ -92,6 +92,10 @@ def cost_of(api: str, host: str, result: Result, at: float | None = None) -> Cos
 def _reported(attempt: Attempt) -> Decimal | None:
     cost = attempt.usage.cost if attempt.usage is not None else None
     return None if cost is None else Decimal(str(cost))
+
+
+def _has_reported(attempt: Attempt) -> bool:
+    return _reported(attempt) is not None
 
 
 def _reported_cost(api: str, host: str, result: Result, when: datetime) -> Cost:
@@ -292,22 +296,36 @@ class CostLimit:
     Args:
         limit: USD (int, float, str or Decimal), greater than 0 and at most 10**12. Infinity: only
             add up.
+        reported: whether the service reports the cost of every answer, so that the limit holds
+            without a price list.
 
-    Raises ConfigurationError for another limit, and without the extra `cost`. `spent` is the known
-    cost so far in USD.
+    Raises ConfigurationError for another limit, and, unless `reported`, without the extra `cost`:
+    then no cost would be known, and the limit would limit nothing. `spent` is the known cost so far
+    in USD.
     """
 
-    def __init__(self, limit: Any) -> None:
+    def __init__(self, limit: Any, *, reported: bool = False) -> None:
         self.limit = _checked(limit)
-        price_list()
+        if not reported:
+            self.need_prices()
         self._lock = RLock()  # guards spent and _counted
         renew_in_child(self, _lock=RLock)
         self.spent = Decimal(0)
         self._counted: frozenset[int] = frozenset()  # calls that are counted, and not yet ended
         self._has_warned = False
 
+    def need_prices(self) -> None:
+        """Raises ConfigurationError without the extra `cost`."""
+        if _installed() is None:
+            raise ConfigurationError(
+                "max_cost: the cost of a call needs a price list, unless the service reports it "
+                "(OpenRouter, Perplexity and xAI do). Install it with: "
+                'pip install "llmstream-sync[cost]"'
+            )
+
     def on_content(self, call: CallRecord, request: RequestContent, result: Result) -> None:
-        cost = cost_of(call.api, call.host, result, call.started)
+        is_known = _installed() is not None or any(map(_has_reported, result.attempts))
+        cost = cost_of(call.api, call.host, result, call.started) if is_known else None
         if cost is not None:
             with self._lock:
                 if call.id not in self._counted:  # told again after an interrupt

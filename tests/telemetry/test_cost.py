@@ -474,6 +474,43 @@ def test_without_the_extra_it_is_named() -> None:
             ask()
 
 
+@pytest.mark.usefixtures("no_extra")
+def test_a_limit_needs_no_list_where_the_service_reports_the_cost(
+    nothing_left: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the host or the profile; an answer without one is not counted, and one warning is
+    logged. Elsewhere the limit would limit nothing, so it is refused."""
+
+    def answered(**usage: Any) -> Reply:
+        counts = {"prompt_tokens": 63, "completion_tokens": 255, **usage}
+        choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+        chunk = json.dumps({"id": "c", "model": "new", "choices": [choice], "usage": counts})
+        return Reply([f"data: {chunk}\n\ndata: [DONE]\n\n".encode()])
+
+    for where in (
+        {"base_url": "https://openrouter.ai/api/v1"},
+        {"base_url": "https://api.x.ai/v1"},
+        {"base_url": "http://gateway.test/v1", "profile": "openrouter"},
+    ):
+        caplog.clear()
+        replies = [answered(), answered(), answered(cost=0.75), answered(cost=0.25)]
+        client = client_of(*replies, api="chat", max_cost=1, **where)
+        for _ in replies:
+            asked(client)
+        assert client.cost == 1
+        with pytest.raises(ConfigurationError, match="limit is 1 USD"):
+            asked(client)
+        assert [r.getMessage()[:9] for r in caplog.records if r.levelname == "WARNING"] == [
+            "max_cost:"
+        ]
+    for base_url in (OPENAI, "https://api.groq.com/openai/v1", "http://gateway.test/v1"):
+        with pytest.raises(ConfigurationError, match=r'unless the service.*sync\[cost\]"'):
+            client_of(api="chat", base_url=base_url, max_cost=1)
+    with pytest.raises(ConfigurationError, match="max_cost"):
+        CostLimit(1)
+    assert CostLimit(1, reported=True).spent == 0
+
+
 # ---- a cost that the service reports -------------------------------------------------------------
 
 REPORTED = Usage(63, 255, 318, cost=0.00123)

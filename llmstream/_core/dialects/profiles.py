@@ -49,6 +49,10 @@ class Profile(Struct, frozen=True, kw_only=True):
             instructions), "prompt" (the instructions alone), or "all" (the API's own option, the
             field `json_schema` and the instructions: a server that passes over what it does not
             know, and knows different ones of these on different APIs).
+        reports_cost: whether the service reports the cost of every answer, so that no price list
+            is needed. Sources: OpenRouter, "Usage accounting" ("included automatically in every
+            response"); xAI, "Cost tracking" ("every inference response"); Perplexity's reference
+            (`usage.cost`).
         advice: words of the service's errors, and what a caller can do about such an error.
     """
 
@@ -70,6 +74,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     tells_limit: bool = False
     strict_tools: bool = True
     structured: str = "json_schema"
+    reports_cost: bool = False
     advice: tuple[tuple[str, str], ...] = ()
 
 
@@ -117,6 +122,7 @@ _ROWS = (
         name="openrouter",
         hosts=("openrouter.ai",),
         auth="bearer",
+        reports_cost=True,
         reasoning=("reasoning", "reasoning_content", "reasoning_details"),
         returns=("reasoning_details",),
         thinking="reasoning",
@@ -183,10 +189,10 @@ _ROWS = (
         returns=("reasoning_content",),
     ),
     Profile(name="groq", hosts=("api.groq.com",), reasoning=("reasoning",)),
-    Profile(name="perplexity", hosts=("api.perplexity.ai",), usage=False),
+    Profile(name="perplexity", hosts=("api.perplexity.ai",), usage=False, reports_cost=True),
     Profile(name="cerebras", hosts=("api.cerebras.ai",), max_tokens="max_completion_tokens"),
     Profile(name="anthropic", hosts=("api.anthropic.com",), thinking=""),
-    Profile(name="xai", hosts=("api.x.ai",), auth="bearer"),
+    Profile(name="xai", hosts=("api.x.ai",), auth="bearer", reports_cost=True),
     Profile(name="together", hosts=("api.together.ai", "api.together.xyz")),
     Profile(name="fireworks", hosts=("api.fireworks.ai",), auth="bearer"),
     # The same models, in China and elsewhere.
