@@ -326,6 +326,11 @@ def test_a_list_of_chunks_in_one_event() -> None:
     one, two = chunk({"text": "Hi"})[6:-2], chunk({"text": " you"}, finish="STOP")[6:-2]
     alone = played(b"data: [" + one + b"]\n\n", b"data: [" + two + b"]\n\n")
     assert (alone.error, alone.state.text) == (None, "Hi you")
+    blank = played(b"data:  [ " + one + b" , null]\n\n", b"data: [" + two + b"]\n\n")
+    assert (blank.error, blank.state.text) == (None, "Hi you")
+    for nothing in (b"[]", b"[null]", b'["x"]', b"[{}]", b"[[]]"):
+        session = played(b"data: " + nothing + b"\n\n", chunk({"text": "Hi"}, finish="STOP"))
+        assert (session.error, session.state.text) == (None, "Hi")
     both = played(b"data: [" + one + b"," + two + b"]\n\n")
     assert isinstance(both.error, errors.ProtocolError)
 

@@ -452,6 +452,7 @@ class GeminiDialect:
     schema_rules: ClassVar[SchemaRules] = _RULES
     splits_thinking: ClassVar[bool] = False
     bare_errors: ClassVar[bool] = True
+    arrays: ClassVar[bool] = True
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
@@ -591,7 +592,7 @@ class GeminiDialect:
             event = lenient(name, data, _CLASSES, _ESSENTIAL)
         if name == "error" and isinstance(event, _CHUNK) and not event.error:
             event.error = decode_json(data) or {"code": None}  # by its name it is one
-        if data[:1] == b"[" and (inner := _only_one(name, data)) is not None:
+        if data[:1] != b"{" and (inner := _only_one(name, data)) is not None:
             return self.decode(name, inner)
         if event == _NOTHING:
             payload = decode_json(data)
@@ -683,7 +684,7 @@ class GeminiDialect:
         """A proxy that drops `alt=sse` makes one array of the stream; without streaming it is one
         chunk."""
         chunks = payload if isinstance(payload, list) else [payload]
-        if not chunks or not all(isinstance(one, dict) and one.keys() & _MARKS for one in chunks):
+        if not chunks or not all(map(_is_chunk, chunks)):
             return ()
         if not isinstance(payload, list):
             return (self.decode("message", raw),)
@@ -692,13 +693,20 @@ class GeminiDialect:
 
 def _only_one(name: str, data: bytes) -> bytes | None:
     """The event in a list of one: the form of an answer without `alt=sse`, and of its error. None
-    for another list that is an error by its name."""
+    for what is no list of chunks, or is an error by its name."""
+    listed = decode_json(data)
+    if not isinstance(listed, list) or not any(map(_is_chunk, listed)):
+        return None
     inner = raw_elements(data)
-    if len(inner) == 1 and inner[0][:1] == b"{":
+    if len(inner) == 1:
         return inner[0]
     if name == "error":
         return None
     raise ValueError("it is a list of several chunks")
+
+
+def _is_chunk(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value.keys() & _MARKS)
 
 
 # Fields that are written in two ways.
