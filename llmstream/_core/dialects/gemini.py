@@ -763,9 +763,9 @@ def _split_system(request: Request) -> tuple[list[Any], list[Any]]:
 
 
 _SIGNED_SINCE = (3, 0)
-# Google's own stand-in for the signature of a call that another model has made: without one Gemini 3
-# refuses the whole request. ai.google.dev/gemini-api/docs/thought-signatures, FAQ; Gemini CLI sends
-# it as it is here, pydantic-ai 2.68 and LiteLLM 1.110 to both services.
+# Google's own stand-in for the signature of a call that another model has made: without one Gemini
+# 3 refuses the whole request. From ai.google.dev/gemini-api/docs/thought-signatures, FAQ; Gemini
+# CLI sends it as it is here, pydantic-ai 2.68 and LiteLLM 1.110 to both services.
 _NO_SIGNATURE = "skip_thought_signature_validator"
 
 
