@@ -6,6 +6,7 @@ import codecs
 import re
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .._core.classify import error_from_status, request_id_of
 from .._core.dialects.base import Activity
@@ -20,6 +21,9 @@ from .._transport.base import Response, Transport
 from ..errors import EventTooLarge, LLMStreamError
 from ..events.base import AnyEvent, Continued, Restarted, marker_event
 from .context import CallContext
+
+if TYPE_CHECKING:
+    from .._core.json_array import ArrayStream
 
 __all__ = ["EventBatches", "Exchange"]
 
@@ -176,7 +180,7 @@ class Exchange:
 
     def _body(self, response: Response, session: Session) -> EventBatches:
         first = _first_bytes(response, session.on_sign_of_life)
-        foreign = _foreign(response, first)
+        reader, foreign = _reader_of(response, first, session, self._max_bytes)
         if foreign == "JSON":
             pieces, first = [first], b""  # a traceback may show locals
             body = _read_all(response, self._max_bytes, pieces)
@@ -189,9 +193,9 @@ class Exchange:
         data = first
         while True:
             if data:
-                events = self._noted(session, session.receive(data))
+                events = self._noted(session, reader.receive(data))
             else:
-                events = self._noted(session, session.receive_eof())
+                events = self._noted(session, reader.receive_eof())
             if events:
                 yield events
             if session.ended:
@@ -290,6 +294,18 @@ class Exchange:
         if reporter.tokens is not None:
             reporter.tokens(now, gap, session.contents - self._reported)
             self._reported = session.contents
+
+
+def _reader_of(
+    response: Response, first: bytes, session: Session, limit: int
+) -> tuple[Session | ArrayStream[AnyEvent], str]:
+    """What reads the body, and what it is instead of a stream ("" where it is one)."""
+    foreign = _foreign(response, first)
+    if foreign == "JSON" and session.takes_arrays and first.lstrip(_BLANK)[:1] == b"[":
+        from .._core.json_array import ArrayStream  # seldom used
+
+        return ArrayStream(session, limit), ""
+    return session, foreign
 
 
 def _has_waited(exc: Exception, scope: CancelScope) -> bool:

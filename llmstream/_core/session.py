@@ -141,6 +141,11 @@ class Session:
         return self.stage is Stage.UNFINISHED
 
     @property
+    def takes_arrays(self) -> bool:
+        """Whether a body that is a JSON array may be the stream: see `json_array`."""
+        return self._dialect.arrays
+
+    @property
     def cursor(self) -> int | None:
         """The greatest number of an event, or None where there is no place to resume from."""
         return self._numbers.greatest
@@ -436,6 +441,13 @@ class Session:
         self.linger = 0.0
         self._end()
         return list(events)
+
+    def is_of_answer(self, element: bytes) -> bool:
+        """Whether an element of an array is a piece of an answer, or an error."""
+        try:
+            return bool(self._dialect.events_from_json(decode_json(element), element))
+        except (ValueError, RecursionError):
+            return True  # which cannot be read, or has half a character
 
     def refuse(self, body: bytes, what: str, status: int = 200) -> list[AnyEvent]:
         """Fail, because the body is `what`, not a stream. `body` is its beginning."""

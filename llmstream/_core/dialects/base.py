@@ -92,6 +92,7 @@ class Dialect(Protocol):
     answer where the caller sets none and the API requires one. `schema_rules` is what its strict
     mode knows of JSON Schema. `splits_thinking`: whether it knows `Profile.think_tags`.
     `bare_errors`: whether its services end a stream with an error in JSON that is no event.
+    `arrays`: whether a stream may come as one JSON array of its events.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Dialect(Protocol):
     schema_rules: ClassVar[SchemaRules]
     splits_thinking: ClassVar[bool]
     bare_errors: ClassVar[bool]
+    arrays: ClassVar[bool]
 
     def with_profile(self, profile: Profile) -> Dialect:
         """The same API as one service implements it."""
@@ -211,6 +213,7 @@ class TypedDialect:
     schema_rules: ClassVar[SchemaRules]
     splits_thinking: ClassVar[bool] = False
     bare_errors: ClassVar[bool] = False
+    arrays: ClassVar[bool] = False
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile

@@ -187,6 +187,7 @@ class ChatDialect:
     schema_rules: ClassVar[SchemaRules] = OPENAI_RULES
     splits_thinking: ClassVar[bool] = True
     bare_errors: ClassVar[bool] = False
+    arrays: ClassVar[bool] = False
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
         self._profile = profile
