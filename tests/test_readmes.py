@@ -244,7 +244,8 @@ def test_python(block: Block, llm_server: Any, tmp_path: Path) -> None:
         prelude = "import test_readmes; test_readmes.prepare(globals())\n"
         (tmp_path / "test_block.py").write_text(prelude + block.code, "utf-8")
         # Only our own plugin: loading all that are installed takes longer than the block.
-        arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "markers=local"]
+        arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        arguments += ["-o", "markers=local\nslow"]
         arguments += ["-p", "llmstream.testing.plugin"]
         arguments.append("test_block.py")
     done = subprocess.run(
