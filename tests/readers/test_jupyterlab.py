@@ -150,7 +150,12 @@ class Page:
         self.tab = tab
         tab.set_default_timeout(LOADED)
         tab.goto(url)
-        tab.wait_for_function(
+        self.until_idle()
+
+    def until_idle(self) -> None:
+        """Waits until the kernel is done. What it receives before that, after an error or an
+        interrupt, it refuses to run."""
+        self.tab.wait_for_function(
             "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
             " === 'idle'"
         )
@@ -228,6 +233,7 @@ def test_the_picture(chromium: Any, lab: Lab, service: LLMServer) -> None:
         page.until(2, "Interrupted.")
         assert "the blue is gone" in page.text(2)
         page.until(2, "KeyboardInterrupt")
+        page.until_idle()
         assert page.text(3) == ""  # an interrupt ends the run of the cells after it
         page.tab.locator(".jp-CodeCell").nth(3).click()
         page.command("notebook:run-cell")
