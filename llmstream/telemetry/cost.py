@@ -33,6 +33,8 @@ from datetime import date, datetime, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+import msgspec
+
 from .._core.checks import shown
 from .._core.dialects import APIS
 from .._core.phase import Phase
@@ -187,6 +189,8 @@ def _price(
 ) -> Any:
     """The PriceCalculation of genai-prices for an attempt; None where there is none."""
     usage = attempt.usage
+    if usage is not None and APIS[api].omits_zeros and usage.output_tokens is None:
+        usage = msgspec.structs.replace(usage, output_tokens=0)
     if model is None or usage is None or None in (usage.input_tokens, usage.output_tokens):
         return None
     asked = {

@@ -358,6 +358,26 @@ def test_counts_that_gemini_leaves_out_are_0(base_url: str, is_known: bool) -> N
         assert not cost.lower_bound
 
 
+def test_a_refused_prompt_of_gemini_costs_its_tokens() -> None:
+    """There is no count of an answer that has none; of a prompt without a count nothing is
+    known."""
+    feedback = {"blockReason": "SAFETY"}
+    for counts, is_known in (
+        ({"promptTokenCount": 1000, "totalTokenCount": 1000}, True),
+        ({"promptTokenCount": 1000, "totalTokenCount": 1500}, False),
+        ({"totalTokenCount": 1000}, False),
+        ({"candidatesTokenCount": 100, "totalTokenCount": 100}, False),
+    ):
+        chunk = {"promptFeedback": feedback, "usageMetadata": counts, "modelVersion": FLASH}
+        reply = Reply([f"data: {json.dumps(chunk)}\n\n".encode()])
+        result = asked(client_of(reply, api="gemini", base_url=GOOGLE))
+        assert result.finish == "content_filter"
+        cost = result.cost(AT)
+        assert (cost is not None) is is_known
+        if cost is not None:
+            assert cost.amount == listed(FLASH, GOOGLE, input_tokens=1000, output_tokens=0)
+
+
 @every(
     ("traffic", "tier"),
     [
