@@ -470,6 +470,7 @@ def test_whoever_reads_has_left(server: LLMServer, tmp_path: Path, when: str) ->
     assert (sent, page.exists()) == ((0, False) if when == "at once" else (4, True))
 
 
+@pytest.mark.slow
 def test_the_key_is_nowhere(server: LLMServer, tmp_path: Path) -> None:
     """Neither that of the environment nor a user and password of the address."""
     server.default = Reply.error(400, message=f"no {KEY} for hunter22hunter22")
@@ -484,6 +485,7 @@ def test_the_key_is_nowhere(server: LLMServer, tmp_path: Path) -> None:
         assert "user" not in done.stdout
 
 
+@pytest.mark.slow
 def test_your_own_client(server: LLMServer, tmp_path: Path) -> None:
     """--client measures through the client that a program has, with its settings."""
     code = f"""

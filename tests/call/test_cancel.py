@@ -702,6 +702,7 @@ def test_one_ctrl_c_is_enough(
     assert output == f"interrupted\n{ended}free\n"
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_in_the_middle(server: LLMServer) -> None:
     """A process may end with a running stream: at once, with no word on stderr."""
     server.default = Reply([*TWO_TOKENS, Silence()])

@@ -120,6 +120,7 @@ def too_old(request: Recorded) -> Reply:
 # ---- drop after every event --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every("api", APIS)
 @every("broken", BROKEN, ids=["cut", "clean", "reset"])
 def test_restart_after_every_event(api: str, broken: Any) -> None:
@@ -844,6 +845,7 @@ def test_the_budget_runs_out_and_success_fills_it() -> None:
     assert len(caught.value.attempts) == 1
 
 
+@pytest.mark.slow
 def test_a_success_after_a_retry_gives_back_what_it_cost() -> None:
     client, _, _ = make("chat", *[Reply.error(500), WHOLE] * 300, retry=RetryPolicy(2))
     for _ in range(300):
@@ -950,6 +952,7 @@ def test_holds_that_are_over_are_forgotten() -> None:
     assert budget.throttled(999.0, "m999") == budget.throttled(999.0, "new") == (9.0, 9.0)
 
 
+@pytest.mark.slow
 def test_a_herd_meets_one_limit(llm_server: LLMServer) -> None:
     """100 threads and a 429 with 2 s: none before, arrivals spread, few requests too many."""
     opens: list[float] = []

@@ -984,6 +984,7 @@ def test_a_refusal_of_an_option_whose_body_stalls(server: LLMServer) -> None:
     assert len(server.requests) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("api", "every"), [("responses", 0.01), ("responses", 0.1), ("chat", 0.1)])
 def test_pings_behind_the_end_do_not_hold_it_up(
     server: LLMServer, client_for: Callable[..., Client], api: str, every: float

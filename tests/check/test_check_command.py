@@ -42,6 +42,7 @@ def test_who_leaves_early_leaves_nothing_behind() -> None:
     found.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals")
 def test_ctrl_c_ends_it_at_once() -> None:
     """SIGINT: exit code 130, and nothing on stderr."""
@@ -60,6 +61,7 @@ def test_ctrl_c_ends_it_at_once() -> None:
     assert (process.returncode, err) == (130, "")
 
 
+@pytest.mark.slow
 def test_it_is_imported_only_when_it_is_used() -> None:
     """Neither the package nor the plain command imports the checks or the fault server."""
     code = (

@@ -132,6 +132,7 @@ def test_json_prints_every_event_one_a_line(llm_server: LLMServer) -> None:
     assert events == sent
 
 
+@pytest.mark.slow
 def test_stats_go_to_stderr(llm_server: LLMServer) -> None:
     """--stats names first token, total, tokens and attempts, beside an untouched stdout."""
     llm_server.script(Reply.error(503), Answer("ok", usage=(12, 34)))
@@ -228,6 +229,7 @@ def test_a_signal_ends_a_wait_for_headers(llm_server: LLMServer) -> None:
     assert (process.returncode, out, err) == (143, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")
 def test_a_closed_pipe_is_not_a_traceback(llm_server: LLMServer) -> None:
     """When the reader of stdout goes away, the command ends quietly and frees the stream."""
@@ -288,6 +290,7 @@ def test_a_mistake_is_reported_with_the_way_out(arguments: list[str], says: str)
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_environment_configures_it(llm_server: LLMServer) -> None:
     """LLMSTREAM_BASE_URL, LLMSTREAM_API_KEY and LLMSTREAM_MODEL are all it needs."""
     env = {

@@ -108,6 +108,7 @@ def is_a_sentence(done: tuple[int, bytes, bytes], code: int, *says: bytes) -> No
 # ---- what is read ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_01_a_closed_stdin(abuse: Abuse) -> None:
     """With a prompt it is not missed; without one it is."""
     abuse.is_answered("hi", shell='exec "$@" <&-')
@@ -144,6 +145,7 @@ def test_03_a_stdin_slower_than_the_total(abuse: Abuse) -> None:
     assert abuse.server.requests == []
 
 
+@pytest.mark.slow
 def test_04_a_directory_as_a_file(abuse: Abuse) -> None:
     """As the page of --timeline, as a model, as the file of a batch. As standard input it ends the
     interpreter before the command begins: in its own words, which are no traceback."""
@@ -158,6 +160,7 @@ def test_04_a_directory_as_a_file(abuse: Abuse) -> None:
     assert abuse.server.requests == []
 
 
+@pytest.mark.slow
 def test_05_nul_and_other_bytes_that_are_no_text(abuse: Abuse) -> None:
     """In a pipe they are a prompt; no argument can have a NUL, but bytes of another encoding."""
     abuse.is_answered(shell='printf "a\\000b\\377" | "$@"')
@@ -278,6 +281,7 @@ def test_13_a_terminal_that_cannot_do_much(abuse: Abuse) -> None:
 # ---- signals -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_14_a_signal(abuse: Abuse, number: signal.Signals) -> None:
     """128 and its number, what arrived, the connection free, and no word."""
@@ -291,6 +295,7 @@ def test_14_a_signal(abuse: Abuse, number: signal.Signals) -> None:
     abuse.server.wait_closed(0)
 
 
+@pytest.mark.slow
 def test_15_the_terminal_is_closed(abuse: Abuse) -> None:
     """SIGHUP, and nothing can be written any more: the call is ended all the same. With `nohup` it
     goes on."""

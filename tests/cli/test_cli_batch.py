@@ -175,6 +175,7 @@ def test_lines_of_openais_batch_files_are_asked(folder: Folder) -> None:
     assert folder.server.requests[0].json()["seed"] == 4
 
 
+@pytest.mark.slow
 @posix
 def test_lines_are_asked_and_answered_as_they_arrive(folder: Folder) -> None:
     """Standard input that has not ended: each line is answered at once; a mistake ends the run
@@ -200,6 +201,7 @@ def test_lines_are_asked_and_answered_as_they_arrive(folder: Folder) -> None:
     assert b"line 4: its id 1 is that of line 1 too" in err
 
 
+@pytest.mark.slow
 @posix
 def test_standard_input_is_gone_on_with(folder: Folder) -> None:
     """With -o: what is in the output is not asked again."""
@@ -559,6 +561,7 @@ def test_a_closed_pipe_ends_the_run_quietly(folder: Folder) -> None:
     folder.server.wait_all_closed()
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("redirect", [">&-", "</dev/null >&-"])
 def test_a_closed_output_is_one_sentence(folder: Folder, redirect: str) -> None:
@@ -578,6 +581,7 @@ def test_a_closed_output_is_one_sentence(folder: Folder, redirect: str) -> None:
     assert folder.server.requests == []
 
 
+@pytest.mark.slow
 @posix
 def test_a_machine_without_a_locale_writes_json(folder: Folder) -> None:
     """LC_ALL=C: the lines are UTF-8 all the same."""
@@ -596,6 +600,7 @@ def test_a_machine_without_a_locale_writes_json(folder: Folder) -> None:
     assert json.loads(done.stdout.decode())["text"] == "größer \U0001f600"
 
 
+@pytest.mark.slow
 @posix
 def test_named_pipes_are_inputs_and_outputs(folder: Folder) -> None:
     """Both wait for the other side, as a shell's redirections do."""
@@ -654,6 +659,7 @@ def test_a_signal_ends_the_run_and_a_second_run_goes_on(
     assert sorted(folder.asked()[10:]) == ["prompt 3", "prompt 7"]
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("odd", ["input", "output"])
 def test_a_signal_ends_the_wait_for_the_other_side_of_a_pipe(folder: Folder, odd: str) -> None:

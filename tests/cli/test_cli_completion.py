@@ -116,6 +116,7 @@ def test_what_a_shell_offers(scripts: dict[str, Path], folder: Path, name: str) 
         assert {text.replace("\\ ", " ") for text in found} == offered, words
 
 
+@pytest.mark.slow
 def test_a_value_after_an_equals_sign(scripts: dict[str, Path], folder: Path) -> None:
     """Bash hands over the sign as a word of its own, or, by COMP_WORDBREAKS, within the word."""
     for words, offered in (
@@ -130,6 +131,7 @@ def test_a_value_after_an_equals_sign(scripts: dict[str, Path], folder: Path) ->
     assert in_fish(scripts["fish"], ["llmstream", "--api=re"], folder) == ["--api=responses"]
 
 
+@pytest.mark.slow
 def test_every_option_and_command_is_offered(scripts: dict[str, Path], folder: Path) -> None:
     """The script is made from the parsers: nothing is missing."""
     offered = set(in_bash(scripts["bash"], ["llmstream", "-"], folder))

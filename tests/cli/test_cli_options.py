@@ -313,6 +313,7 @@ def test_the_context_is_that_of_the_local_model(
     assert started == [("x.gguf", 8192)]
 
 
+@pytest.mark.slow
 def test_batch_takes_the_same_options(llm_server: LLMServer, tmp_path: Path) -> None:
     """--header, of the service's options, reaches every request."""
     llm_server.script(Answer("ok"))

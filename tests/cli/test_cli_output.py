@@ -389,6 +389,7 @@ def test_a_signal_at_any_moment_is_not_a_traceback(
         assert done.returncode in (0, 128 + number, -number), (wait, done.stderr)
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("place", ["finalizer", "weak reference", "hook"])

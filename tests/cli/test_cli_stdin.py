@@ -74,6 +74,7 @@ def test_a_silent_stdin_is_not_waited_for(llm_server: LLMServer, silent: int) ->
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_wait_is_at_most_half_of_the_total(llm_server: LLMServer, silent: int) -> None:
     """The other half is the call's."""
     llm_server.script(Answer("ok"))
@@ -83,6 +84,7 @@ def test_the_wait_is_at_most_half_of_the_total(llm_server: LLMServer, silent: in
     assert "within 0.8 s" in err
 
 
+@pytest.mark.slow
 def test_no_stdin_does_not_look(llm_server: LLMServer, silent: int) -> None:
     """No wait and no word about it, also where bytes are there."""
     with command(llm_server, "--no-stdin", "hi", stdin=silent) as process:
@@ -93,6 +95,7 @@ def test_no_stdin_does_not_look(llm_server: LLMServer, silent: int) -> None:
     assert [asked(llm_server, n)["input"] for n in (0, 1)] == ["hi", "hi"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--no-stdin"], ["--no-stdin", "-"], ["--no-stdin", ""]])
 def test_no_stdin_without_a_prompt_is_a_mistake(
     llm_server: LLMServer, silent: int, arguments: list[str]
@@ -150,6 +153,7 @@ def test_the_total_clock_runs_while_stdin_is_read(
     assert llm_server.requests == []
 
 
+@pytest.mark.slow
 def test_the_total_clock_covers_stdin_once_it_has_begun(llm_server: LLMServer) -> None:
     """Also with a prompt, after the first byte."""
     with command(llm_server, "--total", "1.5", "hi", stdin=subprocess.PIPE) as process:
@@ -176,6 +180,7 @@ def test_the_call_has_what_stdin_has_left_of_the_total(llm_server: LLMServer) ->
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["explain"], ["--total", "60", "explain"]])
 def test_a_file_is_appended(llm_server: LLMServer, tmp_path: Path, arguments: list[str]) -> None:
     """Whole, with every end of a line as one."""

@@ -67,6 +67,7 @@ def test_every_option_that_is_named_exists() -> None:
     assert set(OPTIONS.values()) <= known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, "sk-123456"])
 def test_a_key_that_is_refused(llm_server: LLMServer, key: str | None) -> None:
     """What to do about it is an option, or a variable of the environment."""

@@ -111,6 +111,7 @@ BODIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "added"), BODIES.values(), ids=BODIES.keys())
 def test_the_body(
     wire: responses.RequestsMock, options: dict[str, Any], added: dict[str, Any]

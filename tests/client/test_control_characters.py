@@ -92,6 +92,7 @@ def texts_of(error: LLMStreamError) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 def test_no_control_character_goes_out(
     server: LLMServer,

@@ -148,6 +148,7 @@ ROUTES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("environment", "is_used"), ROUTES.values(), ids=ROUTES.keys())
 def test_https_takes_the_way_that_the_environment_says(
     tls_server: LLMServer,
@@ -439,6 +440,7 @@ FIRST = (
 )
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_fork_before_the_first_use(tls_server: LLMServer) -> None:
     """Clocks, cancels and streams of children of a client that nobody has used yet; a stream made

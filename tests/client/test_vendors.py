@@ -216,6 +216,7 @@ def test_azure_has_an_address_for_each_customer(
 # ---- a key stays home --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every("name", sorted(name for name, row in VENDORS.items() if row.key_variables))
 def test_a_key_never_goes_to_another_address(name: str) -> None:
     """Not to another vendor, not to a host that looks like the vendor's, not without TLS; to the

@@ -525,6 +525,7 @@ def test_monsters_are_bounded(name: str) -> None:
     pickle.loads(pickle.dumps(error))
 
 
+@pytest.mark.slow
 @every("name", MONSTERS)
 def test_monsters_inside_a_stream_are_bounded(name: str) -> None:
     """The same inside a stream, and as the JSON of a 200: an error, never an exception."""

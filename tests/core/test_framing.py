@@ -115,6 +115,7 @@ ALPHABET = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(st.lists(st.lists(ALPHABET, min_size=1, max_size=8).map(b"".join), max_size=8))
 def test_random_streams_are_framed_as_the_standard_says(pieces: list[bytes]) -> None:
@@ -198,6 +199,7 @@ def test_many_events_are_copied_at_most_twice(seed: int) -> None:
     assert copies(list(random_pieces(seed)(data))) <= 3 * len(data)
 
 
+@pytest.mark.slow
 def test_an_event_byte_by_byte_takes_no_more_memory() -> None:
     """A list of its bytes would take eight times its size, one of pairs twenty times."""
     framer = Framer(NO_LIMIT)

@@ -67,6 +67,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=60)
 @given(st.lists(st.dictionaries(st.text(max_size=3), VALUES), max_size=4), st.data())
 def test_any_array_is_its_objects(values: list[Any], data: st.DataObject) -> None:
@@ -202,6 +203,7 @@ def test_what_ends_an_answer(garbage: bytes, error: type) -> None:
         assert session.state.text == 'H{i"\\ [ü'
 
 
+@pytest.mark.slow
 def test_what_is_large_is_read_in_linear_time() -> None:
     """Ten thousand events, and one string of megabytes in small pieces."""
     many = array_of([chunk({"text": "ab"})] * 10_000 + [chunk(finishReason="STOP")])

@@ -561,6 +561,7 @@ _turns = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=40)
 @given(st.lists(_turns | _parts, min_size=1, max_size=4))
 def test_whatever_a_prompt_has(turns: list[Any]) -> None:

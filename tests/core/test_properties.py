@@ -62,6 +62,7 @@ def test_any_soup_is_read_as_the_standard_says(pieces: list[bytes]) -> None:
     assert heard(pieces) == list(read_events(b"".join(pieces)))
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=300)
 @given(SOUPS, st.integers(0, 99), st.integers(3, 60))
 def test_no_pieces_make_a_difference_under_a_cap(data: bytes, seed: int, limit: int) -> None:
@@ -284,6 +285,7 @@ HEADER = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=400)
 @given(
     st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms", "x"]), HEADER),
@@ -340,6 +342,7 @@ def cancel_somewhere(api: str, count: int, seed: int) -> Counter[str]:
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize(
     "count", [60, pytest.param(1500, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]

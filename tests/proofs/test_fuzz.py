@@ -238,6 +238,7 @@ def check_all(cases: Iterable[Case]) -> None:
         check(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle refuses what a broken core does, on its seeds already."""

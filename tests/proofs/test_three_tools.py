@@ -189,6 +189,7 @@ def test_another_api_goes_on(
             assert FINAL in json.dumps(sent)
 
 
+@pytest.mark.slow
 @API
 def test_another_service_resumes_it(api: str, nothing_left: None) -> None:
     """After an outage, say: from the state after each outcome, with a client of another API."""

@@ -118,6 +118,7 @@ def test_a_long_answer_is_painted_less_often(notebook: Notebook) -> None:
     assert notebook.shown[-1].startswith("word " * 100_000)
 
 
+@pytest.mark.slow
 def test_an_error_stands_in_its_place(
     notebook: Notebook, server: LLMServer, client: Client
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_cancel_from_elsewhere(notebook: Notebook, server: LLMServer, client: 
     assert notebook.shown == ["one two\n\n**Cancelled:** The answer was stopped."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_what_interrupts_the_painting(notebook: Notebook, error: type[BaseException]) -> None:
     """It ends the stream; what had arrived stays, and is painted if that is possible."""
@@ -353,6 +355,7 @@ def test_a_text_is_that_of_the_answer(notebook: Notebook) -> None:
     assert notebook.shown[-1].startswith("**LLMStreamError:** The answer failed")
 
 
+@pytest.mark.slow
 def test_ipython_of_a_terminal_prints(server: LLMServer) -> None:
     """Its shell shows no Markdown, and updates nothing."""
     pytest.importorskip("IPython")

@@ -451,6 +451,7 @@ INTERRUPTED = """
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_at_once() -> None:
     with python(INTERRUPTED) as process:
         assert process.stdout is not None

@@ -330,6 +330,7 @@ def test_events_read_back(parts: list[Part]) -> None:
     assert data["text_length"] == sum(len(p.text) for p in of_kind(parts[begun:], Text, Refusal))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [2, 4])
 @given(parts=answers())
 @QUICK

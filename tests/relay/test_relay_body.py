@@ -477,6 +477,7 @@ def test_a_forked_child_is_told(server: LLMServer, client_for: Callable[..., Cli
 # ---- a slow browser ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_slow_browser_slows_the_stream(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:

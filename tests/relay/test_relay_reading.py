@@ -536,6 +536,7 @@ def test_a_megabyte_of_arguments_in_small_pieces(api: str) -> None:
     assert seconds(relayed) < 3 * plain + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["one after another", "in turns"])
 def test_many_calls_cost_the_same_each(shape: str) -> None:
     """A piece looks at no call but its own, or the one that is next."""

@@ -75,6 +75,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_threads_that_read_one_type_at_once() -> None:
     """msgspec alone crashes the process there."""
     assert run(CROWD) == "[]"

@@ -62,12 +62,14 @@ TOO_LATE = """
 """
 
 
+@pytest.mark.slow
 def test_clocks_and_relays() -> None:
     """A relay that is dropped, closed while another greenlet reads it, or read by a greenlet that
     is killed, cancels its call."""
     assert output_of(PATCHED) == "['the clock', 'Cancelled', 'GreenletExit'] ['MainThread']\n"
 
 
+@pytest.mark.slow
 def test_what_is_patched_too_late_is_refused() -> None:
     """It would hang: the queues that were imported before block all greenlets."""
     assert output_of(TOO_LATE, PYTHONWARNINGS="ignore") == "True\n"

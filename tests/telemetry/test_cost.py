@@ -780,6 +780,7 @@ COUNTS_IN_A_CHILD = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_frees_the_lock() -> None:
     """A child that was forked while another thread was counting can count."""

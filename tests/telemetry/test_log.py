@@ -234,6 +234,7 @@ QUIET = """
 """
 
 
+@pytest.mark.slow
 def test_quiet_without_logging_set_up(server: LLMServer) -> None:
     """An application that has set up no logging sees nothing: not of errors, retries, nor of an
     observer that fails."""

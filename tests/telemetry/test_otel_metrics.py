@@ -206,6 +206,7 @@ def test_exemplars_lead_to_the_span(telemetry: Telemetry) -> None:
         }
 
 
+@pytest.mark.slow
 def test_bounded_series(telemetry: Telemetry) -> None:
     """Ten thousand model names make a bounded number of series, and no call is lost."""
     observer = telemetry.observer()

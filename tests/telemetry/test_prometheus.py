@@ -285,6 +285,7 @@ def test_the_names_on_the_wire(
         assert all(len(values) == len(labels) for values in page.all(sample))
 
 
+@pytest.mark.slow
 def test_ten_thousand_model_names(
     registry: CollectorRegistry, observer: PrometheusObserver
 ) -> None:
@@ -596,6 +597,7 @@ def test_foreign_metrics_of_the_same_name(registry: CollectorRegistry) -> None:
     assert read(registry).names == {"llm_stream_error_total"}
 
 
+@pytest.mark.slow
 def test_the_default_is_the_default_registry() -> None:
     """Without a registry it is prometheus_client.REGISTRY; several observers are fine."""
     code = """

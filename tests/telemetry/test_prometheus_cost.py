@@ -151,6 +151,7 @@ PROCESSES = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_the_costs_of_processes_add_up(tmp_path: Any) -> None:
     """In prefork servers."""

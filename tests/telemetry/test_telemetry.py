@@ -19,6 +19,7 @@ LIGHT = """
 """
 
 
+@pytest.mark.slow
 def test_importing_is_light() -> None:
     """Importing the package, and reading the names of an own observer from it, imports neither
     prometheus-client, OpenTelemetry, genai-prices nor the timeline."""

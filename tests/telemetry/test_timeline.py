@@ -332,6 +332,7 @@ def test_no_call_leaves_the_file_as_it_was(
     assert (path.read_text() if path.exists() else None) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no POSIX signals")
 def test_an_interrupted_call_is_drawn(server: LLMServer, tmp_path: Path) -> None:
     """Ctrl-C writes the page of what has arrived, and exits with 130."""

@@ -144,6 +144,7 @@ def test_odd_settings_are_refused(tmp_path: Path) -> None:
     assert "llm_record: use one of none, once, all" in said
 
 
+@pytest.mark.slow
 def test_options_of_a_module(service: LLMServer, tmp_path: Path) -> None:
     """The fixture llm_recording_options, below the marker; a mode of its own too."""
     (tmp_path / "conftest.py").write_text(

@@ -128,6 +128,7 @@ def bench(api: str, transport: Any, clock: Any = None, **settings: Any) -> Clien
     return Client(api, base_url="http://test/v1", transport=transport, clock=clock, **settings)
 
 
+@pytest.mark.slow
 @every("api", APIS)
 @every("name", replies("responses"))
 def test_a_replay_is_what_was_recorded(tmp_path_factory: Any, api: str, name: str) -> None:
@@ -145,6 +146,7 @@ def test_a_replay_is_what_was_recorded(tmp_path_factory: Any, api: str, name: st
         assert transport.unplayed == 0
 
 
+@pytest.mark.slow
 @every("path", lambda: sorted(TRANSCRIPTS.glob("*.sse")))
 def test_odd_streams(tmp_path_factory: Any, path: Path) -> None:
     """The project's own transcripts: odd line ends, bytes that are no text, errors, cut calls."""

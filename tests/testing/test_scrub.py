@@ -109,6 +109,7 @@ def leaky(said: str, where: str) -> Reply:
     return Reply(InTokens(text))
 
 
+@pytest.mark.slow
 @every("seed", range(12))
 def test_no_key_is_in_the_file(tmp_path_factory: Any, seed: int) -> None:
     """Wherever it was sent (header, address, body), and wherever it comes back."""

@@ -240,6 +240,7 @@ def test_a_stream_as_a_result_is_its_text() -> None:
     assert outcomes(transport.requests[-1])[0]["output"] == "one two"
 
 
+@pytest.mark.slow
 def test_two_thousand_calls_in_one_answer() -> None:
     calls = [("work", "{}", f"call_{n}") for n in range(2_000)]
     made: list[int] = []
@@ -338,6 +339,7 @@ def test_the_prompt_is_in_no_frame_of_an_error(options: Any, answers: tuple[Any,
     assert WORDS not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_any_thread_may_read_while_it_runs() -> None:
     """Again and again, while the run goes through all of its phases."""
     texts = Answer("one two three four five", tool_calls=[("work", "{}", "call_0")])

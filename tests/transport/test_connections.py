@@ -757,6 +757,7 @@ LOCKED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_while_another_thread_is_inside(server: LLMServer) -> None:
     """A lock that another thread holds at the moment of the fork is not held in the child for

@@ -132,6 +132,7 @@ def test_a_head_means_what_it_means_in_http_client(head: bytes) -> None:
         agree(head[:cut], rng)
 
 
+@pytest.mark.slow
 def test_mutated_heads() -> None:
     """5,000 heads with bytes and pieces removed, added, moved and repeated."""
     rng = random.Random(20261125)
