@@ -35,7 +35,7 @@ class Toy:
     default_model: str | None = "toy-1"
     text_part = "words"
     default_max_tokens: int | None = None
-    splits_thinking = bare_errors = arrays = False
+    splits_thinking = arrays = False
     schema_rules = SchemaRules(kept=frozenset(), formats=frozenset(), all_required=False)
 
     def with_profile(self, profile: Profile) -> Toy:

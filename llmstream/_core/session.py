@@ -369,7 +369,8 @@ class Session:
         events: list[AnyEvent] = []
         if self._halves is not None and not self.ended:
             self._read([("message", one) for one in self._halves.release()], events)
-        if self._dialect.bare_errors and self._framer.pending and not self.ended:
+        # Gateways write an error as it is and hang up: it is the reason, and no half event.
+        if self._framer.pending and not self.ended:
             last = bare_error(self._framer.rest)
             if last is not None:
                 self._read([last], events)

@@ -91,7 +91,6 @@ class Dialect(Protocol):
     `text_part` is the type of a text part in a prompt. `default_max_tokens` is the limit of the
     answer where the caller sets none and the API requires one. `schema_rules` is what its strict
     mode knows of JSON Schema. `splits_thinking`: whether it knows `Profile.think_tags`.
-    `bare_errors`: whether its services end a stream with an error in JSON that is no event.
     `arrays`: whether a stream may come as one JSON array of its events.
     """
 
@@ -102,7 +101,6 @@ class Dialect(Protocol):
     default_max_tokens: int | None
     schema_rules: ClassVar[SchemaRules]
     splits_thinking: ClassVar[bool]
-    bare_errors: ClassVar[bool]
     arrays: ClassVar[bool]
 
     def with_profile(self, profile: Profile) -> Dialect:
@@ -212,7 +210,6 @@ class TypedDialect:
     tool_types: ClassVar[Mapping[str, str]]
     schema_rules: ClassVar[SchemaRules]
     splits_thinking: ClassVar[bool] = False
-    bare_errors: ClassVar[bool] = False
     arrays: ClassVar[bool] = False
 
     def __init__(self, profile: Profile = DEFAULT) -> None:

@@ -186,7 +186,6 @@ class ChatDialect:
     default_max_tokens: int | None = None
     schema_rules: ClassVar[SchemaRules] = OPENAI_RULES
     splits_thinking: ClassVar[bool] = True
-    bare_errors: ClassVar[bool] = False
     arrays: ClassVar[bool] = False
 
     def __init__(self, profile: Profile = DEFAULT) -> None:

@@ -451,7 +451,6 @@ class GeminiDialect:
     default_max_tokens: int | None = None
     schema_rules: ClassVar[SchemaRules] = _RULES
     splits_thinking: ClassVar[bool] = False
-    bare_errors: ClassVar[bool] = True
     arrays: ClassVar[bool] = True
 
     def __init__(self, profile: Profile = DEFAULT) -> None:
