@@ -26,11 +26,12 @@ import pytest
 from support import RawServer
 
 from llmstream import Client, LLMStreamError, RetryPolicy, Timeouts
+from llmstream._core.dialects import APIS as ROWS
 from llmstream.testing import Answer
 
 pytestmark = pytest.mark.attack
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 CALLS = 900  # for each API
 READERS = 4  # threads
 TOTAL, MARGIN = 0.5, 3.0  # seconds; the margin is for a busy machine
@@ -349,7 +350,7 @@ def attack(client: Client, api: str, seeds: range, ends: Counter[str], wrong: li
 def test_mutated_bytes(api: str, nothing_left: None, capsys: pytest.CaptureFixture[str]) -> None:
     """In time, of our tree, true, and nothing left."""
     server = Server(api)
-    base = server.raw.url if api == "messages" else server.raw.base_url
+    base = server.raw.url + ROWS[api].base_path
     clocks = Timeouts(connect=TOTAL, first_token=TOTAL, idle=TOTAL, silence=TOTAL, total=TOTAL)
     retry = RetryPolicy(max_attempts=1)
     ends: Counter[str] = Counter()

@@ -35,7 +35,7 @@ from llmstream.telemetry.records import CallRecord
 from llmstream.testing import Answer, FakeTransport, LLMServer, Reply
 
 SEED = 20261126
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 ANSWER = Answer("one two three")
 TEXT = "one two three"
 WATCHED = Timeouts(total=4.0)

@@ -30,7 +30,7 @@ from llmstream.testing.answers import sse_block
 
 pytestmark = [pytest.mark.attack, pytest.mark.usefixtures("nothing_left")]
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 SEED = 13
 _KEY_PART, _TEXT_PART = 8, 15  # characters of a key, of a text, that are a leak
 

@@ -74,6 +74,14 @@ def called(arguments: Any, **more: Any) -> dict[str, Any]:
     )
 
 
+NUMBER: dict[str, Any] = {"numberValue": HERE}
+STOP: dict[str, Any] = {"finishReason": "STOP"}
+
+
+def candidate(*parts: Any, **fields: Any) -> dict[str, Any]:
+    return {"candidates": [{"content": {"parts": list(parts)}, **fields}]}
+
+
 FUNCTION = {"type": "function_call", "id": "f", "call_id": "c", "name": "f", "arguments": HERE}
 # what is sent, as events of a stream, or (a dict) as one JSON body
 PLACES: dict[str, list[tuple[str, Any]]] = {
@@ -109,6 +117,31 @@ PLACES: dict[str, list[tuple[str, Any]]] = {
             "body",
             {"type": "message", "role": "assistant", "content": [{**WORD, "type": "text", **MORE}]},
         ),
+    ],
+    "gemini": [
+        ("part", [candidate({"text": "a", **MORE}, **STOP)]),
+        ("another part", [candidate({"inlineData": HERE}, {"zz": HERE}, **STOP)]),
+        ("arguments", [candidate({"functionCall": {"name": "f", "args": {"a": HERE}}}, **STOP)]),
+        (
+            "pieces",
+            [
+                candidate({"functionCall": {"name": "f", "willContinue": True}}),
+                candidate({"functionCall": {"partialArgs": [{"jsonPath": "$.a", **NUMBER}]}}),
+                candidate(**STOP),
+            ],
+        ),
+        (
+            "usage",
+            [
+                {
+                    **candidate({"text": "a"}, **STOP),
+                    "usageMetadata": {"promptTokenCount": HERE, "candidatesTokenCount": HERE},
+                }
+            ],
+        ),
+        ("error", [{"error": {"message": HERE, "code": HERE, "details": [HERE], **MORE}}]),
+        ("index", [{"candidates": [{"index": HERE, "content": {"parts": [{"text": "a"}]}}]}]),
+        ("body", {**candidate({"text": "a", **MORE}, **STOP), **MORE}),
     ],
     "chat": [
         ("chunk", [choice("stop", content="a", **MORE)]),

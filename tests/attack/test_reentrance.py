@@ -22,7 +22,7 @@ from llmstream.telemetry import PrometheusObserver
 from llmstream.telemetry.records import CallRecord
 from llmstream.testing import Answer, LLMServer
 
-APIS = ("responses", "messages", "chat")
+APIS = ("responses", "messages", "chat", "gemini")
 TEXT = "one two three"
 HOOKS = ("on_start", "on_phase", "on_first_token", "on_tokens", "on_attempt", "on_end")
 
