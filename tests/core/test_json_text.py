@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from every import every
-from support import executed_lines
+from support import cpu_seconds, executed_lines
 
 from llmstream._core.json_text import ElementScanner, JSONScanner, json_candidates
 
@@ -158,12 +157,7 @@ def test_each_character_is_looked_at_once(scanner: str, name: str) -> None:
         begin = {"white space in an object": "{", "elements": '{"elements": [', "names": "{"}
         text = begin.get(name, "") + ODD[name] * (number // len(ODD[name]))
         work = SCANNERS[scanner](text)
-        best = 1e9
-        for _ in range(3):
-            begun = time.process_time()
-            work()
-            best = min(best, time.process_time() - begun)
-        return best
+        return min(cpu_seconds(work) for _ in range(3))
 
     small, large = seconds(5_000), seconds(40_000)
     assert large <= 8 * 4 * max(small, 1e-3), (small, large)

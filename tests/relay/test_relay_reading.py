@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from corpus import block, completed, say
 from part_tools import APIS, check_order, joined, of_kind, read, stream_of
-from support import executed_lines
+from support import cpu_seconds, executed_lines
 
 from llmstream import (
     Cancelled,
@@ -522,9 +522,7 @@ def test_a_megabyte_of_arguments_in_small_pieces(api: str) -> None:
 
     def seconds(work: Callable[[Stream], Any]) -> float:
         stream = stream_of(api, Reply(long_call(api, PIECES)))
-        since = time.thread_time()
-        work(stream)
-        return time.thread_time() - since
+        return cpu_seconds(lambda: work(stream))
 
     def relayed(stream: Stream) -> None:
         *_, call, end = (part for part in parts_of(stream))
