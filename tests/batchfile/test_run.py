@@ -112,7 +112,10 @@ def test_answers_that_cannot_be_written_are_counted(
     assert (run.summary.answered, len(output.lines)) == (5, 5)
     assert 1 <= run.summary.unsaved <= 10
     received = run.summary.answered + run.summary.unsaved
-    assert (run.summary.tokens_in, run.summary.tokens_out) == (12 * received, 34 * received)
+    reported = run.summary.tokens_in // 12
+    assert (run.summary.tokens_in, run.summary.tokens_out) == (12 * reported, 34 * reported)
+    # A call that the end of the run has cancelled may have had its usage already.
+    assert received <= reported <= len(server.requests)
     assert not run.summary.all_succeeded
     assert len(server.requests) < 25
     source.close()

@@ -110,7 +110,7 @@ def test_a_refusal_with_a_status() -> None:
     assert "PerDay" in json.dumps(body["error"]["details"])
 
 
-@pytest.mark.skipif(not FIELDS.exists(), reason="the list of the fields is not here")
+@pytest.mark.skipif(not FIELDS.exists(), reason=f"{FIELDS} is absent")
 def test_no_field_is_unknown_to_the_vendor() -> None:
     types = json.loads(FIELDS.read_text("utf-8"))["types"]
     known = {one["name"] for kind in types.values() for one in kind.get("fields", ())}
