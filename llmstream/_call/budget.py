@@ -91,7 +91,7 @@ class Budget:
             return False, None
         found = [
             (hold.until, name is None, hold)
-            for (name, _), hold in list(self._holds.items())
+            for (name, _), hold in self._holds.copy().items()  # a copy is made in one step
             if name is None or model is None or name == model
         ]
         if not found:

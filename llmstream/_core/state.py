@@ -117,12 +117,16 @@ class ContentState:
 
 class _Shared(dict[Any, T]):
     """A dict that the dialect adds to while other threads may go through it: they see it as it was
-    when they began."""
+    when they began. Nothing is ever taken out."""
 
     __slots__ = ()
 
+    # The lists of keys and of values are made in one step. That of the items is not: it makes a
+    # tuple for each, at any of which CPython before 3.12 may collect garbage, and whatever Python
+    # code that runs lets another thread in.
+
     def __iter__(self) -> Iterator[Any]:
-        return iter(list(dict.keys(self)))  # the list is made in one step
+        return iter(list(dict.keys(self)))
 
     def keys(self) -> Any:
         return list(dict.keys(self))
@@ -131,7 +135,7 @@ class _Shared(dict[Any, T]):
         return list(dict.values(self))
 
     def items(self) -> Any:
-        return list(dict.items(self))
+        return [(key, self[key]) for key in list(dict.keys(self))]
 
 
 class ItemState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from typing import Any
@@ -114,6 +115,36 @@ def test_what_is_said_is_kept_by_kind() -> None:
         assert (chunk.type, chunk.text, chunk.index) == (kind, text, 3)
     state.emit("text", "!", 3)
     assert (state.text, state.thinking, state.refusal) == ("a!", "b", "c")
+
+
+def test_it_can_be_read_while_garbage_is_collected() -> None:
+    """Which CPython before 3.12 does wherever it makes an object: what runs then lets in the thread
+    that writes."""
+    state = State()
+    for number in range(30):
+        state.item(number, None).part(number, "text")
+    numbers = iter(range(30, 60))
+
+    def write(phase: str, info: dict[str, int]) -> None:
+        number = next(numbers, 59)
+        state.item(number, None).part(number, "text")
+        state.items[0].part(number, "text")
+
+    thresholds = gc.get_threshold()
+    kept = [(number, number) for number in range(5000)]  # more than CPython keeps for the next use
+    gc.callbacks.append(write)
+    gc.set_threshold(1, 10**6, 10**6)  # each new object, the youngest ones only
+    try:
+        found = [item.index for item in state.in_order()]
+        parts = [key for key, _ in state.items[0].content.items()]
+        lists = list(state.items), list(state.items.values()), list(state.items.keys())
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(write)
+    assert len(kept) == 5000
+    assert found == list(range(len(found)))
+    assert parts == [0, *range(30, 30 + len(parts) - 1)]
+    assert all(len(one) >= 30 for one in lists)
 
 
 def test_it_can_be_read_while_it_is_written() -> None:
