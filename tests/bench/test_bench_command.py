@@ -508,6 +508,7 @@ def test_your_own_client(server: LLMServer, tmp_path: Path) -> None:
     assert {recorded.json()["model"] for recorded in server.requests} == {"mine"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo terminals as POSIX has them")
 def test_progress_is_for_a_terminal_s_stderr(server: LLMServer) -> None:
     """One line that is written over and erased; stdout has the figures only."""

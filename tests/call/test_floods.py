@@ -178,6 +178,7 @@ HTTP: dict[str, tuple[bytes, bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", HTTP)
 def test_a_flood_of_http(
     flood: str,

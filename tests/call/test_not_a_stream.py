@@ -63,6 +63,7 @@ def test_what_is_no_stream_is_shown_and_asked_once(
         assert words in str(error)
 
 
+@pytest.mark.slow
 @every("api", APIS)
 @every(
     "label",

@@ -972,6 +972,7 @@ def test_content_behind_an_error_does_not_hold_it_up(
     assert type(reading.ended(within=8.0)) is ServerError
 
 
+@pytest.mark.slow
 def test_a_refusal_of_an_option_whose_body_stalls(server: LLMServer) -> None:
     """Chat asks once more without an option that a 400 names, also when the body has no end."""
     body = b'{"error": {"message": "unknown: stream_options", "param": "stream_options"}}'

@@ -35,6 +35,7 @@ def test_the_exit_code_is_that_of_the_checks(monkeypatch: pytest.MonkeyPatch) ->
     assert out.getvalue().count("\nFAIL  ") == 4
 
 
+@pytest.mark.slow
 def test_who_leaves_early_leaves_nothing_behind() -> None:
     """A caller of `run` may stop: running checks end by themselves, the rest is not begun."""
     found = run(CheckSettings())

@@ -180,6 +180,7 @@ BEFORE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STARTS)
 def test_a_tab(scripts: dict[str, Path], folder: Path, name: str) -> None:
     """Typed at a terminal: an option, a value, a command, the name of a file with a space."""

@@ -580,6 +580,7 @@ def test_any_payload_is_an_error(payload: Any, status: int) -> None:
             assert word is None or (isinstance(word, str) and word)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(st.binary(max_size=60), st.integers(300, 599))
 def test_any_body_is_an_error(body: bytes, status: int) -> None:

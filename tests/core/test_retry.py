@@ -357,6 +357,7 @@ def test_a_moment_means_nothing_without_the_time() -> None:
     assert parse_retry_after({"retry-after": "5"}, "", None) == 5.0
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_any_reset_is_read_without_a_crash(name: str, reset: str) -> None:

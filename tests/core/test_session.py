@@ -1109,6 +1109,7 @@ def test_damaged_recordings_never_raise(recording: Any, rng: random.Random) -> N
     _is_sound(events, session)
 
 
+@pytest.mark.slow
 @settings(PROPERTY, max_examples=150)
 @given(st.sampled_from(own()), st.randoms(use_true_random=False))
 def test_shuffled_recordings_never_raise(recording: Any, rng: random.Random) -> None:

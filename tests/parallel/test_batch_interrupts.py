@@ -59,6 +59,7 @@ def test_one_interrupt_ends_all_streams(view: str) -> None:
     assert output_of(code).splitlines() == ["True 8", "[7, 7, 7, 7, 7, 7, 7, 7]"]
 
 
+@pytest.mark.slow
 def test_an_interpreter_that_exits_does_not_wait() -> None:
     """In the middle of a batch, with the batch still referred to; and without a traceback."""
     code = f"""
@@ -119,6 +120,7 @@ def test_a_signal_handler_may_cancel() -> None:
     assert output_of(code) == "20 {'signalled'} [True, 2]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no fork")
 def test_a_running_batch_belongs_to_the_parent() -> None:
     """In a forked child it cannot be read, and cancelling, closing or dropping it harms nobody."""

@@ -142,6 +142,7 @@ def test_an_id_is_free_again_if_no_thread_can_be_started(monkeypatch: pytest.Mon
     assert text_in(whole(log)) == "one"
 
 
+@pytest.mark.slow
 def test_a_log_that_is_dropped_ends_its_answers() -> None:
     log, stream = relay.MemoryLog(), Scripted("one")
     publication = publish(log, stream)
