@@ -367,14 +367,23 @@ class Target(threading.Thread):
         self.stop = False
 
     def run(self) -> None:
-        try:
-            while not self.stop:
-                try:
-                    self.work()
-                except Interrupt:
-                    continue
-        except Interrupt:
-            pass  # it fell between two calls
+        while not self.stop:
+            try:
+                self.work()
+            except Interrupt:
+                continue
+
+
+@pytest.fixture
+def interrupts_may_end_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that falls between two calls does, and leaves by the hook."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs, /) -> None:
+        if args.exc_type is not Interrupt:
+            before(args)
+
+    monkeypatch.setattr(threading, "excepthook", hook)
 
 
 def interrupt(thread: threading.Thread) -> None:
@@ -387,6 +396,7 @@ def interrupt(thread: threading.Thread) -> None:
 @pytest.mark.attack
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("place", ["http", "double"])
+@pytest.mark.usefixtures("interrupts_may_end_threads")
 def test_asynchronous_exceptions_in_threads(api: str, place: str) -> None:
     """Three threads that share a client, with exceptions from a fourth one."""
     chance, done = random.Random(SEED), 0

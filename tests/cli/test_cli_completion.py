@@ -83,7 +83,7 @@ OFFERED: list[tuple[list[str], set[str]]] = [
     (["b"], {"batch", "bench"}),
     (["--te"], {"--temperature"}),
     (["why", "--te"], {"--temperature"}),
-    (["ask", "--thi"], {"--thinking"}),
+    (["ask", "--thi"], {"--think-tags", "--thinking"}),
     (["--api", ""], {"responses", "messages", "chat", "gemini"}),
     (["ask", "why", "--api", "me"], {"messages"}),
     (["keys", ""], {"list", "set", "remove"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -107,6 +108,15 @@ def test_no_stdin_without_a_prompt_is_a_mistake(
     assert "no prompt" in err
 
 
+def waiting_bytes(pipe: int) -> int:
+    """How many bytes in a pipe are not read yet."""
+    import fcntl
+    import termios
+
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))
+    return int(count)
+
+
 def write_slowly(process: subprocess.Popen[bytes], *pieces: tuple[float, bytes]) -> None:
     assert process.stdin is not None
     for seconds, piece in pieces:
@@ -165,13 +175,19 @@ def test_the_total_clock_covers_stdin_once_it_has_begun(llm_server: LLMServer) -
     assert llm_server.requests == []
 
 
+@posix
 @pytest.mark.slow
 def test_the_call_has_what_stdin_has_left_of_the_total(llm_server: LLMServer) -> None:
     """The clock begins with the command, not with the call."""
     llm_server.script(Reply(before=[Silence()]))
     with command(llm_server, "--total", "3", stdin=subprocess.PIPE) as process:
         begun = time.monotonic()
-        write_slowly(process, (2.0, b"hi"))
+        assert process.stdin is not None
+        process.stdin.write(b"h")
+        process.stdin.flush()
+        pipe = process.stdin.fileno()
+        eventually(lambda: not waiting_bytes(pipe), "the command reads its stdin")
+        write_slowly(process, (1.0, b"i"))
         code, _, err = ended(process)
     assert code == 14
     assert "of --total 3, which began with the command" in err
