@@ -25,6 +25,7 @@ NODE_FOLDER = "LLMSTREAM_NODE"  # the variable that names the folder of the pack
 _NAMED = os.environ.get(NODE_FOLDER)  # some fixtures take such variables away
 _SCRIPTS = Path(__file__).resolve().parent / "node"
 _BOUND = 120  # seconds for one process of Node
+MODEL_ASKED = "asked"  # the model that the clients of recordings ask
 
 
 # ---- recordings --------------------------------------------------------------------------------
@@ -41,7 +42,9 @@ def all_recordings() -> list[Recording]:
 
 @cache
 def _client(api: str) -> Client:
-    return Client(api, base_url="http://service/v1", model="asked", retry=ONCE, transport=_SILENT)
+    return Client(
+        api, base_url="http://service/v1", model=MODEL_ASKED, retry=ONCE, transport=_SILENT
+    )
 
 
 _SILENT = FakeTransport()

@@ -14,6 +14,7 @@ import pytest
 from corpus import Recording
 from random_answers import Made, random_answer
 from relayed import (
+    MODEL_ASKED,
     all_recordings,
     answer_of,
     body_of,
@@ -177,7 +178,8 @@ def faults(reader: Reader, verdict: Any, result: Result, error: LLMStreamError |
             found.append("pending")
     else:
         metadata = verdict["metadata"]
-        if metadata.get("usage", {}) != usage or metadata.get("model") != result.model:
+        model = result.model or MODEL_ASKED  # until the service says which one it is
+        if metadata.get("usage", {}) != usage or metadata.get("model") != model:
             found.append("usage")
         if verdict["end"]["finishReason"] != FINISH.get(result.finish or "", "other"):
             found.append("finish")
