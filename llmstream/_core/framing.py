@@ -7,7 +7,7 @@ that has not ended when the stream ends is discarded. Imports nothing.
 
 from __future__ import annotations
 
-__all__ = ["Framer", "split_blocks"]
+__all__ = ["Framer", "has_field", "split_blocks"]
 
 _BOM = b"\xef\xbb\xbf"
 _EMPTY_LINE = b"\n\n"
@@ -116,3 +116,8 @@ class Framer:
                 return data
         self._cr = data[-1:] == b"\r"
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def has_field(block: bytes) -> bool:
+    """Whether a block has a line, perhaps cut short, that is no comment."""
+    return any(line and not line.startswith(b":") for line in block.split(b"\n"))

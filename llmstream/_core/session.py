@@ -21,7 +21,7 @@ from ..events.base import AnyEvent, UnknownEvent, decode_json, has_too_many_valu
 from ..result import Chunk, LLMStreamError, ProtocolError
 from .classify import error_from_payload
 from .dialects.base import CONTENT, CUT, NOTHING, PROGRESS, SIGN_OF_LIFE, Activity, Dialect, Effect
-from .framing import Framer
+from .framing import Framer, has_field
 from .halves import HalfCharacter, Halves, mended
 from .liveness import SeenEvents, is_ping, is_sign_of_life
 from .numbering import Numbering
@@ -390,7 +390,8 @@ class Session:
         self.state.flush()
 
     def _end(self) -> None:
-        self.state.half = self._framer.pending > 0
+        # Half a comment is half of nothing.
+        self.state.half = self._framer.pending > 0 and has_field(self._framer.rest)
         if self.stage is _OPEN:
             self._take_effect(self._dialect.end_of_body(self.state))
         if self.complete:

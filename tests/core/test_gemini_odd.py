@@ -453,3 +453,14 @@ def test_the_form_of_the_stream_is_ours() -> None:
     request = Request(prompt="Hi", model="m")
     url = GEMINI.request(request, f"{BASE}?alt=json&key=k&alt=sse").url
     assert url.endswith("?alt=sse&key=k")
+
+
+RESTS = {"half": b": p", "whole": b": ping\n", "two": b": a\n:b", "none": b"", "field": b"d"}
+
+
+@every("rest", RESTS)
+def test_half_a_comment_after_the_finish_is_half_of_nothing(rest: str) -> None:
+    """Half of anything else may be more of the answer."""
+    chunk = {"candidates": [{"content": {"parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]}
+    _, session = replay([block(chunk) + RESTS[rest]], "gemini")
+    assert session.complete is (rest != "field")
