@@ -266,10 +266,9 @@ class _Metrics(Collector):
         with _lock:
             self._after_fork()
             # What no call of the program has had is not exposed.
-            absent = [self._tools] if not self._bound_tools else []
-            unknown = [self._cost] if not self._bound_cost else []
-            left_out = {id(family) for family in (*absent, *unknown)}
-            families = (family for family in self.families() if id(family) not in left_out)
+            rare = ((self._cost, self._bound_cost), (self._tools, self._bound_tools))
+            unused = [family for family, series in rare if not series]
+            families = [family for family in self.families() if family not in unused]
             return [metric for family in families for metric in family.collect()]
 
     # -- the bound series

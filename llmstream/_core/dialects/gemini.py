@@ -45,7 +45,7 @@ from .lenient import lenient
 from .partial_args import PartialArguments
 from .profiles import DEFAULT, Profile
 from .refused import without_refused
-from .tools import FUNCTIONS, asks_for_structure, chosen_tool, function_tool
+from .tools import FUNCTIONS, asks_for_structure, chosen_tool, declared_in, function_tool
 from .turns.as_gemini import function_response, gemini_contents
 from .turns.gemini import compact_json, is_made_id, made_id, plain
 from .turns.outcomes import outcome_turn
@@ -889,19 +889,19 @@ def _tools(tools: Any, rules: SchemaRules) -> tuple[list[Any], bool]:
         if isinstance(tool, _Function):
             strict = strict or tool.strict
             functions.append(dict(tool))
-        elif isinstance(tool, Mapping) and any(tool.get(name) for name in FUNCTIONS):
-            declared = next(tool[name] for name in FUNCTIONS if tool.get(name))
-            functions += declared if isinstance(declared, (list, tuple)) else [declared]
-            rest = {name: value for name, value in tool.items() if name not in FUNCTIONS}
-            others += [rest] if rest else []
-        else:
+            continue
+        declared, rest = declared_in(tool)
+        if declared is None:
             others.append(tool)
+            continue
+        functions += declared if isinstance(declared, (list, tuple)) else [declared]
+        others += [rest] if rest else []
     return [*([{"functionDeclarations": functions}] if functions else ()), *others], strict
 
 
 def _is_of_service(tool: Any) -> bool:
     """Whether the service runs the tool itself."""
-    return isinstance(tool, Mapping) and bool(tool.keys() - set(FUNCTIONS))
+    return isinstance(tool, Mapping) and bool(tool.keys() - FUNCTIONS)
 
 
 def _tool(tool: Any) -> Any:

@@ -10,13 +10,14 @@ __all__ = [
     "FUNCTIONS",
     "asks_for_structure",
     "chosen_tool",
+    "declared_in",
     "function_tool",
     "plain_choice",
     "separate_functions",
     "structure_kinds",
 ]
 
-FUNCTIONS = ("functionDeclarations", "function_declarations")  # of one tool, in Gemini
+FUNCTIONS = frozenset(("functionDeclarations", "function_declarations"))  # of one tool, in Gemini
 
 
 def function_tool(tool: Any) -> dict[str, Any] | None:
@@ -38,23 +39,26 @@ def function_tool(tool: Any) -> dict[str, Any] | None:
 def separate_functions(tools: Sequence[Any]) -> Sequence[Any]:
     """The tools with each function apart that Gemini's form has in one; what else such a tool has
     stays a tool of the service."""
-    if not any(isinstance(tool, Mapping) and _functions_of(tool) for tool in tools):
-        return tools
     apart: list[Any] = []
     for tool in tools:
-        declared = _functions_of(tool) if isinstance(tool, Mapping) else None
-        if declared is None:
+        declared, rest = declared_in(tool)
+        if isinstance(declared, (list, tuple)):
+            apart += map(_function_of, declared)
+            apart += [rest] if rest else []
+        else:
             apart.append(tool)
-            continue
-        apart += map(_function_of, declared)
-        rest = {name: value for name, value in tool.items() if name not in FUNCTIONS}
-        apart += [rest] if rest else []
     return apart
 
 
-def _functions_of(tool: Mapping[Any, Any]) -> Sequence[Any] | None:
-    declared = next((tool[name] for name in FUNCTIONS if tool.get(name)), None)
-    return declared if isinstance(declared, (list, tuple)) else None
+def declared_in(tool: Any) -> tuple[Any, dict[Any, Any]]:
+    """What a tool in Gemini's form has as its functions, and what else it has: a tool of the
+    service. (None, {}) for any other tool."""
+    if not isinstance(tool, Mapping):
+        return None, {}
+    declared = tool.get("functionDeclarations") or tool.get("function_declarations")
+    if not declared:
+        return None, {}
+    return declared, {name: value for name, value in tool.items() if name not in FUNCTIONS}
 
 
 def _function_of(declared: Any) -> Any:
