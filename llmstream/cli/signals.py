@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._runtime.threads import spawn, thread_number
+from .._runtime.threads import Thread, spawn, thread_number
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -36,6 +36,8 @@ _Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
 _taken: dict[signal.Signals, tuple[_Handler, _Handler]] = {}
 # What `die_with` has set as `sys.unraisablehook`, and what had been there before it.
 _hooks: list[tuple[_Hook, _Hook]] = []
+# Threads that have a signal to send.
+_senders: list[Thread] = []
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
@@ -56,31 +58,27 @@ def die_with(*signals: signal.Signals) -> None:
 
     A signal may come while a finalizer or the callback of a weak reference runs. What is raised
     there CPython gives to `sys.unraisablehook`, which prints it, and the program goes on. The
-    signal is raised anew then, as soon as that is over.
+    signal is raised anew then, as soon as that is over. So is one that comes while the hook runs.
     """
     before_hook = sys.unraisablehook
-    in_hook = False
 
     def end(number: int, frame: FrameType | None) -> None:
-        if in_hook:
-            _raise_later(number)
-            return
+        while frame is not None:
+            if frame.f_code is hook.__code__:
+                _raise_later(number)
+                return
+            frame = frame.f_back
         for one in signals:
             signal.signal(one, _ignore)
         raise Terminated(number)
 
     def hook(lost: UnraisableHookArgs, /) -> None:
-        nonlocal in_hook
         if not isinstance(lost.exc_value, Terminated):
             before_hook(lost)
             return
-        in_hook = True
-        try:
-            for one in signals:
-                signal.signal(one, end)
-            _raise_later(lost.exc_value.number)
-        finally:
-            in_hook = False
+        for one in signals:
+            signal.signal(one, end)
+        _raise_later(lost.exc_value.number)
 
     for one in signals:
         before = signal.getsignal(one)
@@ -102,8 +100,10 @@ def _raise_later(number: int) -> None:
         else:
             signal.raise_signal(number)
 
-    spawn(send, "signal")
-    returns.put(None)
+    try:
+        _senders.append(spawn(send, "signal"))
+    finally:
+        returns.put(None)
 
 
 def hand_back(*, process_ends: bool) -> None:
@@ -113,17 +113,28 @@ def hand_back(*, process_ends: bool) -> None:
     interpreter does at its exit. Otherwise (a program called the command as a function) the
     handlers are those from before it, also where a signal has ended the command.
     """
-    while _hooks:
-        hook, before_hook = _hooks.pop()
+    try:
+        _hand_back(process_ends)
+    except BaseException:  # a signal, which raises once: the rest is handed back, too
+        _hand_back(process_ends)
+        raise
+
+
+def _hand_back(process_ends: bool) -> None:
+    while _senders:  # what comes late would come to those from before
+        _senders[-1].join()
+        _senders.pop()
+    for hook, before_hook in _hooks:
         if sys.unraisablehook is hook:
             sys.unraisablehook = before_hook
-    while _taken:
-        one, (handler, before) = _taken.popitem()
+    _hooks.clear()
+    for one, (handler, before) in _taken.items():
         ignored = signal.getsignal(one) is _ignore  # since the first signal
         if process_ends and not ignored:
             signal.signal(one, signal.SIG_DFL)
         elif not process_ends and (ignored or signal.getsignal(one) is handler):
             signal.signal(one, signal.SIG_DFL if before is None else before)
+    _taken.clear()
 
 
 class Stopping:

@@ -392,14 +392,15 @@ def test_a_signal_at_any_moment_is_not_a_traceback(
 @pytest.mark.slow
 @posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("place", ["finalizer", "weak reference", "hook"])
+@pytest.mark.parametrize("place", ["finalizer", "weak reference", "hook", "late"])
 def test_a_signal_that_a_finalizer_swallows_ends_the_command(
     place: str, number: signal.Signals
 ) -> None:
     """CPython gives what is raised there to `sys.unraisablehook` and goes on: the signal comes
-    again, and nothing is printed. `hook`: a second one comes while the first is looked at."""
+    again, and nothing is printed. `hook`: a second one comes while the first is looked at. `late`:
+    it comes when the command has already ended."""
     code = """
-        import os, signal, sys, time, weakref
+        import os, queue, signal, sys, time, weakref
         from llmstream.cli import main, program, signals
 
         place, number = sys.argv[1], int(sys.argv[2])
@@ -423,18 +424,26 @@ def test_a_signal_that_a_finalizer_swallows_ends_the_command(
                     later(number)
                     kill()
                 signals._raise_later = twice
+            elif place == "late":
+                awaited, spawn = queue.SimpleQueue(), signals.spawn
+                def slow(work, name):
+                    thread = spawn(lambda: (awaited.get(), work()), name)
+                    join = thread.join
+                    thread.join = lambda: (awaited.put(None), join())
+                    return thread
+                signals.spawn = slow
             one = Plain() if place == "weak reference" else Finalized()
             kept = weakref.ref(one, kill) if place == "weak reference" else None
             del one
-            for _ in range(int(60 / 0.001)):
+            for _ in range(0 if place == "late" else int(60 / 0.001)):
                 time.sleep(0.001)
             return 99
 
         program._result = run
         sys.argv[1:] = ["dashboard"]
-        before = sys.unraisablehook
+        before = sys.unraisablehook, signal.getsignal(number)
         code = main(sys.argv[1:])
-        assert sys.unraisablehook is before
+        assert before == (sys.unraisablehook, signal.getsignal(number))
         print(code)
     """
     assert output_of(code, place, str(int(number))) == f"{128 + number}\n"
