@@ -105,6 +105,7 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     - `id` is unique in this process: the key under which an observer keeps what it knows of a call
       that runs.
     - `started` is Unix time in seconds. All other times are in milliseconds and count from there.
+    - `output_type` is "json" where the answer was asked to be JSON.
     - `finish` is the finish reason of the answer, None where the answer did not end.
     - `error_type`, `error_code`, `status` and `phase` are those of the end. `reason` is the
       argument of `cancel(reason)`.
@@ -126,6 +127,7 @@ class CallRecord(Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    output_type: str | None = None
     outcome: str = "running"
     phase: str = "connect"
     finish: str | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from .._core.dialects.tools import structure_kinds
 from .._core.phase import Phase
 from .._core.request import Request
 from .._runtime.deferred import defer
@@ -24,6 +25,7 @@ from .records import AttemptRecord, CallRecord, RequestContent, RetryRecord, err
 __all__ = ["Reporter"]
 
 
+_JSON = {"json_object", "json_schema"}  # types of a format
 _Made = tuple[Attempt, tuple[tuple[Phase, float], ...]]  # an attempt and its phases
 
 
@@ -93,6 +95,7 @@ class Reporter:
                 max_output_tokens=request.max_output_tokens,
                 temperature=request.temperature,
                 top_p=request.top_p,
+                output_type=_output_type(request),
                 **self._known,
             )
         return call
@@ -351,3 +354,8 @@ class _Told:
     def observer(self) -> int:
         (listener,) = self.listeners
         return id(getattr(listener, "__self__", listener))
+
+
+def _output_type(request: Request) -> str | None:
+    kinds = structure_kinds(request.extra_body) if request.extra_body else set()
+    return None if request.output is None and kinds.isdisjoint(_JSON) else "json"

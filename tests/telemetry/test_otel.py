@@ -27,6 +27,7 @@ from spans import (
     ask_fixture,  # noqa: F401 - a fixture
     events,
     ids,
+    played,
     record,
     sent,
     telemetry_fixture,  # noqa: F401 - a fixture
@@ -46,7 +47,7 @@ from llmstream import (
 )
 from llmstream.telemetry.otel import provider_of
 from llmstream.telemetry.records import AttemptRecord, RequestContent, RetryRecord
-from llmstream.testing import Cut, LLMServer, Pings, Reply, Silence
+from llmstream.testing import Answer, Cut, LLMServer, Pings, Reply, Silence
 
 pytestmark = pytest.mark.usefixtures("nothing_left", "_no_settings")
 
@@ -118,6 +119,37 @@ def test_a_whole_answer(server: LLMServer, ask: Ask, telemetry: Telemetry, api: 
         "llmstream",
         "https://opentelemetry.io/schemas/1.41.0",
     )
+
+
+JSON_BY_HAND: dict[str, dict[str, Any]] = {
+    "responses": {"text": {"format": {"type": "json_object"}}},
+    "messages": {"output_config": {"format": {"type": "json_schema", "schema": {}}}},
+    "chat": {"response_format": {"type": "json_object"}},
+    "gemini": {"generationConfig": {"responseMimeType": "application/json"}},
+}
+PLAIN_BY_HAND: dict[str, dict[str, Any]] = {
+    "responses": {"text": {"format": {"type": "text"}}},
+    "messages": {"metadata": {"user_id": "one"}},
+    "chat": {"response_format": {"type": "text"}},
+    "gemini": {"generationConfig": {"responseMimeType": "text/plain"}},
+}
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_an_answer_that_has_to_be_json(telemetry: Telemetry, api: str) -> None:
+    """However it was asked for. Of any other one nothing is said."""
+    for settings, expected in (
+        ({"output": dict[str, int]}, "json"),
+        ({"extra_body": JSON_BY_HAND[api]}, "json"),
+        ({"extra_body": PLAIN_BY_HAND[api]}, None),
+        ({}, None),
+    ):
+        telemetry.exporter.clear()
+        client, _, _ = played(Answer('{"a": 1}'), observer=telemetry.observer(), api=api)
+        with client:
+            assert client.stream(PROMPT, **settings).result().text == '{"a": 1}'
+        attributes = dict(telemetry.span.attributes or {})
+        assert attributes.get("gen_ai.output.type") == expected
 
 
 Failing = tuple[Callable[[str], list[Any]], type[LLMStreamError], dict[str, Any]]

@@ -52,6 +52,7 @@ def request_attributes(call: CallRecord) -> dict[str, Any]:
             "gen_ai.request.max_tokens": call.max_output_tokens,
             "gen_ai.request.temperature": call.temperature,
             "gen_ai.request.top_p": call.top_p,
+            "gen_ai.output.type": call.output_type,
             "openai.api.type": openai_type(call.api, provider),
             "server.address": call.host or None,
             "server.port": call.port,
