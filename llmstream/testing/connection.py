@@ -21,7 +21,7 @@ __all__ = ["THREAD_NAME", "Connection", "ReplyTo", "begin_thread"]
 LINGER = 10.0  # seconds: after our FIN, for the client's
 THREAD_NAME = "llmstream-test-server"
 
-# The reply to a request, and the API in which its answers are encoded.
+# Lists a request; the reply to it, and the API in which its answers are encoded.
 ReplyTo = Callable[[Recorded], "tuple[Reply, str | None]"]
 
 
@@ -45,7 +45,7 @@ class Connection:
     Arguments:
         sock: the accepted socket; the connection closes it.
         number: its number, for the records.
-        journal: where requests, moments and failures are noted.
+        journal: where moments and failures are noted.
         reply_to: called in the connection's thread.
         tls: the server's TLS settings; None for plain TCP.
         handshake: False: never answer a TLS hello.
@@ -110,7 +110,6 @@ class Connection:
             refusal = Reply.error(exc.status, message=str(exc))
             return self._after(play_reply(self.channel, refusal, None, keep=False))
         self._recorded.append(request)
-        self._journal.received(request)
         reply, api = self._reply_to(request)
         state = play_reply(self.channel, reply, api, keep=keep)
         self._journal.note(request, finished_at=time.monotonic())

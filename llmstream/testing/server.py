@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LLMServer", "blackhole"]
 
-CLOSE_WAIT = 1.5  # seconds, for all threads together in `LLMServer.close()`
+CLOSE_WAIT = 5.0  # seconds, for all connections together in `LLMServer.close()`
 
 
 class LLMServer:
@@ -192,9 +192,11 @@ class LLMServer:
     # its threads
 
     def _reply_to(self, request: Recorded) -> tuple[Reply, str | None]:
-        """The reply, and the API in which its answers are encoded."""
+        """List the request; returns its reply, and the API in which its answers are encoded."""
         with self._lock:
             entry = self._script.popleft() if self._script else self.default
+            # Listed after that: what a test scripts once it has seen the request is the next one's.
+            self._journal.received(request)
         api = api_of_path(request.path)
         try:
             reply = _as_reply(entry, request)
@@ -213,7 +215,8 @@ class LLMServer:
                 selector.register(self._bell, selectors.EVENT_READ)
                 while not self._closed:
                     selector.select()
-                    self._accept_one()
+                    if not self._closed:
+                        self._accept_one()
         except Exception as exc:
             self._journal.failed(exc)
 
@@ -241,17 +244,18 @@ class LLMServer:
     def close(self) -> None:
         """End every connection and thread. From any thread; a second call has no effect.
 
-        It takes at most `CLOSE_WAIT` seconds. A thread that runs longer, because a scripted
-        function does not return, is reported in `errors`.
+        It takes at most `CLOSE_WAIT` seconds. A connection's thread that runs longer, because a
+        scripted function does not return, is reported in `errors`.
         """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        deadline = time.monotonic() + CLOSE_WAIT
         self._bell_rope.send(b"!")
-        self._acceptor.join(CLOSE_WAIT)
+        # Without a limit: it waits for the bell only, and would not hear one that is closed.
+        self._acceptor.join()
         self._close_sockets()
+        deadline = time.monotonic() + CLOSE_WAIT
         with self._lock:
             connections = list(self._connections)
         for connection in connections:

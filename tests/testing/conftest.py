@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 from raw_client import bench_threads
+from support import other_threads
 
 from llmstream.testing import LLMServer
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    before = bench_threads()
+    before = other_threads()
     yield
-    assert bench_threads() == before
+    assert bench_threads(but=before) == []
 
 
 @pytest.fixture
