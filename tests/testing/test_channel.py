@@ -260,7 +260,8 @@ def test_a_client_that_stops_inside_the_handshake(monkeypatch: pytest.MonkeyPatc
     with LLMServer(tls=True) as server:
         with socket.create_connection(address(server), timeout=5) as sock:
             sock.sendall(b"\x16\x03\x01")  # the first bytes of a hello
-            assert sock.recv(100) == b""
+            with contextlib.suppress(ConnectionResetError):  # it ended before it had read them
+                assert sock.recv(100) == b""
         server.wait_all_closed()
 
 

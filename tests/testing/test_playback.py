@@ -22,7 +22,7 @@ from raw_client import (
     read_until,
     text_of,
 )
-from support import cpu_seconds
+from support import PATIENCE, cpu_seconds
 
 from llmstream.testing import (
     Answer,
@@ -189,7 +189,10 @@ def test_silence_before_the_head(any_server: LLMServer) -> None:
     any_server.script(Reply(before=Silence()))
     with pytest.raises(requests.exceptions.ReadTimeout):
         requests.post(
-            any_server.base_url + "/responses", json={}, timeout=0.1, verify=any_server.ca_file
+            any_server.base_url + "/responses",
+            json={},
+            timeout=(PATIENCE, 0.1),  # after the connection stands; its handshake has time
+            verify=any_server.ca_file,
         )
     any_server.wait_closed(0, timeout=NOTICED)
     assert any_server.requests[0].finished_at is None
@@ -229,13 +232,18 @@ def test_a_garbage_chunk_header_breaks_the_body(server: LLMServer) -> None:
 
 def test_pause(any_server: LLMServer) -> None:
     """A pause lasts as long as it says, between bytes that are delivered at once."""
-    any_server.script(Reply([b"a", Pause(0.15), b"b"]))
+    any_server.script(Reply([b"a", Pause(0.15), b"b"]), Reply([b"a", Pause(60), b"b"]))
+    began = time.monotonic()
     with dialled(any_server) as sock:
         post(sock)
         read_until(sock, b"a\r\n")
-        began = time.monotonic()
         read_until(sock, b"b\r\n")
-    assert 0.1 < time.monotonic() - began < 2
+        ended = any_server.wait_finished(0)
+    assert ended - any_server.requests[0].received_at >= 0.15
+    assert ended - began < PATIENCE
+    with dialled(any_server) as sock:
+        post(sock)
+        read_until(sock, b"a\r\n")  # a minute before the pause is over
 
 
 def test_counted_pings(server: LLMServer) -> None:
@@ -284,15 +292,17 @@ def test_drip_without_chunks(any_server: LLMServer, framing: str) -> None:
 
 
 def test_drip_waits_between_pieces(server: LLMServer) -> None:
-    """A byte is there before the next one is sent."""
-    server.script(Reply([Drip(b"abc", every=0.05)]))
+    """A byte is there before the next one is sent; there is a wait after each."""
+    server.script(Reply([Drip(b"abc", every=60)]), Reply([Drip(b"abc", every=0.05)]))
     with dialled(server) as sock:
         post(sock)
-        times = []
+        assert b"b\r\n" not in read_until(sock, b"a\r\n")  # a minute before the next one
+    with dialled(server) as sock:
+        post(sock)
         for byte in (b"a", b"b", b"c"):
             read_until(sock, byte + b"\r\n")
-            times.append(time.monotonic())
-    assert times[2] - times[0] > 0.08
+        ended = server.wait_finished(1)
+    assert ended - server.requests[1].received_at >= 0.15
 
 
 def test_a_recording_byte_by_byte_is_fast() -> None:
@@ -362,8 +372,11 @@ def test_cut_is_a_fin_even_with_unread_input(server: LLMServer, unread: bytes) -
         assert read_to_end(sock).endswith(b"3\r\nabc\r\n")
 
 
-def test_reset_delivers_what_was_sent_before(any_server: LLMServer) -> None:
+def test_reset_delivers_what_was_sent_before(
+    any_server: LLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bytes before are read, then the reset is met; the connection is over."""
+    monkeypatch.setattr(channel, "RESET_WAIT", PATIENCE)  # however late the client reads
     data = b"y" * 200_000
     any_server.script(Reply([data, Reset(), b"never"], framing="close"))
     with dialled(any_server) as sock:

@@ -313,6 +313,7 @@ def test_a_real_service_with_real_faults(tmp_path: Path) -> None:
     """Over sockets: a reset, a cut, a clock, and an encoding that nobody asked for."""
     begin, _ = halves("responses")
     packed = gzip.compress(b"".join(FULL.blocks("responses")))
+    clocks = [Timeouts(idle=seconds) for seconds in (60, 60, 0.1, 60)]  # one of them breaks
     with LLMServer() as server:
         server.script(
             Reply([*begin, Reset()]),
@@ -322,12 +323,12 @@ def test_a_real_service_with_real_faults(tmp_path: Path) -> None:
         )
         with record(tmp_path / "a.json") as transport:
             client = Client(base_url=server.base_url, transport=transport, retry=ONCE)
-            seen = [outcome(client, timeouts=Timeouts(idle=0.1)) for _ in range(4)]
+            seen = [outcome(client, timeouts=one) for one in clocks]
         url = server.base_url
     assert [one["error"][0] for one in seen[:3:2]] == [StreamInterrupted, IdleTimeout]
     with replay(tmp_path / "a.json") as transport:
         client = Client(base_url=url, transport=transport, retry=ONCE)
-        assert [outcome(client, timeouts=Timeouts(idle=0.1)) for _ in range(4)] == seen
+        assert [outcome(client, timeouts=one) for one in clocks] == seen
     assert "Grüße" in (tmp_path / "a.json").read_text("utf-8")  # not the packed bytes
 
 

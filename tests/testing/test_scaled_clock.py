@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from queue import SimpleQueue
 
 import pytest
+from support import PATIENCE, other_threads
 
 from llmstream import Client, SilenceTimeout, Timeouts
 from llmstream._core.timers import Timers
@@ -16,7 +16,7 @@ from llmstream.testing import Answer, LLMServer, Reply, Silence
 from llmstream.testing.clocks import ScaledClock
 
 TWO_WORDS = Answer("Hello brave new world").blocks()[:6]
-SOON = 5.0  # real seconds; generous, nothing here takes one
+SOON = PATIENCE  # real seconds; nothing here takes one
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -100,8 +100,9 @@ def test_what_is_forgotten_is_not_looked_at() -> None:
     """Its stream is over."""
     with ScaledClock(1000.0) as clock:
         scope = Ticked(clock)
-        clock.schedule(scope, clock.monotonic() + 50.0)
-        clock.forget(scope)
+        with clock._changed:  # before its thread can look, however late this one is
+            clock.schedule(scope, clock.monotonic() + 50.0)
+            clock.forget(scope)
         assert scope.scheduled == NEVER
         clock.wait(SimpleQueue(), 100.0)
         assert scope.ticks.empty()
@@ -109,33 +110,35 @@ def test_what_is_forgotten_is_not_looked_at() -> None:
 
 def test_its_thread_ends_with_it() -> None:
     """One thread, gone after `close`, which may be called twice."""
-    before = threading.active_count()
+    before = other_threads()
     clock = ScaledClock(10.0)
-    assert threading.active_count() == before + 1
+    assert other_threads() - before == {clock._thread}
     clock.close()
     clock.close()
-    assert threading.active_count() == before
+    assert other_threads() - before == set()
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, math.inf, math.nan])
 def test_a_speed_that_is_none(speed: float) -> None:
     """Refused, before a thread is started."""
-    before = threading.active_count()
+    before = other_threads()
     with pytest.raises(ValueError, match="number above 0"):
         ScaledClock(speed)
-    assert threading.active_count() == before
+    assert other_threads() - before == set()
 
 
 def test_a_client_lives_by_it(llm_server: LLMServer) -> None:
     """A silence of 90 seconds ends a stream in a fraction of one, and the error says 90."""
-    llm_server.script(Reply([b": ping\n\n", *TWO_WORDS, Silence()]))
+    # At once, and no other clock: a real delay of a tenth of a second is half a minute here.
+    llm_server.script(Reply([b": ping\n\n" + b"".join(TWO_WORDS), Silence()]))
+    far = Timeouts(connect=None, first_token=None, idle=None, silence=90.0)
     before = time.monotonic()
     with (
         ScaledClock(300.0) as clock,
         Client(base_url=llm_server.base_url, api_key="test-key", clock=clock) as client,
     ):
         begun = clock.monotonic()
-        stream = client.stream("hi")
+        stream = client.stream("hi", timeouts=far)
         with pytest.raises(SilenceTimeout) as caught:
             list(stream)
         assert clock.monotonic() - begun >= 90.0
