@@ -17,6 +17,7 @@ from support import (
     ANSWER,
     BLOCKS,
     ENDLESS,
+    ONCE,
     OPENING,
     PATIENCE,
     PROMPT,
@@ -39,7 +40,7 @@ from llmstream import (
     fanout,
 )
 from llmstream.readers import Fan, Subscription
-from llmstream.testing import Cut, LLMServer, Reply, Silence
+from llmstream.testing import Cut, FakeClock, LLMServer, Reply, Silence
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -427,12 +428,13 @@ def test_one_that_was_closed_starts_no_call(server: LLMServer, client: Client) -
 
 @pytest.mark.parametrize("why", ["cancel", "total"])
 def test_a_subscriber_that_blocks_does_not_hold_back_the_end(
-    server: LLMServer, client: Client, why: str
+    server: LLMServer, client_for: Callable[..., Client], why: str
 ) -> None:
     """The fan's thread waits for one that does not read, while the stream is stopped: the others
     are told."""
     server.script(Reply([*OPENING, ENDLESS * 2000, Silence()]))
-    total = 0.5 if why == "total" else None
+    total, clock = 0.5 if why == "total" else None, FakeClock()
+    client = client_for(server, retry=ONCE, clock=clock)
     stream = client.stream(PROMPT, timeouts=Timeouts(total=total))
     fan = fanout(stream, limit=3)
     stuck = fan.subscribe()
@@ -440,6 +442,8 @@ def test_a_subscriber_that_blocks_does_not_hold_back_the_end(
     eventually(lambda: len(reader.chunks) == 3, "the log is full")
     if why == "cancel":
         stream.cancel()
+    else:
+        clock.advance(1.0)
     assert isinstance(reader.ended(), DeadlineExceeded if total else Cancelled)
     assert stuck.missed == 0
 

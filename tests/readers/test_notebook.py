@@ -17,7 +17,7 @@ SETUP = """
 from llmstream import Client
 client = Client("responses", base_url={base_url!r}, api_key="test-key")
 """
-SOON = 2.0  # seconds; it takes a few milliseconds
+SOON = 10.0  # seconds; it takes a few milliseconds, and the clocks would take minutes
 
 
 def run(kernel: Kernel, code: str) -> list[str]:

@@ -200,13 +200,46 @@ class Timed:
             yield text
 
 
+class Standstills(threading.Thread):
+    """When the process stood still: a thread that only sleeps, a few milliseconds at a time, woke
+    up later than it wanted to."""
+
+    def __init__(self) -> None:
+        super().__init__(name="standstills")
+        self.found: list[tuple[float, float]] = []
+        self._over = threading.Event()
+
+    def __enter__(self) -> Standstills:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        due = time.monotonic() + 0.005
+        while not self._over.wait(0.005):
+            now = time.monotonic()
+            if now - due > 0.01:
+                self.found.append((due, now))
+            due = now + 0.005
+
+    def between(self, begin: float, end: float) -> float:
+        """The seconds of it within this time."""
+        return sum(max(0.0, min(end, b) - max(begin, a)) for a, b in self.found)
+
+
 def delays(pieces: list[tuple[float, str]], interval: float, by: str) -> list[float]:
-    """How much later each character is shown than it came, in seconds, sorted."""
+    """How much later each character is shown than it came, in seconds in which the process ran,
+    sorted."""
     source = Timed(pieces)
     shown: list[float] = []
-    for part in pace(source, interval, by):
-        shown += [time.monotonic()] * len(part)
-    return sorted(b - a for a, b in zip(source.arrived, shown, strict=True))
+    with Standstills() as still:
+        for part in pace(source, interval, by):
+            shown += [time.monotonic()] * len(part)
+    pairs = zip(source.arrived, shown, strict=True)
+    return sorted(b - a - still.between(a, b) for a, b in pairs)
 
 
 def token_stream(seconds: float, rate: float) -> list[tuple[float, str]]:

@@ -12,7 +12,7 @@ from support import ANSWER, ENDLESS, ONCE, OPENING, PROMPT, Reading, clocks, eve
 from llmstream import Client, DeadlineExceeded, Stream, Timeouts, fanout, pace
 from llmstream.readers.source import Source
 from llmstream.telemetry import current_trace_id
-from llmstream.testing import LLMServer, Reply, Silence
+from llmstream.testing import Cut, FakeClock, LLMServer, Reply, Silence
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_the_trace_id_is_known_to_the_handler(
 
         def on_progress(self, progress: Any) -> None: ...
 
-    server.script(Reply([*OPENING, *[ENDLESS] * 3, Silence()]))
-    stream = client.stream(PROMPT, timeouts=clocks(0.3))
+    server.script(Reply([*OPENING, *[ENDLESS] * 3, Cut()]))
+    stream = client.stream(PROMPT)
     assert failure(stream, lambda s: s.handle(Handler(), every_seconds=seconds))
     assert seen == {stream.trace_id}
 
@@ -92,11 +92,18 @@ def test_a_success_was_not_stopped(server: LLMServer, client: Client) -> None:
     assert not stream.stopped
 
 
-def test_the_total_clock_stops_it_while_nobody_reads(server: LLMServer, client: Client) -> None:
+def test_the_total_clock_stops_it_while_nobody_reads(
+    server: LLMServer, client_for: Callable[..., Client]
+) -> None:
     server.script(Reply([*OPENING, ENDLESS, Silence()]))
-    stream = client.stream(PROMPT, timeouts=Timeouts(total=0.3))
+    clock = FakeClock()
+    stream = client_for(server, retry=ONCE, timeouts=Timeouts(total=0.3), clock=clock).stream(
+        PROMPT
+    )
     next(stream)
-    eventually(lambda: stream.stopped, "the total clock has run out")
+    assert not stream.stopped
+    clock.advance(0.4)
+    assert stream.stopped
     assert isinstance(failure(stream), DeadlineExceeded)
 
 
