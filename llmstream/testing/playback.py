@@ -45,11 +45,10 @@ def play_reply(channel: Channel, reply: Reply, api: str | None, *, keep: bool) -
     length = actual if reply.length is None else reply.length
     channel.send(render_head(reply, headers, length if reply.framing == "length" else None))
     chunked = reply.framing == "chunked"
-    state = _Player(channel, chunked=chunked).play(steps)
+    end = LAST_CHUNK if chunked else b""
+    state = _Player(channel, chunked=chunked).play(steps, end)
     if state != "open":
         return state
-    if chunked:
-        channel.send(LAST_CHUNK)
     lied = length != actual
     if keep and reply.framing != "close" and not lied:
         return "open"
@@ -58,23 +57,36 @@ def play_reply(channel: Channel, reply: Reply, api: str | None, *, keep: bool) -
 
 
 class _Player:
-    """Plays steps on a channel; `chunked` says whether each `Send` is an HTTP chunk."""
+    """Plays steps on a channel; `chunked` says whether each `Send` is an HTTP chunk.
+
+    The end of a body leaves in one write with what is sent just before it. A client waits only so
+    long for the end of a body whose answer is over: this thread may stand still between two writes,
+    and whether the connection is used again would depend on that.
+    """
 
     def __init__(self, channel: Channel, *, chunked: bool) -> None:
         self.channel = channel
         self.chunked = chunked
+        self._held = b""  # what is sent as soon as it is known what follows
 
-    def play(self, steps: Sequence[Step]) -> ConnectionState:
-        """Play until the end, or until a step has ended the connection."""
+    def play(self, steps: Sequence[Step], end: bytes = b"") -> ConnectionState:
+        """Play until the end, which is `end`, or until a step has ended the connection."""
         for step in steps:
+            if not isinstance(step, Cut):
+                self._release()
             state = _PLAYERS[type(step)](self, step)
             if state != "open":
                 return state
+        self._release(end)
         return "open"
 
     def send(self, step: Send) -> ConnectionState:
-        self._send(step.data, framed=not step.raw)
+        self._held = chunk(step.data) if self.chunked and not step.raw else step.data
         return "open"
+
+    def _release(self, end: bytes = b"") -> None:
+        held, self._held = self._held, b""
+        self.channel.send(held + end)
 
     def pause(self, step: Pause) -> ConnectionState:
         self.channel.pause(step.seconds)
@@ -94,7 +106,7 @@ class _Player:
 
     def drip(self, step: Drip) -> ConnectionState:
         if self.chunked and not step.one_chunk and not step.every:
-            self.channel.send(chunked_pieces(step.data, step.size))
+            self._held = chunked_pieces(step.data, step.size)
         elif self.chunked and step.one_chunk and step.data:
             self.channel.send(b"%x\r\n" % len(step.data))
             self._dribble(step, framed=False)
@@ -104,8 +116,7 @@ class _Player:
         return "open"
 
     def cut(self, step: Cut) -> ConnectionState:
-        if step.last_chunk and self.chunked:
-            self.channel.send(LAST_CHUNK)
+        self._release(LAST_CHUNK if step.last_chunk and self.chunked else b"")
         self.channel.end_output(notify=step.last_chunk)
         return "ended"
 

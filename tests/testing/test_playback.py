@@ -37,7 +37,7 @@ from llmstream.testing import (
     Silence,
     channel,
 )
-from llmstream.testing.script import Piece, chunk, chunked_pieces, pieces
+from llmstream.testing.script import LAST_CHUNK, Piece, chunk, chunked_pieces, pieces
 
 # --- replies --------------------------------------------------------------------------------------
 
@@ -74,6 +74,28 @@ def test_an_error_reply(server: LLMServer) -> None:
     assert int(first.headers["content-length"]) == len(first.content)
     assert "x-request-id" not in second.headers
     assert (second.status_code, server.connections) == (529, 1)
+
+
+@pytest.mark.parametrize("end", [(), (Cut(last_chunk=True),)], ids=["the end", "a cut"])
+def test_the_end_of_a_body_leaves_with_what_is_before_it(
+    server: LLMServer, monkeypatch: pytest.MonkeyPatch, end: tuple[Piece, ...]
+) -> None:
+    """In one write: a client that has the end of an answer has that of its body, too."""
+    written: list[bytes] = []
+    real = channel.Channel.send
+
+    def send(self: channel.Channel, data: bytes) -> None:
+        written.append(bytes(data))
+        real(self, data)
+
+    monkeypatch.setattr(channel.Channel, "send", send)
+    server.script(Reply([b"one", b"two", *end]), Reply([b"one", Pause(0.0), *end]))
+    with requests.Session() as session:
+        for _ in range(2):
+            assert session.post(server.base_url + "/responses", json={}).content[:3] == b"one"
+    first, second = written.index(chunk(b"one")), len(written) - 1
+    assert written[first : first + 2] == [chunk(b"one"), chunk(b"two") + LAST_CHUNK]
+    assert written[second - 1 :] == [chunk(b"one"), LAST_CHUNK]
 
 
 def test_json_and_html_replies(server: LLMServer) -> None:

@@ -49,7 +49,7 @@ from llmstream import (
     Stream,
 )
 from llmstream._transport import http
-from llmstream.testing import Answer, LLMServer, Pause, Recorded, Reply, Send, Silence
+from llmstream.testing import Answer, FakeClock, LLMServer, Pause, Recorded, Reply, Send, Silence
 from llmstream.testing.script import LAST_CHUNK, chunk
 from llmstream.testing.tls import server_context
 
@@ -158,7 +158,8 @@ def test_connections_are_reused(
 ) -> None:
     """Consecutive calls share one connection, also after an error status."""
     any_server.default = KEPT[name]
-    client = client_for(any_server, retry=ONCE)
+    # The end of a body is waited for 50 ms. Time stands still: it comes within them.
+    client = client_for(any_server, retry=ONCE, clock=FakeClock())
     for _ in range(4):
         stream = client.stream(PROMPT)
         with contextlib.suppress(LLMStreamError):
