@@ -29,6 +29,7 @@ from support import (
     clocks,
     eventually,
     failure,
+    phase_of,
     read_request,
 )
 
@@ -67,7 +68,8 @@ from llmstream.testing import (
 )
 from llmstream.testing.answers import sse_block
 
-T = 0.25  # seconds: the clock under test
+T = 0.25  # seconds: the clock under test ...
+LONGER = 2.5  # ... and where something has to arrive before it runs out, on the busiest machine
 LATE = 3.0  # seconds after its time within which a clock has fired, on the busiest machine
 EARLY = 0.01  # two clocks are read one after the other
 KEEPALIVE = sse_block("keepalive", {"type": "keepalive", "sequence_number": 3})
@@ -77,61 +79,68 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 @dataclass(frozen=True)
 class Case:
-    """A stream that dies in one way. `clock` is the one that has to notice."""
+    """A stream that dies in one way. `clock` is the one that has to notice, after `seconds`."""
 
     clock: str
     steps: Any = ()
     before: Any = ()
     text: str = ""
     phase: str = "first_token"
+    seconds: float = T
 
 
+# In one write: no clock runs out between the two.
+BOTH_TOKENS = b"".join(TWO_TOKENS)
 HALF_EVENT = DELTAS[2][:-1]  # whole but for the last newline: it never is an event
 DYING = {
-    "silence before the headers": Case("first_token", before=[Silence()], phase="headers"),
-    "silence after the headers": Case("first_token", [Silence()]),
-    "silence after created": Case("first_token", [*BLOCKS[:2], Silence()]),
-    "pings only": Case("first_token", [Pings(0.02)]),
-    "pings after created": Case("first_token", [*BLOCKS[:2], Pings(0.02)]),
-    "an item announced, then pings": Case("first_token", [*OPENING, Pings(0.02)]),
-    "items announced for ever": Case("first_token", [Pings(0.02, data=OPENING[2])]),
+    "silence before the headers": Case(
+        "first_token", before=[Silence()], phase="headers", seconds=LONGER
+    ),
+    "silence after the headers": Case("first_token", [Silence()], seconds=LONGER),
+    "silence after created": Case("first_token", [*BLOCKS[:2], Silence()], seconds=LONGER),
+    "pings only": Case("first_token", [Pings(0.02)], seconds=LONGER),
+    "pings after created": Case("first_token", [*BLOCKS[:2], Pings(0.02)], seconds=LONGER),
+    "an item announced, then pings": Case("first_token", [*OPENING, Pings(0.02)], seconds=LONGER),
+    "items announced for ever": Case("first_token", [Pings(0.02, data=OPENING[2])], seconds=LONGER),
     "one byte at a time before the content": Case(
-        "first_token", [Drip(BLOCKS[0][:-1] + b" " * 999, every=0.02)]
+        "first_token", [Drip(BLOCKS[0][:-1] + b" " * 999, every=0.02)], seconds=LONGER
     ),
     "silence after two tokens": Case(
-        "idle", [*TWO_TOKENS, Silence()], text="one two", phase="body"
+        "idle", [BOTH_TOKENS, Silence()], text="one two", phase="body"
     ),
     "pings after two tokens": Case(
-        "idle", [*TWO_TOKENS, Pings(0.02)], text="one two", phase="body"
+        "idle", [BOTH_TOKENS, Pings(0.02)], text="one two", phase="body"
     ),
     "keepalives after two tokens": Case(
-        "idle", [*TWO_TOKENS, Pings(0.02, data=KEEPALIVE)], text="one two", phase="body"
+        "idle", [BOTH_TOKENS, Pings(0.02, data=KEEPALIVE)], text="one two", phase="body"
     ),
     "in_progress after two tokens": Case(
-        "idle", [*TWO_TOKENS, Pings(0.02, data=BLOCKS[1])], text="one two", phase="body"
+        "idle", [BOTH_TOKENS, Pings(0.02, data=BLOCKS[1])], text="one two", phase="body"
     ),
     "one byte at a time, never an event": Case(
         "idle",
-        [*TWO_TOKENS, Drip(HALF_EVENT + b" " * 999, every=0.05)],
+        [BOTH_TOKENS, Drip(HALF_EVENT + b" " * 999, every=0.05)],
         text="one two",
         phase="body",
     ),
     "one byte at a time inside one HTTP chunk": Case(
         "idle",
-        [*TWO_TOKENS, Drip(HALF_EVENT + b" " * 999, every=0.05, one_chunk=True)],
+        [BOTH_TOKENS, Drip(HALF_EVENT + b" " * 999, every=0.05, one_chunk=True)],
         text="one two",
         phase="body",
     ),
     "nothing after the first byte": Case(
-        "first_token", before=[Send(b"H"), Silence()], phase="headers"
+        "first_token", before=[Send(b"H"), Silence()], phase="headers", seconds=LONGER
     ),
     "no byte after two tokens": Case(
-        "silence", [*TWO_TOKENS, Silence()], text="one two", phase="body"
+        "silence", [BOTH_TOKENS, Silence()], text="one two", phase="body"
     ),
     "no end, before the headers": Case("total", before=[Silence()], phase="headers"),
-    "no end, after two tokens": Case("total", [*TWO_TOKENS, Silence()], text="one two"),
+    "no end, after two tokens": Case(
+        "total", [BOTH_TOKENS, Silence()], text="one two", seconds=LONGER
+    ),
     "no end, though every read is fast": Case(
-        "total", [*OPENING, Pings(0.005, data=ENDLESS)], text="one"
+        "total", [*OPENING, Pings(0.005, data=ENDLESS)], text="one", seconds=LONGER
     ),
 }
 CLOCKS: dict[str, type[StreamTimeout]] = {
@@ -169,7 +178,7 @@ def test_a_dying_stream_ends_by_its_clock(
 ) -> None:
     """Each way to die is noticed by the right clock, in time, and what had arrived is kept: over
     HTTP and TLS, in chunks and in a close-delimited body, all four at once."""
-    timeouts = clocks(**{case.clock: T})
+    timeouts = clocks(**{case.clock: case.seconds})
     dying = []
     for service in (server, tls_server):
         service.default = lambda asked: Reply(
@@ -199,8 +208,8 @@ def check_death(reading: Dying, case: Case) -> None:
     stream = reading.stream
     error = reading.ended()
     assert isinstance(error, LLMStreamError)
-    not_early_nor_late(reading.ended_at - reading.begun - T, error)
-    assert_says_why(error, case.clock, T)
+    not_early_nor_late(reading.ended_at - reading.begun - case.seconds, error)
+    assert_says_why(error, case.clock, case.seconds)
     assert error.partial.text == stream.text == "".join(reading.tokens)
     assert error.partial.text.startswith(case.text)
     assert ("no token yet" in str(error)) == (not case.text)
@@ -234,12 +243,17 @@ def test_a_server_that_never_answers_the_tls_hello(
     client_for: Callable[..., Client], clock: str
 ) -> None:
     """The connect clock covers the TLS handshake; so does the total clock."""
+    time_of_test = FakeClock()  # it passes once the handshake has begun
     with LLMServer(tls=True, handshake=False) as server:
-        client = client_for(server, timeouts=clocks(**{clock: T}), retry=ONCE)
+        client = client_for(server, timeouts=clocks(**{clock: T}), retry=ONCE, clock=time_of_test)
         stream = client.stream(PROMPT)
-        begun = time.monotonic()
-        error = failure(stream)
-        late_by(begun, T, error)
+        reading = Reading(stream)
+        eventually(lambda: phase_of(stream) == "tls", "the handshake has begun")
+        time_of_test.advance(T - EARLY)
+        assert reading.is_alive()
+        time_of_test.advance(EARLY)
+        error = reading.ended()
+        assert isinstance(error, LLMStreamError)
         assert_says_why(error, clock, T)
         assert error.attempts[0].phase == "tls"
         server.wait_all_closed()
@@ -256,17 +270,19 @@ def test_a_name_that_is_not_resolved(
     stream = client.stream(PROMPT)
     begun = time.monotonic()
     error = failure(stream)
-    assert stuck_dns.is_set()
     late_by(begun, T, error)
     assert_says_why(error, clock, T)
+    assert stuck_dns.wait(PATIENCE)
 
 
 def test_no_clock_before_the_first_use(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
     """The clocks start with the call, not when the Stream is made."""
-    stream = client_for(server, timeouts=clocks(total=T, connect=T)).stream(PROMPT)
-    time.sleep(2 * T)  # the case itself: an old Stream
+    clock = FakeClock()
+    client = client_for(server, timeouts=clocks(total=T, connect=T), clock=clock)
+    stream = client.stream(PROMPT)
+    clock.advance(2 * T)
     assert stream.result().text == "Hello, world!"
 
 
@@ -297,13 +313,19 @@ def test_the_deadline_covers_the_attempts_together(
 ) -> None:
     """The total clock runs from the first attempt on and is not wound up again by a retry."""
     server.script(Reply.error(500, headers={"retry-after": "0.1"}), Reply(before=[Silence()]))
+    clock = FakeClock()
     client = client_for(
-        server, timeouts=clocks(total=2 * T), retry=RetryPolicy(base=0.1, jitter=0.0)
+        server, timeouts=clocks(total=2 * T), retry=RetryPolicy(base=0.1, jitter=0.0), clock=clock
     )
-    stream = client.stream(PROMPT)
-    begun = time.monotonic()
-    error = failure(stream)
-    late_by(begun, 2 * T, error)
+    begun = clock.monotonic()
+    reading = Reading(client.stream(PROMPT))
+    server.wait_requests(2)
+    assert clock.slept == pytest.approx([0.1])
+    clock.advance(begun + 2 * T - EARLY - clock.monotonic())
+    assert reading.is_alive()
+    clock.advance(EARLY)
+    error = reading.ended()
+    assert isinstance(error, LLMStreamError)
     assert_says_why(error, "total", 2 * T)
     first, second = error.attempts
     assert isinstance(first.error, ServerError)
@@ -315,17 +337,19 @@ def test_no_wait_goes_past_the_deadline(
 ) -> None:
     """A backoff that would end behind the deadline is not begun: the service's error comes now."""
     server.default = Reply.error(500)
+    clock = FakeClock()
     client = client_for(
         server,
         timeouts=clocks(total=3 * T),
         # The second wait would end after the deadline, and no request is under way when it comes.
         retry=RetryPolicy(max_attempts=1000, base=2 * T, cap=2 * T, jitter=0.0),
+        clock=clock,
     )
-    begun = time.monotonic()
+    begun = clock.monotonic()
     error = failure(client.stream(PROMPT))
     assert isinstance(error, ServerError)
-    assert time.monotonic() - begun < 3 * T + LATE
-    assert 1 < len(error.attempts) == len(server.requests)
+    assert clock.monotonic() - begun == pytest.approx(2 * T)
+    assert len(error.attempts) == len(server.requests) == 2
 
 
 def test_the_deadline_runs_in_the_callers_own_time(
@@ -333,9 +357,11 @@ def test_the_deadline_runs_in_the_callers_own_time(
 ) -> None:
     """The total clock alone runs while the caller's loop body does."""
     server.script(Reply([*TWO_TOKENS, Silence()]))
-    stream = client_for(server, timeouts=clocks(total=T), retry=ONCE).stream(PROMPT)
-    tokens = iter(stream)
+    clock = FakeClock()
+    client = client_for(server, timeouts=clocks(total=T), retry=ONCE, clock=clock)
+    tokens = iter(client.stream(PROMPT))
     assert next(tokens) == "one"
+    clock.advance(T)
     server.wait_closed(0)  # the deadline shuts the connection, though nobody reads
     with pytest.raises(DeadlineExceeded) as caught:
         list(tokens)
@@ -344,7 +370,7 @@ def test_the_deadline_runs_in_the_callers_own_time(
 
 # ---- healthy streams ---------------------------------------------------------------------------
 
-WIDE = 0.5  # seconds: a clock with room for a busy machine; progress comes every tenth of it
+WIDE = 2.5  # seconds: a clock with room for a busy machine; progress comes every tenth of it
 BEAT = WIDE / 10
 LONG = Answer(" word" * 30).blocks()
 CALL = Answer(tool_calls=[("f", str([*range(12)]))], finish="tool_calls")
@@ -385,12 +411,13 @@ def test_progress_of_any_kind_keeps_a_stream_alive(
     assert len(server.requests) == 1
 
 
+joined = b"".join  # in one write: after the first content the clock runs between two
 QUIET = {
-    "before the headers": Reply(before=[Pause(4 * T)], steps=BLOCKS),
-    "after the headers": Reply([Pause(4 * T), *BLOCKS]),
-    "after created": Reply([*BLOCKS[:2], Pause(4 * T), *BLOCKS[2:]]),
-    "after an item was announced": Reply([*OPENING, Pause(4 * T), *BLOCKS[len(OPENING) :]]),
-    "after a ping": Reply([KEEPALIVE, Pause(4 * T), *BLOCKS]),
+    "before the headers": Reply(before=[Pause(4 * T)], steps=joined(BLOCKS)),
+    "after the headers": Reply([Pause(4 * T), joined(BLOCKS)]),
+    "after created": Reply([*BLOCKS[:2], Pause(4 * T), joined(BLOCKS[2:])]),
+    "after an item was announced": Reply([*OPENING, Pause(4 * T), joined(BLOCKS[len(OPENING) :])]),
+    "after a ping": Reply([KEEPALIVE, Pause(4 * T), joined(BLOCKS)]),
 }
 
 
@@ -475,6 +502,7 @@ def test_what_is_no_content_does_not_put_the_end_off(together: bool, then: Any, 
     assert clock.monotonic() < 3
 
 
+@pytest.mark.slow
 def test_pings_are_no_silence(server: LLMServer, client_for: Callable[..., Client]) -> None:
     """Pings for three times the silence clock are bytes: the stream succeeds."""
     quiet = Pings(BEAT, count=15)
@@ -495,12 +523,13 @@ def test_a_slow_consumer_is_no_slow_service(
     blocks = Answer("one two").blocks()
     steps = [step for block in blocks for step in (block, Pause(0.01))]
     any_server.script(Reply(steps, framing=framing))
-    client = client_for(any_server, timeouts=Timeouts(5.0, T, T, T, None))
+    clock = FakeClock()
+    client = client_for(any_server, timeouts=Timeouts(5.0, T, T, T, None), clock=clock)
     with client.stream(PROMPT) as stream:
-        time.sleep(1.5 * T)
+        clock.advance(1.5 * T)
         tokens = []
         for token in stream:
-            time.sleep(1.5 * T)
+            clock.advance(1.5 * T)
             tokens.append(token)
     assert tokens == ["one", " two"]
 
@@ -544,7 +573,7 @@ def test_an_end_of_file_that_races_with_the_clock(
     server: LLMServer, client_for: Callable[..., Client], framing: str
 ) -> None:
     """Whoever wins, the clock or the server's FIN: it is an error that keeps what came."""
-    server.default = Reply([*TWO_TOKENS, Pause(T), Cut(last_chunk=True)], framing=framing)
+    server.default = Reply([BOTH_TOKENS, Pause(T), Cut(last_chunk=True)], framing=framing)
     client = client_for(server, timeouts=clocks(idle=T), retry=ONCE)
     readings = [Reading(client.stream(PROMPT)) for _ in range(24)]
     errors = [reading.ended() for reading in readings]
