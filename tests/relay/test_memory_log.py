@@ -81,6 +81,20 @@ def test_a_log_that_is_full_refuses_and_says_so() -> None:
     readers[1].ended()
 
 
+def test_a_look_that_comes_late_does_not_say_that_a_reader_left_earlier() -> None:
+    """The watchdog's thread may stand still between the time that it is given and its look."""
+    log, stream = relay.MemoryLog(), Scripted()
+    publish(log, stream, unattended=60.0)
+    body = relay.follow(log, "a")
+    answer = log._answers["a"]
+    answer.left += 10.0
+    left = answer.left
+    assert answer.tick(left - 5.0) == left + 60.0
+    assert answer.tick(left + 5.0) == left + 65.0
+    body.close()
+    stream.finish()
+
+
 # ---- processes and threads ---------------------------------------------------------------------
 
 

@@ -3,8 +3,10 @@ of client and server."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -29,7 +31,7 @@ from log_tools import (
     is_whole,
     text_in,
 )
-from support import PACKAGE, PATIENCE, TESTS, eventually
+from support import PACKAGE, PATIENCE, TESTS, eventually, other_threads
 
 from llmstream import ConfigurationError, relay
 from llmstream.relay.log import line as line_module
@@ -40,7 +42,8 @@ pytestmark = [pytest.mark.hosts, pytest.mark.usefixtures("nothing_left")]
 
 WORDS = ["one", " two", " three", " four"]
 TEXT = "".join(WORDS)
-LEASE = 1.0
+LEASE = 3.0  # seconds, of which a thread may stand still for more than one
+LATE = 8.0  # seconds that a machine may take longer than a lease
 Make = Callable[..., Any]
 
 
@@ -175,7 +178,7 @@ def test_the_producer_is_killed(
     other.signal(signal.SIGKILL)
     began = time.monotonic()
     events = browsers[0].ended()
-    assert elapsed(began) < LEASE + 2
+    assert elapsed(began) < LEASE + LATE
     assert errors_in(events) == [STOPPED]
     assert text_in(events) == "one"
     for browser in browsers[1:]:
@@ -239,7 +242,7 @@ def test_another_process_stops_it(
     began = time.monotonic()
     assert relay.stop(log, "a", "the user")
     events = browser.ended()
-    assert elapsed(began) < 1
+    assert elapsed(began) < 10  # a third of the lease is 20
     assert not is_whole(events)
     assert other.end() == "['the user']\n"
 
@@ -298,7 +301,7 @@ def test_redis_is_restarted_without_its_data(own: Make, log_of: Make) -> None:
     server.start()
     began = time.monotonic()
     events = browser.ended()
-    assert elapsed(began) < LEASE + 5
+    assert elapsed(began) < LEASE + LATE
     assert errors_in(events) == [LOST]
     assert text_in(events) == "one"
     assert publication.wait(PATIENCE)  # also while it has nothing to say
@@ -311,7 +314,7 @@ def test_redis_is_restarted_without_its_data(own: Make, log_of: Make) -> None:
 def test_redis_is_restarted_with_its_data(own: Make, log_of: Make) -> None:
     """Nobody notices."""
     server = own(keeps=True)
-    log, stream = log_of(server, lease=5.0), Scripted("one")
+    log, stream = log_of(server, lease=30.0), Scripted("one")
     publish(log, stream)
     browser = Browser(relay.follow(log, "a"))
     browser.reads("one")
@@ -330,14 +333,14 @@ def test_redis_is_back_with_its_data_within_the_lease(own: Make, log_of: Make) -
     """It takes the time that it was away for passed. A browser that comes first does not take the
     producer for dead."""
     server = own(keeps=True)
-    lease = 3.0
+    lease = 6.0
     log, stream = log_of(server, lease=lease), Scripted("one")
     publish(log, stream)
     browser = Browser(relay.follow(log, "a"))
     browser.reads("one")
-    time.sleep(0.9)  # the lease is renewed every second
+    time.sleep(1.8)  # the lease is renewed every two seconds
     server.kill()
-    time.sleep(lease - 0.6)
+    time.sleep(lease - 1.5)  # a second and a half to start in
     server.start()
     events = [browser.ended] + [Browser(relay.follow(log, "a")).ended for _ in range(3)]
     time.sleep(0.5)
@@ -373,18 +376,28 @@ def test_redis_refuses_for_a_moment(redis_server: RedisServer, log_of: Make) -> 
     publish(log, stream)
     browser = Browser(relay.follow(log, "a"))
     browser.reads("one")
-    spin = (
-        "local t = redis.call('TIME'); local till = t[1] * 1000000 + t[2] + 700000; "
-        "repeat t = redis.call('TIME') until t[1] * 1000000 + t[2] > till"
-    )
-    with redis_server.client() as client:
+    redis = pytest.importorskip("redis")
+    with redis_server.client() as client, redis_server.client() as killer:
         client.config_set("lua-time-limit", 20)
-        other = threading.Thread(target=client.eval, args=(spin, 0))
+
+        def spin() -> None:
+            with contextlib.suppress(redis.ResponseError):  # it is killed
+                client.eval("while true do end", 0)
+
+        def is_busy() -> bool:
+            try:
+                killer.ping()
+            except redis.ResponseError:
+                return True
+            return False
+
+        other = threading.Thread(target=spin)
         other.start()
-        time.sleep(0.2)
+        eventually(is_busy, "Redis is busy")
         stream.say(" two")
         with pytest.raises(relay.LogError, match="for now"):
             relay.follow(log, "a")
+        killer.script_kill()
         other.join(PATIENCE)
     stream.finish()
     events = browser.ended()
@@ -424,7 +437,7 @@ def test_redis_is_killed_and_stays_away(own: Make, log_of: Make) -> None:
     events = browser.ended()
     assert errors_in(events) == [UNAVAILABLE]
     assert publication.wait(PATIENCE)
-    assert elapsed(began) < LEASE + 5
+    assert elapsed(began) < LEASE + LATE
     assert "does not answer" in str(stream.cancelled[0])
     for call in (
         lambda: publish(log, Scripted(), "b"),
@@ -448,7 +461,7 @@ def test_redis_freezes(own: Make, log_of: Make, monkeypatch: pytest.MonkeyPatch)
         began = time.monotonic()
         assert errors_in(browser.ended()) == [UNAVAILABLE]
         assert publication.wait(PATIENCE)
-        assert elapsed(began) < LEASE + 8
+        assert elapsed(began) < LEASE + LATE
         with pytest.raises(relay.LogError):
             relay.follow(log, "a")
 
@@ -573,7 +586,7 @@ def test_a_key_of_another_kind(redis_server: RedisServer, log_of: Make) -> None:
         {"protocol": 3},
         {"protocol": 3, "decode_responses": True},
         {"protocol": 2, "decode_responses": True},
-        {"socket_timeout": 0.3},
+        {"socket_timeout": 3.0},
         {"socket_timeout": None},
         {"single_connection_client": True},
     ],
@@ -600,7 +613,7 @@ def test_a_cluster(own: Make, log_of: Make, tmp_path: Path) -> None:
     """One server that has all slots: it refuses commands across slots as any cluster does."""
     import redis
 
-    port = free_port()
+    port = free_port(and_above=10_000)  # where the servers of a cluster talk to each other
     options = ["--port", str(port), "--cluster-enabled", "yes", "--cluster-config-file", "nodes"]
     server = own(*options)
     with server.client() as client:
@@ -624,9 +637,14 @@ def test_a_cluster(own: Make, log_of: Make, tmp_path: Path) -> None:
         log.close()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def free_port(*, and_above: int = 0) -> int:
+    """One that no system gives away by itself: another process may have that by now."""
+    for port in random.sample(range(12_000, 20_000), 100):
+        with contextlib.suppress(OSError):
+            for number in {port, port + and_above}:
+                socket.create_server(("127.0.0.1", number)).close()
+            return port
+    pytest.fail("no port is free")
 
 
 def test_a_password_and_tls(own: Make, log_of: Make, tmp_path: Path) -> None:
@@ -676,7 +694,7 @@ def test_a_user_who_may_do_only_what_the_readme_says(
         client.execute_command("ACL", "SETUSER", "u", "on", ">pw", "~llmstream:*", *rules.split())
         try:
             log, stream = log_of(f"{redis_server.url}?username=u&password=pw"), Scripted("one")
-            publish(log, stream, unattended=0.2)
+            publish(log, stream, unattended=60.0)
             browser = Browser(relay.follow(log, "a"))
             browser.reads("one")
             assert relay.stop(log, "a")
@@ -804,7 +822,8 @@ def test_settings_that_cannot_work(settings: dict[str, Any]) -> None:
 
 def test_a_log_connects_when_it_is_used(log_of: Make) -> None:
     """Nothing answers at this address."""
+    before = other_threads()
     log = log_of("redis://127.0.0.1:1/0")
-    assert threading.active_count() < 50
+    assert other_threads() <= before
     with pytest.raises(relay.LogError, match="does not answer"):
         relay.follow(log, "a")

@@ -239,7 +239,7 @@ class _Answer:
         if patience is None:
             return NEVER
         if self.seats:
-            self.left = now
+            self.left = max(self.left, now)  # one may have left since this look began
         if acts and now >= self.left + patience:
             self.stop(
                 Failure(type="Cancelled", message=UNATTENDED, retryable=True),
