@@ -249,6 +249,7 @@ def test_waiting_in_vain_is_a_sentence(server: LLMServer) -> None:
     server.script(Reply([Silence()]))
     with dialled(server) as sock:
         post(sock)
+        server.wait_requests(2)
         with pytest.raises(TimeoutError, match="the reply was not finished"):
             server.wait_finished(1, timeout=0.05)
 
