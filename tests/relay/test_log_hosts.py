@@ -22,7 +22,8 @@ pytestmark = pytest.mark.hosts
 
 WORDS = ["one", " two", ' "three"\n', " 🙂", " \u2028", " </script>"]
 TEXT = "".join(WORDS)
-LEASE = 2.0
+LEASE = 12.0  # seconds: what a lease would tell comes far later than what is told at once
+LATE = 8.0  # seconds that a machine may take longer than a lease
 BLOCKS = Answer(WORDS).blocks()
 Serve = Callable[..., AbstractContextManager[Host]]
 
@@ -119,7 +120,7 @@ def test_stop_works_at_the_other_server(two: tuple[Host, Host], service: LLMServ
         began = time.monotonic()
         assert two[1].json("/stop/a")["stopped"]
         eventually(lambda: service.requests[-1].closed_at, "the call is cancelled")
-        assert elapsed(began) < 1
+        assert elapsed(began) < LEASE / 4
         seen += events
     assert names(seen)[-1] == "error"
     assert "done" not in names(seen)
@@ -135,7 +136,7 @@ def test_the_worker_is_killed(two: tuple[Host, Host], service: LLMServer) -> Non
         os.kill(pid, signal.SIGKILL)
         began = time.monotonic()
         seen += events
-        assert elapsed(began) < LEASE + 2
+        assert elapsed(began) < LEASE + LATE
     assert json.loads(seen[-1].data)["message"] == STOPPED
 
 
@@ -155,7 +156,7 @@ def test_the_server_is_ended(
             told = elapsed(began)
         assert old.process.wait(PATIENCE) == 0
     assert json.loads(seen[-1].data)["message"] == STOPPED
-    assert told < LEASE - 0.5
+    assert told < LEASE / 2
 
 
 @pytest.mark.parametrize("worker", ["gevent", "sync"])
@@ -173,7 +174,7 @@ def test_other_workers(
                 began = time.monotonic()
                 assert stopped_by.json(f"/stop/{id}")["stopped"]
                 seen += events
-                assert elapsed(began) < 2
+                assert elapsed(began) < LEASE / 4
             assert names(seen)[-1] == "error"
         host.json("/publish/c", prompt="why")
         with follow(host, "c") as browser:
@@ -203,20 +204,16 @@ def test_an_event_loop(
 
 
 def test_nothing_is_left(two: tuple[Host, Host], service: LLMServer) -> None:
-    before = [host.json("/state") for host in two]
     service.script(*[Reply(Answer(WORDS)) for _ in range(10)])
     for number in range(10):
         two[number % 2].json(f"/publish/{number}", prompt="why")
         with follow(two[(number + 1) % 2], str(number)) as browser:
             assert text_in(list(browser.events())) == TEXT
-    ours = [[name for name in state["threads"] if "llmstream" in name] for state in before]
-    eventually(
-        lambda: (
-            [
+    for host in two:
+        eventually(
+            lambda host=host: (
                 [name for name in host.json("/state")["threads"] if "llmstream" in name]
-                for host in two
-            ]
-            in (ours, [["llmstream-watchdog"]] * 2)
-        ),
-        "the threads have ended",
-    )
+                in ([], ["llmstream-watchdog"])
+            ),
+            "the threads have ended",
+        )
