@@ -174,10 +174,12 @@ def test_an_interrupt_at_the_prompt(llm_server: LLMServer, tmp_path: Path) -> No
     """It clears the line; two of them leave; text in between does not."""
     with chat(llm_server, tmp_path / "state") as pane:
         pane.write("never sent")
+        shows(pane, "never sent")  # the terminal drops at Ctrl-C what nobody has read
         pane.type("C-c")
         shows(pane, "Ctrl-C again")
         wait_for_prompt(pane)
         pane.write("nor this")
+        shows(pane, "nor this")
         pane.type("C-c")
         eventually(lambda: sum("Ctrl-C again" in row for row in pane.rows) == 2, "cleared", WITHIN)
         wait_for_prompt(pane)
