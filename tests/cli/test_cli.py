@@ -170,7 +170,7 @@ FAILURES: dict[str, tuple[Reply, list[str], str]] = {
     "QuotaExceededError": (Reply.error(429, code="insufficient_quota"), [], ""),
     "OverloadedError": (error_reply(529), [], ""),
     "ServerError": (error_reply(500), [], ""),
-    "DeadlineExceeded": (Reply([*TWO_WORDS, Silence()]), ["--total", "0.5"], "Hello brave\n"),
+    "DeadlineExceeded": (Reply([*TWO_WORDS, Silence()]), ["--total", "6"], "Hello brave\n"),
     "StreamInterrupted": (Reply([*TWO_WORDS, Cut()]), [], "Hello brave\n"),
     "StreamTruncated": (Reply([*TWO_WORDS, Cut(last_chunk=True)]), [], "Hello brave\n"),
     "ProtocolError": (Reply([*TWO_WORDS, b"data: {nonsense\n\n"]), [], "Hello brave\n"),

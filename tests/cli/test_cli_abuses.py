@@ -121,7 +121,7 @@ def test_02_an_open_stdin_that_is_silent(abuse: Abuse) -> None:
     read, write = os.pipe()
     try:
         abuse.server.script(ANSWER)
-        code, out, err = abuse.run("--total", "3", "hi", stdin=read)
+        code, out, err = abuse.run("--total", "60", "hi", stdin=read)
         assert (code, out) == ANSWERED
         assert b"nothing arrived within" in err
         abuse.is_answered("--no-stdin", "hi", stdin=read)

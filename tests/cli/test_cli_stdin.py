@@ -27,10 +27,16 @@ posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX descriptors")
 
 @contextmanager
 def command(
-    server: LLMServer, *arguments: str, stdin: int | None = None, redirect: str = ""
+    server: LLMServer,
+    *arguments: str,
+    stdin: int | None = None,
+    redirect: str = "",
+    code: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The command as a running process; `redirect` is what a shell appends to it."""
-    line = [sys.executable, "-m", "llmstream", "--base-url", server.base_url, *arguments]
+    """The command as a running process; `redirect` is what a shell appends to it, and `code` is run
+    in the place of the command itself."""
+    program = ["-m", "llmstream"] if code is None else ["-c", code]
+    line = [sys.executable, *program, "--base-url", server.base_url, *arguments]
     if redirect:
         line = ["sh", "-c", f'exec "$@" {redirect}', "sh", *line]
     process = subprocess.Popen(
@@ -79,10 +85,12 @@ def test_a_silent_stdin_is_not_waited_for(llm_server: LLMServer, silent: int) ->
 def test_the_wait_is_at_most_half_of_the_total(llm_server: LLMServer, silent: int) -> None:
     """The other half is the call's."""
     llm_server.script(Answer("ok"))
-    with command(llm_server, "--total", "1.6", "hi", stdin=silent) as process:
-        code, out, err = ended(process)
-    assert (code, out) == (0, "ok\n")
-    assert "within 0.8 s" in err
+    code = "import sys; from llmstream.cli import main, stdin; stdin.FIRST_BYTE = 60.0; "
+    code += "sys.exit(main())"
+    with command(llm_server, "--total", "10", "hi", stdin=silent, code=code) as process:
+        status, out, err = ended(process)
+    assert (status, out) == (0, "ok\n")
+    assert "within 5 s" in err
 
 
 @pytest.mark.slow
@@ -131,7 +139,7 @@ def write_slowly(process: subprocess.Popen[bytes], *pieces: tuple[float, bytes])
 def test_a_slow_producer_is_read_to_its_end(llm_server: LLMServer) -> None:
     """Once a byte has arrived there is no further bound but the total clock."""
     with command(llm_server, "--total", "60", "explain", stdin=subprocess.PIPE) as process:
-        write_slowly(process, (0.3, b"line 1\n"), (2.6, b"line 2\n"))
+        write_slowly(process, (0.0, b"line 1\n"), (stdin.FIRST_BYTE + 1.0, b"line 2\n"))
         code, _, err = ended(process)
     assert (code, err) == (0, "")
     assert asked(llm_server)["input"] == "explain\n\nline 1\nline 2"
@@ -180,7 +188,7 @@ def test_the_total_clock_covers_stdin_once_it_has_begun(llm_server: LLMServer) -
 def test_the_call_has_what_stdin_has_left_of_the_total(llm_server: LLMServer) -> None:
     """The clock begins with the command, not with the call."""
     llm_server.script(Reply(before=[Silence()]))
-    with command(llm_server, "--total", "3", stdin=subprocess.PIPE) as process:
+    with command(llm_server, "--total", "8", stdin=subprocess.PIPE) as process:
         begun = time.monotonic()
         assert process.stdin is not None
         process.stdin.write(b"h")
@@ -190,10 +198,10 @@ def test_the_call_has_what_stdin_has_left_of_the_total(llm_server: LLMServer) ->
         write_slowly(process, (1.0, b"i"))
         code, _, err = ended(process)
     assert code == 14
-    assert "of --total 3, which began with the command" in err
+    assert "of --total 8, which began with the command" in err
     within = float(err.split("within ")[1].split(" s")[0])
-    assert within < 2.5
-    assert time.monotonic() - begun < 10
+    assert within < 7.5
+    assert time.monotonic() - begun < BOUND
 
 
 @pytest.mark.slow
