@@ -645,6 +645,7 @@ def test_a_signal_ends_the_run_and_a_second_run_goes_on(
     folder.write(*rows(10))
     with folder.start("--workers", "3") as process:
         until(folder, process, 8)
+        folder.server.wait_requests(10, BOUND)  # those that stall, too
         begun = time.monotonic()
         process.send_signal(number)
         _, err = process.communicate(timeout=BOUND)
