@@ -360,7 +360,7 @@ def test_a_signal_at_any_moment_is_not_a_traceback(
     llm_server.default = lambda recorded: Answer("ok")
     code = (
         "import sys, os, signal, threading, time\n"
-        "from llmstream.cli import main\n"
+        "from llmstream.cli import main, program\n"
         "wait, number = float(sys.argv.pop(1)), int(sys.argv.pop(1))\n"
         "begun, over = threading.Event(), threading.Event()\n"
         "def send():\n"
@@ -368,8 +368,12 @@ def test_a_signal_at_any_moment_is_not_a_traceback(
         "    if not over.wait(wait):\n"
         "        os.kill(os.getpid(), number)\n"
         "threading.Thread(target=send, daemon=True).start()\n"
+        "run = program._run\n"
+        "def begin(arguments):\n"
+        "    begun.set()\n"  # not before: what comes between two lines here is not the command's
+        "    return run(arguments)\n"
+        "program._run = begin\n"
         "try:\n"
-        "    begun.set()\n"  # not in the start of the thread: that is not the command's
         "    sys.exit(main())\n"
         "finally:\n"
         "    over.set()\n"
