@@ -228,7 +228,7 @@ def test_where_no_thread_can_be_had_the_watchdog_lives(
     monkeypatch.setattr(threading.Thread, "start", start)
     hooks: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", hooks.append)
-    server.default = Reply([*TWO_TOKENS, Silence()])
+    server.default = Reply([b"".join(TWO_TOKENS), Silence()])  # no gap that could be too long
     client = client_for(server, timeouts=clocks(idle=0.3), observers=[Told()])
     waiting = Reading(client.stream(PROMPT))
     eventually(lambda: waiting.stream.text == "one two", "another stream waits")

@@ -18,7 +18,7 @@ import genai_prices
 import msgspec
 import pytest
 from every import every
-from support import ONCE, PACKAGE, PATIENCE, output_of
+from support import ONCE, PACKAGE, PATIENCE, other_threads, output_of
 
 from llmstream import Client, LLMStreamError, Result
 from llmstream.errors import ConfigurationError, ServerError, StreamInterrupted
@@ -464,9 +464,9 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(socket.socket, "connect", lambda *a: opened.append(a))
     monkeypatch.setattr(genai_prices.UpdatePrices, "start", lambda *a, **k: opened.append(a))
-    threads = threading.active_count()
+    threads = other_threads()
     assert asked(client_of(said())).cost() is not None
-    assert (opened, threading.active_count()) == ([], threads)
+    assert (opened, other_threads() - threads) == ([], set())
 
 
 # ---- without the extra ---------------------------------------------------------------------------

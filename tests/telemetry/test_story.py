@@ -105,17 +105,24 @@ def test_records_and_results_agree(story: Story) -> None:
             assert (record.error_type, record.error_code) == (kind, error_code(attempt.error))
     assert a.total_ms == first.timings.total_ms
     assert a.first_token_ms == first.timings.first_token_ms
-    # the server's own view: as many requests, at the times that the records say
+    # the server's own view: as many requests, each within the times of its attempt
     assert len(server.requests) == sum(len(end.attempts) for end in told.ends) == 8
     begun = server.requests[0].received_at * 1000.0
+    origin = a.attempts[0]
     for request, record in zip(server.requests, a.attempts, strict=False):
         assert request.headers["x-client-request-id"] == record.trace_id == "a"
-        assert abs(request.received_at * 1000.0 - begun - record.started_ms) < 500.0
+        at = request.received_at * 1000.0 - begun
+        assert record.started_ms - origin.started_ms - origin.total_ms <= at + 1.0
+        assert at - 1.0 <= record.started_ms + record.total_ms - origin.started_ms
     last = a.attempts[3]
     assert last.first_token_ms is not None
     assert last.first_token_ms >= 89.0  # 40 ms to the headers, 50 ms to the first token
-    assert last.longest_gap_ms is not None
-    assert 0.0 < last.longest_gap_ms < last.total_ms  # of the 80 ms, less who is late for the first
+    calls = [(what[0].trace_id, name, what[1:]) for name, what in told.moments]
+    after = calls[[n for n, one in enumerate(calls) if one[:2] == ("a", "phase")][-1] :]
+    gaps = [what[1] for trace, name, what in after if (trace, name) == ("a", "tokens")]
+    assert gaps[0] is None  # and the others are few where who reads is late for the first
+    assert last.longest_gap_ms == max(gaps[1:], default=None)
+    assert last.longest_gap_ms is None or 0.0 <= last.longest_gap_ms < last.total_ms
     assert a.backoff_ms >= 60.0 + 50.0 + 50.0 - 1.0
     assert a.retries[0].wait_ms == 60.0
 
@@ -147,7 +154,8 @@ def test_the_records_agree_with_themselves(story: Story) -> None:
             if one.outcome != "success":
                 assert one.phases[-1][0] == one.phase
         spent = sum(x.total_ms for x in end.attempts) + end.backoff_ms
-        assert spent == pytest.approx(end.total_ms, abs=50.0)
+        # what is between them is the library's own, and that of a machine that stands still
+        assert end.total_ms - 5000.0 < spent <= end.total_ms + 1.0
 
 
 def test_the_log_agrees_with_the_records(story: Story) -> None:

@@ -102,8 +102,18 @@ def test_ctrl_c_in_the_middle_of_an_answer() -> None:
     for item in run:
         if getattr(item, "text", "").strip() == "two":
             break
-    threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    from support import until_blocked
+    main = threading.main_thread()
+    inside = threading.Event()
+
+    def interrupt_once_it_waits():
+        inside.wait(30)
+        until_blocked(main)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_once_it_waits).start()
     try:
+        inside.set()
         run.result()
     except KeyboardInterrupt:
         print(run.text, run.state()["step"])

@@ -189,7 +189,7 @@ def test_a_tool_that_takes_too_long(limit: str) -> None:
     slow = Slow()
     own = slow.slow if limit == "of the run" else tool(timeout=0.02)(slow.slow)
     model = talk(calls("slow", "quick"), DONE)
-    quick = tool(name="quick")(lambda: "here")
+    quick = tool(name="quick", timeout=60.0)(lambda: "here")
     run = model.client("messages").run(
         PROMPT, [own, quick], tool_timeout=0.02 if limit == "of the run" else 60.0
     )
@@ -1013,7 +1013,10 @@ def test_a_forked_child_leaves_the_run_to_its_parent() -> None:
     slow.let.put(None)
     slow.let.put(None)
     assert run.result().text == "Done."
-    assert not any(t.name == "llmstream-tool" for t in other_threads() if t.is_alive())
+    eventually(
+        lambda: not any(t.name == "llmstream-tool" for t in other_threads()),
+        "the tools' threads have ended",
+    )
 
 
 # ---- what cannot work --------------------------------------------------------------------------
