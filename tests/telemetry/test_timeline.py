@@ -231,7 +231,7 @@ FAILURES: dict[str, tuple[Reply, list[str], int, str, str]] = {
     "a truncation": (Reply([*TWO_WORDS, Cut(last_chunk=True)]), [], 17, "StreamTruncated", "body"),
     "a timeout": (
         Reply([*TWO_WORDS, Silence()]),
-        ["--total", "0.4"],
+        ["--total", "3"],  # seconds: the words are to come before
         14,
         "DeadlineExceeded",
         "body",
@@ -246,7 +246,10 @@ FAILURES: dict[str, tuple[Reply, list[str], int, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n == "a timeout" else ()) for n in FAILURES],
+)
 def test_a_failure_is_drawn(server: LLMServer, command: Command, name: str) -> None:
     """The page is written when the call fails, with the error and its place."""
     reply, options, exit_code, error, phase = FAILURES[name]
@@ -260,9 +263,10 @@ def test_a_failure_is_drawn(server: LLMServer, command: Command, name: str) -> N
         assert "nothing more for" in page.words()
 
 
+@pytest.mark.slow
 def test_a_service_that_is_not_there_is_drawn(command: Command) -> None:
     """A refused connection ends in the phase `connect`, attempt by attempt."""
-    code, page, log = command("http://127.0.0.1:1/v1", "--total", "0.8")
+    code, page, log = command("http://127.0.0.1:1/v1", "--total", "3")
     assert code in (14, 15)  # the deadline may come while it waits
     agree(page, log)
     assert page.attempts()[0] == ["1", "ConnectionFailed", "connect"]
