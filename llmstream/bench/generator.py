@@ -28,8 +28,8 @@ class Generator:
 
     Each thread takes the next arrival, waits for its moment, makes the request, and takes the next.
     A request whose moment has come when all threads are busy is sent by the first that is free, and
-    counts from its moment. Threads are started as they are needed, so that one is always waiting
-    for the next arrival.
+    counts from its moment. Threads are started as they are needed: with a request that leaves none
+    to wait for the next arrival.
 
     Args:
         ask: makes the stream of the request with a number, without sending it.
@@ -62,7 +62,7 @@ class Generator:
         self._number = 0
         self._started = 0  # threads
         self._done = 0  # of them have ended
-        self._waiting = 0  # threads that have no request that is due
+        self._waiting = 0  # threads that make no request: they wait for the moment of one
         self.unsent = 0
         self.samples: list[Sample] = []
         self.gaps = Gaps()  # of the answered requests
@@ -150,11 +150,11 @@ class Generator:
         self._bells.append(bell)
         try:
             while (arrival := self._take()) is not None:
-                number, at, is_last_free = arrival
-                if is_last_free:
-                    self._spawn()
+                number, at = arrival
                 if not self._sleep(at, bell):
                     break
+                if self._leaves_none():
+                    self._spawn()
                 self._measure(number, at)
                 with self._lock:
                     self._waiting += 1
@@ -166,8 +166,8 @@ class Generator:
                 self._done += 1
             self._bell.put(None)
 
-    def _take(self) -> tuple[int, float, bool] | None:
-        """The number of the next request, its moment, and whether no other thread is free."""
+    def _take(self) -> tuple[int, float] | None:
+        """The number of the next request, and its moment."""
         with self._lock:
             now = self._clock.monotonic() - self.begun
             while (at := None if self._over else self._arrivals.next(now)) is not None:
@@ -179,8 +179,14 @@ class Generator:
                 return None
             number = self._number
             self._number += 1
+            return number, self.begun + at
+
+    def _leaves_none(self) -> bool:
+        """This thread makes a request now; returns whether no other one waits for an arrival. (Not
+        before its moment has come: each thread that is started takes an arrival.)"""
+        with self._lock:
             self._waiting -= 1
-            return number, self.begun + at, self._waiting == 0
+            return self._waiting == 0
 
     def _sleep(self, at: float, bell: SimpleQueue[None]) -> bool:
         """Wait for a moment. Returns False if the generator was stopped meanwhile."""

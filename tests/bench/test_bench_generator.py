@@ -90,18 +90,28 @@ def test_no_further_thread_is_an_error(
 
 
 def test_threads_are_started_as_they_are_needed(server: LLMServer, client_for: ClientFor) -> None:
-    """An open loop that has one stream at a time has few threads, whatever it is allowed."""
-    most = [0]
+    """An open loop that has one stream at a time has one more thread, which waits for the moment of
+    the next, whatever it is allowed."""
+    counts: list[int] = []
 
     def reply(recorded: Recorded) -> Reply:
-        most[0] = max(most[0], bench_threads())
+        counts.append(bench_threads())
         return Reply(Answer("a"))
 
+    def interrupt(name: str, generator: Generator) -> None:
+        counts.append(bench_threads())
+        if generator.samples:
+            raise KeyboardInterrupt
+
     server.default = reply
-    load = Load(rate=(20,), constant=True, requests=20, max_concurrency=200, warmup=0)
-    (level,) = Benchmark(client_for(server), load).run()
-    assert (level.ok, level.failed) == (20, 0)
-    assert most[0] < 20
+    load = Load(rate=(0.001,), constant=True, requests=100, max_concurrency=200, warmup=0)
+    bench = Benchmark(client_for(server), load, each=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(bench.run())
+    assert set(counts) == {2}
+    (level,) = bench.reports
+    assert (level.ok, level.failed, len(server.requests)) == (1, 0, 1)
+    eventually(lambda: bench_threads() == 0, "its threads have ended")
 
 
 @pytest.mark.parametrize("load", [{"concurrency": (32,)}, {"rate": (400,)}])
