@@ -49,8 +49,10 @@ from llmstream import (
 )
 from llmstream.testing import Answer, LLMServer, Pause, Pings, Recorded, Reply, Silence
 
-AT_MOST = 0.1  # seconds that cancel() may take (it takes microseconds) ...
-SOON = 2.0  # ... and after which the reader is back, on the busiest machine
+# Far from both, and nearer than any clock of these streams: cancel() takes microseconds, but a pass
+# of the collector over what the other tests have left, or another process, may come between.
+AT_MOST = 5.0  # seconds that cancel() may take ...
+SOON = 5.0  # ... and after which the reader is back
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -422,8 +424,8 @@ def test_a_stream_never_started_leaves_nothing(
     client = client_for(server)
     for _ in range(100):
         client.stream(PROMPT)
-    assert other_threads() == threads
-    assert open_sockets() == sockets
+    assert other_threads() <= threads  # one of another test may end just now
+    assert open_sockets() <= sockets
     assert len(client._calls) == 0
     assert server.connections == 0
 
@@ -794,7 +796,7 @@ def test_cancels_at_random_times(
 
     def neighbours(_: Stream) -> int:
         calls = 0
-        while not neighbour_is_done.is_set():
+        while not (calls and neighbour_is_done.is_set()):  # it may begin late
             result = client.stream("neighbour").result()
             assert result.text == "neighbour;" * 6
             assert len(result.attempts) == 1

@@ -1147,8 +1147,8 @@ def test_a_thousand_streams_never_started(
             stream = client.stream(PROMPT)
             kept += [stream, iter(stream)]
             client.stream(PROMPT).chunks()
-        assert other_threads() == threads
-        assert open_sockets() == sockets
+        assert other_threads() <= threads
+        assert open_sockets() <= sockets
         assert len(client._calls) == count
 
     make(50)  # what is made once, is made now

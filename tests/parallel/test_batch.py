@@ -269,7 +269,7 @@ def test_nothing_is_sent_before_the_first_use(server: LLMServer, client_for: Cli
     threads = other_threads()
     with client_for(server).parallel(prompts()) as batch:
         assert repr(batch) == "<Batch not started>"
-        assert other_threads() == threads
+        assert other_threads() <= threads
     assert not server.requests
 
 
