@@ -494,7 +494,7 @@ def test_an_error_followed_by_endless_pings_ends(step: Pings, bench: Bench) -> N
 
     reader = threading.Thread(target=read)
     reader.start()
-    reader.join(3)
+    reader.join(BOUND.idle / 2)  # the moment is two seconds
     hangs = reader.is_alive()
     stream.cancel("the test is over")
     reader.join(10)

@@ -28,6 +28,7 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- fault matrix -->\n", "<!-- end of the fault matrix -->"
 ANSWER = Answer("The sky is blue")
 SHORT = 0.3  # seconds of the clock that is to break
+TOTAL = 1.0  # seconds of the one that begins before the answer does
 RETRY = RetryPolicy(max_attempts=3, base=0.01, cap=0.02)
 
 
@@ -60,6 +61,11 @@ def before_the_head(*steps: Any) -> Callable[[str], Reply]:
 
 def after(count: int, *steps: Any) -> Callable[[str], Reply]:
     return lambda api: Reply([*words(api, count), *steps])
+
+
+def at_once(count: int, *steps: Any) -> Callable[[str], Reply]:
+    """The words in one write: between two a short clock could break."""
+    return lambda api: Reply([b"".join(words(api, count)), *steps])
 
 
 def at_first(*steps: Any) -> Callable[[str], Reply]:
@@ -132,11 +138,11 @@ FAULTS = (
         0,
         "first_token",
     ),
-    Fault("two words, then silence", after(2, Silence()), "SilenceTimeout", 1, 2, "silence"),
-    Fault("two words, then pings for ever", after(2, Pings(0.05)), "IdleTimeout", 1, 2, "idle"),
+    Fault("two words, then silence", at_once(2, Silence()), "SilenceTimeout", 1, 2, "silence"),
+    Fault("two words, then pings for ever", at_once(2, Pings(0.05)), "IdleTimeout", 1, 2, "idle"),
     Fault(
         "a word now and then, past the deadline",
-        after(2, Pause(0.2), *[Pings(0.05)]),
+        at_once(2, Pause(0.2), *[Pings(0.05)]),
         "DeadlineExceeded",
         1,
         2,
@@ -251,7 +257,7 @@ def play(fault: Fault, api: str) -> Cell:
 
 def ask(api: str, base_url: str, clock: str, **settings: Any) -> Cell:
     limits = {"first_token": 20.0, "idle": 20.0, "silence": 20.0, "total": 30.0}
-    limits |= {clock: SHORT} if clock else {}
+    limits |= {clock: TOTAL if clock == "total" else SHORT} if clock else {}
     with Client(
         api,
         base_url=base_url,
@@ -275,10 +281,11 @@ def ask(api: str, base_url: str, clock: str, **settings: Any) -> Cell:
 
 def refused() -> Iterator[Cell]:
     """Nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    for api in APIS:
-        yield ask(api, f"http://127.0.0.1:{port}/v1", "")
+    with socket.socket() as bound:  # so that nobody else listens there
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        for api in APIS:
+            yield ask(api, f"http://127.0.0.1:{port}/v1", "")
 
 
 # ---- proxies -------------------------------------------------------------------------------------
