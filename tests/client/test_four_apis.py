@@ -1037,7 +1037,7 @@ def test_closing_the_client_closes_connections_though_an_error_is_kept(
     client = ask()
     kept = failure(client.stream("Hi"))
     client.close()
-    server.wait_all_closed(1.0)
+    server.wait_all_closed()
     assert kept.attempts
 
 
