@@ -30,8 +30,37 @@ __all__ = ["Local", "Lock", "RLock", "Thread", "spawn", "thread_number"]
 Lock = threading.Lock
 RLock = threading.RLock
 Local = threading.local
-Thread = threading.Thread
 thread_number = threading.get_ident  # of the current thread
+
+
+class Thread(threading.Thread):
+    """A thread that can be joined again after an interrupt of `join`. (Before 3.13 CPython then
+    takes it for one that has ended, while it runs.)"""
+
+    def __init__(self, work: Callable[[], object], name: str, *, daemon: bool) -> None:
+        super().__init__(target=work, name=name, daemon=daemon)
+        self._over = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self._over = True
+            self._bell.put(None)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, at most `timeout` seconds (None: without a limit)."""
+        if self.is_alive() and self is not threading.current_thread():
+            try:
+                if not self._over:
+                    self._bell.get(timeout=None if timeout is None else max(0.0, timeout))
+            except queue.Empty:
+                return
+            finally:
+                if self._over:
+                    self._bell.put(None)  # for others that wait
+        super().join(timeout)  # what is left of it takes no time
 
 
 def spawn(work: Callable[[], object], name: str, *, daemon: bool = True) -> Thread:
@@ -44,7 +73,7 @@ def spawn(work: Callable[[], object], name: str, *, daemon: bool = True) -> Thre
             "gevent.monkey.patch_all() before anything else is imported (with gunicorn --preload: "
             "at the top of its configuration file)"
         )
-    thread = Thread(target=work, name=f"llmstream-{name}", daemon=daemon)
+    thread = Thread(work, f"llmstream-{name}", daemon=daemon)
     answers: SimpleQueue[BaseException | None] = SimpleQueue()
     # `Thread.start` waits for the new thread at a Condition. An interrupt there would leave the new
     # thread behind a lock for ever. So it is called where no signal handler runs.
