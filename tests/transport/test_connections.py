@@ -34,6 +34,7 @@ from support import (
     clocks,
     eventually,
     failure,
+    other_threads,
     output_of,
     read_request,
     socket_of,
@@ -507,7 +508,7 @@ def test_a_tunnel(
         tls_server,
         base_url=named(tls_server),
         verify=True,
-        timeouts=clocks(8.0, idle=0.3),
+        timeouts=clocks(8.0),
         retry=ONCE,
     )
     assert client.stream(PROMPT).result().text == "Hello, world!"
@@ -516,7 +517,8 @@ def test_a_tunnel(
     assert tunnel.heads[0].startswith(b"CONNECT llm.test")
     assert b"test-key" not in tunnel.heads[0]
     tls_server.script(Reply([*TWO_TOKENS, Silence()]))
-    assert type(failure(client.stream(PROMPT))).__name__ == "IdleTimeout"
+    dying = client.stream(PROMPT, timeouts=clocks(8.0, idle=0.3))
+    assert type(failure(dying)).__name__ == "IdleTimeout"
     for _ in range(2):  # on a new connection, and on one that has served a call
         tls_server.script(Reply([*TWO_TOKENS, Silence()]))
         stream = client.stream(PROMPT, timeouts=clocks(60.0))
@@ -665,12 +667,13 @@ def test_streams_need_no_threads(server: LLMServer, client_for: Callable[..., Cl
     """Thirty running streams: one watchdog, and no other thread of the library."""
     server.default = Reply([*TWO_TOKENS, Silence()])
     client = client_for(server)
+    before = other_threads()
     streams = [client.stream(PROMPT) for _ in range(30)]
     for stream in streams:
         next(stream)
-    names = [t.name for t in threading.enumerate() if t.name.startswith("llmstream-")]
-    ours = [name for name in names if not name.startswith("llmstream-test-server")]
-    assert ours == ["llmstream-watchdog"]
+    names = [t.name for t in other_threads() - before if t.name.startswith("llmstream-")]
+    assert [name for name in names if not name.startswith("llmstream-test-server")] == []
+    assert len(watchdogs()) == 1
     client.close()
 
 
@@ -867,12 +870,13 @@ def test_nothing_secret_is_logged(
         Reply.error(429, message="marked-answer", headers={"retry-after": "0"}),
         Reply(before=[Silence()]),
     )
-    client = client_for(server, api_key="marked-key", timeouts=clocks(8.0, first_token=0.2))
+    client = client_for(server, api_key="marked-key", timeouts=clocks(8.0))
     client.stream("marked-prompt").result()
     assert isinstance(
         failure(client.stream("marked-prompt", retry=ONCE), Stream.result), RateLimitError
     )
-    failure(client.stream("marked-prompt", retry=ONCE))
+    soon = clocks(8.0, first_token=0.2)
+    failure(client.stream("marked-prompt", retry=ONCE, timeouts=soon))
     assert "marked-" not in caplog.text
 
 

@@ -69,11 +69,12 @@ def test_requests_mock_that_lets_through(
     server: LLMServer, client_for: Callable[..., Client]
 ) -> None:
     """With `real_http` the call is one like any other: its clocks and its cancel hold."""
-    client = client_for(server, timeouts=clocks(8.0, idle=0.3), retry=ONCE)
+    client = client_for(server, timeouts=clocks(8.0), retry=ONCE)
     with requests_mock.Mocker(real_http=True):
         assert client.stream(PROMPT).result().text == "Hello, world!"
         server.script(Reply([*ANSWER.blocks()[:6], Silence()]))
-        assert type(failure(client.stream(PROMPT))).__name__ == "IdleTimeout"
+        dying = client.stream(PROMPT, timeouts=clocks(8.0, idle=0.3))
+        assert type(failure(dying)).__name__ == "IdleTimeout"
 
 
 @pytest.mark.parametrize("name", ["send", "get_adapter"])

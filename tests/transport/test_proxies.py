@@ -25,6 +25,7 @@ from support import (
     clocks,
     eventually,
     failure,
+    phase_of,
     read_request,
 )
 
@@ -32,7 +33,7 @@ from llmstream import Client, ConfigurationError, ConnectionFailed, PermissionDe
 from llmstream._settings.client import ClientSettings
 from llmstream._transport.adapter import RequestsTransport
 from llmstream._transport.proxy import find_proxy
-from llmstream.testing import LLMServer, Reply, Silence, blackhole
+from llmstream.testing import FakeClock, LLMServer, Reply, Silence, blackhole
 
 KINDS = ("socks5", "socks5h", "socks4", "socks4a")
 PASSWORD = "marked-password"
@@ -224,12 +225,14 @@ def test_a_proxy_that_stalls(
         else:
             url, waits = stalled(stage, raw_server, kind)
         clock = {} if ending in ("cancel", "close") else {ending: 0.4}
+        time_of_test = FakeClock()  # it passes once the proxy is waited for
         client = client_for(
             None,
             base_url=f"{scheme}://127.0.0.1:9/v1",
             proxies={"all": url},
             timeouts=clocks(60.0, **clock),
             retry=ONCE,
+            clock=time_of_test,
         )
         stream = client.stream(PROMPT)
         reading = Reading(stream)
@@ -238,6 +241,13 @@ def test_a_proxy_that_stalls(
             stream.cancel("enough")
         if ending == "close":
             client.close()
+        if stage == "request":
+            eventually(lambda: phase_of(stream) == "headers", "the request is sent")
+        for _ in range(100 if clock else 0):  # the clock may begin just now; the others have 60 s
+            time_of_test.advance(0.4)
+            reading.join(0.1)
+            if not reading.is_alive():
+                break
         expected = {
             "connect": "ConnectTimeout",
             "first_token": "FirstTokenTimeout",
@@ -261,12 +271,13 @@ def test_clocks_and_cancels_behind_socks(
         any_server,
         base_url=named(any_server),
         proxies={"all": socks_url(kind, proxy)},
-        timeouts=clocks(8.0, idle=0.3),
+        timeouts=clocks(8.0),
         retry=ONCE,
     )
     for _ in range(2):
         any_server.script(Reply([*TWO_TOKENS, Silence()]))
-        assert type(failure(client.stream(PROMPT))).__name__ == "IdleTimeout"
+        dying = client.stream(PROMPT, timeouts=clocks(8.0, idle=0.3))
+        assert type(failure(dying)).__name__ == "IdleTimeout"
         any_server.script(Reply([*TWO_TOKENS, Silence()]))
         stream = client.stream(PROMPT, timeouts=clocks(60.0))
         reading = Reading(stream)

@@ -63,6 +63,7 @@ def good(server: LLMServer) -> Any:
 
 
 REFUSING = known(socket.AF_INET, ("127.0.0.1", 1))
+SOON = 5.0  # seconds, on the busiest machine; the clocks of a connect leave twice as many
 BASE_URL = f"http://{HOST}:80/v1"
 
 
@@ -85,7 +86,7 @@ def test_one_that_does_not_answer_costs_a_quarter_of_a_second(
     client = client_for(None, base_url=BASE_URL, retry=ONCE)
     begun = time.monotonic()
     assert client.stream(PROMPT).result().text == "Hello, world!"
-    assert 0.2 < time.monotonic() - begun < 2
+    assert 0.2 < time.monotonic() - begun < SOON
 
 
 def test_one_that_refuses_costs_nothing(
@@ -100,7 +101,7 @@ def test_one_that_refuses_costs_nothing(
     client = client_for(None, base_url=BASE_URL, retry=ONCE)
     begun = time.monotonic()
     assert client.stream(PROMPT).result().text == "Hello, world!"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < SOON
     assert server.connections == 1
 
 
@@ -115,7 +116,7 @@ def test_ipv6_that_does_not_work(
     client = client_for(None, base_url=BASE_URL, retry=ONCE)
     begun = time.monotonic()
     assert client.stream(PROMPT).result().text == "Hello, world!"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < SOON
 
 
 @pytest.mark.slow
@@ -148,11 +149,11 @@ def test_clocks_and_cancels_hold_for_all(
         begun = time.monotonic()
         stream.cancel() if ending == "cancel" else client.close()
         assert type(reading.ended()) is Cancelled
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < SOON
     else:
         expected = {"connect": "ConnectTimeout", "total": "DeadlineExceeded"}[ending]
         assert type(reading.ended()).__name__ == expected
-        assert 0.5 < time.monotonic() - begun < 2
+        assert 0.5 < time.monotonic() - begun < SOON
     eventually(lambda: not open_sockets() - before, "all are closed")
 
 
