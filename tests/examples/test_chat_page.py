@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from chat_page import ChatPage, served
 from hosts import Host, gunicorn
 from support import eventually
-from upstream import Says, Upstream
+from upstream import Says, Upstream, once
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -45,7 +46,7 @@ x = 1  # **not bold**
 ```
 [web](https://example.org/a?b=c) [bad](javascript:alert(1)) [data](data:text/html,x)
 **open and `unfinished"""
-LONG = Says([f"line {number}\n" for number in range(400)], every=0.004)
+LINES = [f"line {number}\n" for number in range(400)]
 SLOW = Says([f"word{number} " for number in range(12)], every=0.08)
 HELD = Says(["one ", "two "], every=0.02, holds=True)
 
@@ -55,7 +56,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterat
     upstream.answers.update(
         odd=ODD,
         markdown=Says(re.findall(r"\S+\s*|\s+", MARKDOWN), every=0.005),
-        long=LONG,
         slow=SLOW,
         held=HELD,
         hi=Says(["Hello."]),
@@ -379,7 +379,9 @@ def test_it_does_not_wait_once_the_network_is_back(open_page: Open, site: Host) 
 # ---- using it ------------------------------------------------------------------------------------
 
 
-def test_it_does_not_fight_the_user_for_the_scroll_bar(page: ChatPage) -> None:
+def test_it_does_not_fight_the_user_for_the_scroll_bar(page: ChatPage, upstream: Upstream) -> None:
+    scrolled = threading.Event()
+    upstream.answers["long"] = Says([*LINES[:100], once(scrolled), *LINES[100:]], every=0.004)
     page.ask("long")
     page.until_text("line 0\n")
     log = page.tab.locator("#log")
@@ -390,6 +392,7 @@ def test_it_does_not_fight_the_user_for_the_scroll_bar(page: ChatPage) -> None:
     page.tab.locator("#newest").wait_for()
     place = log.evaluate("n => n.scrollTop")
     height = log.evaluate("n => n.scrollHeight")
+    scrolled.set()
     eventually(lambda: log.evaluate("n => n.scrollHeight") > height + 300, "the text grows")
     assert log.evaluate("n => n.scrollTop") <= place
     page.tab.click("#newest")
@@ -417,13 +420,16 @@ def test_the_keyboard(page: ChatPage) -> None:
     assert tab.locator("article").count() == 2
 
 
-def test_a_screen_reader_is_told_once(page: ChatPage) -> None:
+def test_a_screen_reader_is_told_once(page: ChatPage, upstream: Upstream) -> None:
     """The log is read out when the answer is whole, and each button has a name."""
     assert page.tab.get_by_role("log", name="Conversation").count() == 1
-    page.ask("slow")
+    heard = threading.Event()
+    upstream.answers["read out"] = Says(["word0 ", once(heard), "word1"])
+    page.ask("read out")
     page.until_text("word0 ")
     assert page.answer.get_attribute("aria-busy") == "true"
     assert page.tab.locator("[role=status]").text_content() == "The answer is being written."
+    heard.set()
     page.until_ended()
     assert page.tab.locator("[role=status]").text_content() == "The answer is complete."
     names = page.tab.evaluate(

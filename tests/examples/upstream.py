@@ -13,7 +13,7 @@ from typing import Any
 
 from support import PATIENCE, RawServer, eventually
 
-__all__ = ["Asked", "Says", "Upstream", "stamp"]
+__all__ = ["Asked", "Says", "Upstream", "once", "stamp"]
 
 Token = str | Callable[[], str]
 
@@ -21,6 +21,16 @@ Token = str | Callable[[], str]
 def stamp() -> str:
     """A token that says when it was sent: milliseconds of the clock that the page has, too."""
     return f"{time.time() * 1000:.1f} "
+
+
+def once(event: threading.Event) -> Token:
+    """A token of no text, which is sent once the event is set: what follows comes after that."""
+
+    def token() -> str:
+        assert event.wait(4 * PATIENCE), "nobody has set it"
+        return ""
+
+    return token
 
 
 @dataclass(frozen=True)
