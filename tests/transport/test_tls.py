@@ -11,6 +11,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from socks_server import SocksServer
 from support import (
     BLOCKS,
     ONCE,
+    PATIENCE,
     PROMPT,
     RawServer,
     eventually,
@@ -35,7 +37,7 @@ from support import (
 )
 
 from llmstream import Client, ConfigurationError, ConnectionFailed
-from llmstream.testing import LLMServer
+from llmstream.testing import Answer, LLMServer, Recorded
 from llmstream.testing.tls import server_context
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
@@ -115,6 +117,13 @@ def test_a_file_is_read_once_for_all_connections(
         monkeypatch.setenv(source, tls_server.ca_file)
         settings["verify"] = True
     client = client_for(tls_server, **settings)
+    together = threading.Barrier(20)
+
+    def reply(_: Recorded) -> Answer:
+        together.wait(PATIENCE)
+        return Answer("Hello, world!")
+
+    tls_server.script(*[reply] * 20)
 
     def call(_: int) -> None:
         assert client.stream(PROMPT).result().text == "Hello, world!"
@@ -122,7 +131,7 @@ def test_a_file_is_read_once_for_all_connections(
     assert in_threads(20, call) == []
     for n in range(3):
         call(n)
-    assert tls_server.connections > 5
+    assert tls_server.connections >= 20
     assert len(contexts) == len(loads) == 1
 
 
