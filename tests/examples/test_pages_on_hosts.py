@@ -7,6 +7,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import pytest
@@ -48,7 +49,6 @@ def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upstream: Upstream
 ) -> Iterator[Site]:
     upstream.answers.update(
-        timed=Says([*ODD, *[stamp] * SENT], every=0.03),
         held=Says(["one ", "two "], holds=True),
         silent=Says(holds=True),
         fails=Says(["one ", "two "], error="sk-secret of http://internal"),
@@ -79,8 +79,19 @@ def url(request: pytest.FixtureRequest, site: Site) -> str:
 
 
 def check_answers(page: ChatPage, upstream: Upstream) -> None:
-    """Tokens come as they are sent, and a failure is one error in its place."""
+    """Tokens come as they are sent, each before the next one is, and a failure is one error in its
+    place."""
+    turns: SimpleQueue[None] = SimpleQueue()
+
+    def in_turn() -> str:
+        turns.get(timeout=4 * PATIENCE)
+        return stamp()
+
+    upstream.answers["timed"] = Says([*ODD, *[in_turn] * SENT])
     page.ask("timed")
+    for number in range(SENT):
+        turns.put(None)
+        eventually(lambda n=number: page.text.count(".") > n, "the token is in the page")
     page.until_ended()
     assert page.error is None
     odd, stamps = page.text[: len("".join(ODD))], page.text[len("".join(ODD)) :]
