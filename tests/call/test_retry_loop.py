@@ -28,8 +28,11 @@ from support import (
     Reading,
     bounded,
     clocks,
+    eventually,
     failure,
+    phase_of,
     read_request,
+    until_blocked,
 )
 
 import llmstream._call.retrying
@@ -242,11 +245,25 @@ def test_over_tls(tls_server: LLMServer, client_for: Callable[..., Client]) -> N
 
 def test_a_connect_timeout_is_asked_again(client_for: Callable[..., Client]) -> None:
     """The connect clock starts anew with each attempt."""
+    clock = FakeClock()  # time passes once the handshake has begun
     with LLMServer(tls=True, handshake=False) as silent:
         client = client_for(
-            silent, timeouts=clocks(8.0, connect=SHORT), retry=RetryPolicy(3, 0.0, 0.0)
+            silent,
+            timeouts=clocks(8.0, connect=SHORT),
+            retry=RetryPolicy(3, 0.0, 0.0),
+            clock=clock,
         )
-        error = failure(client.stream(PROMPT))
+        stream = client.stream(PROMPT)
+        reading = Reading(stream)
+        for number in range(1, 4):
+            silent.wait_connections(number)
+            eventually(
+                lambda n=number: len(stream.attempts) == n and phase_of(stream) == "tls",
+                "the handshake has begun",
+            )
+            clock.advance(SHORT)
+        error = reading.ended()
+        assert isinstance(error, ConnectTimeout)
         assert type(error) is ConnectTimeout
         assert [type(attempt.error) for attempt in error.attempts] == [ConnectTimeout] * 3
         assert silent.connections == 3
@@ -344,13 +361,19 @@ def test_a_cancel_in_a_wait_counts_the_attempts(client_for: Callable[..., Client
         server.default = Reply.error(503)
         patient = RetryPolicy(base=60.0, cap=60.0, max_attempts=9)
         stream = client_for(server, retry=patient).stream(PROMPT)
-        threading.Timer(SHORT, stream.cancel, ["enough"]).start()
-        assert "attempts" not in str(failure(stream))
+        reading = Reading(stream)
+        eventually(lambda: phase_of(stream) == "backoff", "it waits")
+        stream.cancel("enough")
+        error = reading.ended()
+        assert isinstance(error, Cancelled)
+        assert "attempts" not in str(error)
         quick = RetryPolicy(base=0.01, cap=0.01, max_attempts=9)
         stream = client_for(server, retry=quick).stream(PROMPT)
         server.script(Reply.error(503), Reply.error(503), Reply(before=[Silence()]))
-        threading.Timer(3 * SHORT, stream.cancel, ["enough"]).start()
-        error = failure(stream)
+        reading = Reading(stream)
+        server.wait_requests(4)
+        stream.cancel("enough")
+        error = reading.ended()
         assert isinstance(error, Cancelled)
         assert str(error).endswith("after 3 attempts")
 
@@ -584,12 +607,23 @@ def test_a_first_token_timeout_is_asked_again_on_request_only(
     slow = Reply([BLOCKS[0], Silence()])
     server.script(slow, slow, ANSWER)
     timeouts = clocks(8.0, first_token=SHORT)
-    client = client_for(server, timeouts=timeouts, retry=AT_ONCE)
-    error = failure(client.stream(PROMPT))
+    clock = FakeClock()  # time passes while the service is silent
+    client = client_for(server, timeouts=timeouts, retry=AT_ONCE, clock=clock)
+
+    def read_through_a_silence(stream: Stream) -> Reading:
+        reading = Reading(stream, Stream.result)
+        eventually(lambda: stream.response_id, "the first event has arrived")
+        until_blocked(reading)  # the clock stands while an event is handed over
+        clock.advance(SHORT)
+        reading.ended()
+        return reading
+
+    error = read_through_a_silence(client.stream(PROMPT)).error
+    assert isinstance(error, LLMStreamError)
     assert type(error) is FirstTokenTimeout
     assert len(error.attempts) == 1
     willing = RetryPolicy(base=0.0, cap=0.0, retry_first_token=True)
-    result = client.stream(PROMPT, retry=willing).result()
+    result = read_through_a_silence(client.stream(PROMPT, retry=willing)).value
     assert result.text == TEXT
     assert type(result.attempts[0].error) is FirstTokenTimeout
     assert len(result.attempts) == 2
@@ -924,8 +958,10 @@ def test_hostile_answers(
     """Whatever a peer says: the right answer or an error of ours, in time, and the next call on
     this client is not harmed by it."""
     server.script(reply)
-    client = client_for(server, retry=ONCE, timeouts=clocks(8.0, first_token=0.8, silence=0.8))
-    stream = client.stream(PROMPT)
+    client = client_for(server, retry=ONCE, timeouts=clocks(8.0))
+    soon = clocks(8.0, first_token=0.8, silence=0.8)
+    waits = expected is FirstTokenTimeout
+    stream = client.stream(PROMPT, timeouts=soon if waits else None)
     reading = bounded(stream, Stream.result)
     if isinstance(expected, str):
         assert reading.error is None, repr(reading.error)
