@@ -131,8 +131,9 @@ def test_a_recording_can_be_cancelled(
     with recording(tmp_path / "tape.yaml", "once"):
         limits = clocks(60.0, total=0.4)
         assert type(failure(client.stream(PROMPT, timeouts=limits))).__name__ == "DeadlineExceeded"
+        before = len(any_server.requests)  # the clock may have run out before one was sent
         stream = client.stream(PROMPT, timeouts=clocks(60.0))
         reading = Reading(stream)
-        eventually(lambda: len(any_server.requests) == 2, "the request has arrived")
+        eventually(lambda: len(any_server.requests) > before, "the request has arrived")
         stream.cancel()
         assert type(reading.ended()).__name__ == "Cancelled"
