@@ -14,6 +14,7 @@ import pytest
 from every import every
 from hypothesis import given
 from hypothesis import strategies as st
+from support import eventually
 
 from llmstream import (
     Cancelled,
@@ -36,6 +37,8 @@ from llmstream import (
 )
 from llmstream._call.budget import Budget
 from llmstream._core.overlap import LONGEST, SHORTEST, OverlapTrimmer
+from llmstream._core.phase import Phase
+from llmstream._runtime.clock import SYSTEM_CLOCK
 from llmstream.testing import (
     Answer,
     Cut,
@@ -865,28 +868,47 @@ def test_clients_of_one_host_and_key_share() -> None:
     assert key not in repr(vars(one._endpoint.budget))
 
 
+class Ahead:
+    """The system's clock, and what a test lets pass by it."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return SYSTEM_CLOCK.monotonic() + self.passed
+
+    def time(self) -> float:
+        return SYSTEM_CLOCK.time() + self.passed
+
+    def wait(self, bell: Any, seconds: float | None) -> None:
+        SYSTEM_CLOCK.wait(bell, 0.01 if seconds is None else min(0.01, seconds))
+
+
 def test_a_429_holds_all_of_the_host(llm_server: LLMServer) -> None:
     """One is told to wait; others, of another client too, do not ask before that."""
+    clock = Ahead()
     llm_server.default = Answer("Hello")
-    llm_server.script(Reply.error(429, headers={"retry-after": "1"}))
+    llm_server.script(Reply.error(429, headers={"retry-after": "50"}))
     with Client(base_url=llm_server.base_url) as one, Client(base_url=llm_server.base_url) as two:
+        for client in (one, two):  # clients that are given a clock share no wait
+            client._factory._clock = clock
         threads = [threading.Thread(target=one.stream("Why?").result)]
         threads[0].start()
-        first = llm_server.wait_requests(1)[0]
-        deadline = threading.Event()
-        while not one._endpoint.budget.throttled(one._factory._clock.monotonic())[0]:
-            assert not deadline.wait(0.001)
+        budget = one._endpoint.budget
+        eventually(lambda: budget.throttled(clock.monotonic())[0], "the host is held")
         streams = [two.stream("Why?") for _ in range(20)]
         threads += [threading.Thread(target=stream.result) for stream in streams]
         for thread in threads[1:]:
             thread.start()
+        held = [stream._call.ctx.scope for stream in streams]
+        eventually(lambda: all(one.phase is Phase.THROTTLED for one in held), "all wait")
+        clock.passed += 30.0
+        assert len(llm_server.requests) == 1
+        clock.passed += 45.0  # the rest, and the jitter
         for thread in threads:
             thread.join(30)
         assert all(stream.text == "Hello" for stream in streams)
-        assert all(stream.attempts[0].throttled_ms > 0 for stream in streams)
-    later = [r.received_at - first.received_at for r in llm_server.requests[1:]]
-    assert len(later) == 21
-    assert min(later) >= 0.99
+        assert all(stream.attempts[0].throttled_ms >= 49_000 for stream in streams)
+    assert len(llm_server.requests) == 22
 
 
 LIMIT = {"retry-after": "20"}
