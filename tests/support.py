@@ -162,13 +162,17 @@ def _leaves_with(frame: FrameType) -> bool:
 
 
 def run_traced(work: Callable[[], object], trace: Any) -> None:
-    """`work`, in this thread, with a trace function (see sys.settrace)."""
-    before = sys.gettrace()
+    """`work`, in this thread, with a trace function (see sys.settrace). The cyclic collector waits:
+    the finalizers of what other tests have left would be traced, too."""
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()
     sys.settrace(trace)
     try:
         work()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
 
 
 # ---- servers -----------------------------------------------------------------------------------

@@ -64,8 +64,8 @@ ARGUMENTS = {"city": "Zürich", "days": 3}
 # llmock's events before the first delta: of text, of a tool call's arguments
 OPENING = {"responses": 4, "messages": 3, "chat": 1}
 TOOL_OPENING = {"responses": 3, "messages": 2, "chat": 2}
-STALL = 8.0  # seconds of llmock's silence, which no test waits out
-SOON = 0.7  # seconds of a clock that is to break
+STALL = 12.0  # seconds of llmock's silence, which no test waits out
+SOON = 2.0  # seconds of a clock that is to break, and to hold while a machine stands still
 
 Connect = Callable[..., Client]
 
@@ -431,7 +431,8 @@ def test_an_answer_that_breaks_off_is_no_answer(
     """After content a break is raised, with what had come, and never asked for again."""
     mock.says(TEXT)
     mock.script(broken(kind, OPENING[api] + 3))
-    stream = connect(mock, timeouts=clocks(PATIENCE, idle=SOON)).stream(PROMPT)
+    near = {"idle": SOON} if kind == "stall" else {}
+    stream = connect(mock, timeouts=clocks(PATIENCE, **near)).stream(PROMPT)
     reading = bounded(stream)
     error = reading.error
     assert type(error) is cause

@@ -3,6 +3,7 @@ came before it, also with the partial value of the arguments."""
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,15 @@ from llmstream.output import PartialJSON
 from llmstream.testing import Answer, FakeTransport, Reply
 
 APIS = ("responses", "messages", "chat", "gemini")
+
+
+@pytest.fixture(autouse=True)
+def without_the_collector() -> Iterator[None]:
+    """Its passes take as long as the heap is large that other tests have left."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def arguments(pieces: int) -> str:

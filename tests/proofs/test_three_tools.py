@@ -39,7 +39,7 @@ CALLS: tuple[tuple[tuple[str, dict[str, Any], str], ...], ...] = (
 )
 TEXTS = ("I look.", "", "Now the file.", FINAL)
 FIELD = {"responses": "input", "gemini": "contents"}  # of a prompt; else "messages"
-SLOW = 1.0  # seconds that `weather` may take
+SLOW = 3.0  # seconds that `weather` may take; a machine may stand still for some of them
 
 
 # ---- the program -------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def check_outputs(outputs: dict[str, str], *, ids: bool = True) -> None:
     _, oslo, rate, late, owner = outputs.values()
     assert json.loads(oslo) == {"city": "Oslo", "degrees": 12}
     assert "there is no rate for XYZ, asked for 5.00" in rate
-    assert "within 1 s" in late
+    assert f"within {SLOW:g} s" in late
     assert "not without the owner" in owner
 
 
