@@ -247,6 +247,7 @@ class RawServer:
         self.closing.set()
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
+        self.threads[0].join(PATIENCE)  # it has listed all that it has accepted
         self.listener.close()
         for sock in self.sockets:
             with contextlib.suppress(OSError):
