@@ -19,6 +19,7 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from support import PATIENCE, clocks, cpu_seconds, eventually, failure, python
+from support import PATIENCE, clocks, cpu_seconds, eventually, failure, python, until_blocked
 from test_environment import every_logger, everything_shown  # noqa: F401 (a fixture)
 from told import Told
 
@@ -391,7 +392,7 @@ REPORTED = """
         model="m",
         headers={"x-mine": secrets["header"], "x-auth": "Bearer " + secrets["header"]},
         retry=RetryPolicy(max_attempts=2, base=0.0, cap=0.0),
-        timeouts=Timeouts(idle=0.1, first_token=0.1),
+        timeouts=Timeouts(idle=8, first_token=8),
         observers=[Failing()],
     )
     reading = [
@@ -400,11 +401,12 @@ REPORTED = """
         lambda stream: list(stream.chunks()),
         lambda stream: list(stream.events()),
     ]
-    errors = 0
+    errors, hangs = 0, json.loads(sys.argv[5])
     for number in range(0, int(sys.argv[3]), int(sys.argv[4])):
         prompt = [{"role": "user", "content": secrets["prompt"] + f" #{number}"}]
         with sentry_sdk.start_transaction(name=str(number)):
-            stream = client.stream(prompt, instructions=secrets["instructions"])
+            soon = Timeouts(idle=0.1, first_token=0.1) if number in hangs else None
+            stream = client.stream(prompt, instructions=secrets["instructions"], timeouts=soon)
             try:
                 reading[number % 4](stream)
             except LLMStreamError as exc:
@@ -437,7 +439,8 @@ def test_what_an_error_reporter_sends(server: LLMServer, api: str, step: int) ->
     suite has every third of the days.)"""
     server.default = service(api)
     secrets = {"key": KEY, "prompt": PROMPT, "instructions": INSTRUCTIONS, "header": HEADER}
-    arguments = (api, server.base_url_for(api), str(len(NAMES)), str(step))
+    hangs = json.dumps([number for number, name in enumerate(NAMES) if name in HANGS])
+    arguments = (api, server.base_url_for(api), str(len(NAMES)), str(step), hangs)
     with python(REPORTED, *arguments, SECRETS=json.dumps(secrets)) as process:
         output = process.communicate(timeout=4 * PATIENCE)[0]
     assert process.returncode == 0, output
@@ -457,16 +460,29 @@ def test_what_a_signal_handler_raises_shows_no_frames_of_the_transport(
     """Ctrl-C, a worker's time limit: an exception may come out of any frame below us, and those of
     requests and urllib3 hold the key and the whole request in their locals."""
 
-    def reply(request: Recorded) -> Reply:
-        if when == "body":
-            return Reply([*begun("responses"), Silence()])
-        threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        return Reply(before=[Silence()])
+    main = threading.main_thread()
+
+    def is_below_us() -> bool:
+        frame = sys._current_frames().get(main.ident or 0)
+        while frame is not None and frame.f_code.co_name != "next_batch":
+            frame = frame.f_back
+        return frame is not None
+
+    def send() -> None:
+        eventually(lambda: is_below_us() and server.requests, "the request is being waited for")
+        until_blocked(main)
+        os.kill(os.getpid(), signal.SIGUSR1)
 
     def raised(*what: Any) -> None:
         raise kind("out of a signal handler")
 
+    def reply(request: Recorded) -> Reply:
+        if when == "body":
+            return Reply([*begun("responses"), Silence()])
+        return Reply(before=[Silence()])
+
     server.default = reply
+    sender = threading.Thread(target=send)
     before = signal.signal(signal.SIGUSR1, raised)
     try:
         with Client(base_url=server.base_url, **{**SETTINGS, "timeouts": clocks()}) as client:
@@ -474,14 +490,14 @@ def test_what_a_signal_handler_raises_shows_no_frames_of_the_transport(
             if when == "body":
                 for _ in range(3):
                     next(stream)
-                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            sender.start()
             with pytest.raises(kind, match="out of a signal handler") as caught:
                 stream.result()
+            sender.join()
     finally:
         signal.signal(signal.SIGUSR1, before)
     nothing_marked({"the traceback": traceback_of(caught.value)})
     assert "next_batch" in traceback_of(caught.value)
-    eventually(lambda: not [t for t in threading.enumerate() if isinstance(t, threading.Timer)], "")
 
 
 def test_a_failing_observer_is_logged_without_what_it_was_told(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import socket
 import threading
 import traceback
 from collections.abc import Callable
@@ -22,11 +23,14 @@ from support import (
     PATIENCE,
     PROMPT,
     TWO_TOKENS,
+    RawServer,
     Reading,
     bounded,
     clocks,
     eventually,
     failure,
+    phase_of,
+    read_request,
 )
 
 from llmstream import (
@@ -46,7 +50,7 @@ from llmstream import (
     Usage,
 )
 from llmstream.events import responses as ev
-from llmstream.testing import Answer, Cut, LLMServer, Pause, Pings, Reply, Send, Silence
+from llmstream.testing import Answer, Cut, LLMServer, Pause, Reply, Send, Silence
 from llmstream.testing.answers import sse_block
 
 TEXT = "one two three four"
@@ -253,7 +257,8 @@ def test_everything_is_readable_from_another_thread(server: LLMServer, client: C
     )
     stream = client.stream(PROMPT, trace_id="trace-7")
     reading = Reading(stream)
-    eventually(lambda: stream.text == "one two", "two tokens are there")
+    # The attempt notes them after the state has them.
+    eventually(lambda: stream.text == "one two" and phase_of(stream) == "body", "two tokens")
     assert stream.thinking == "first this"
     assert stream.usage == Usage()
     assert stream.trace_id == "trace-7"
@@ -337,10 +342,20 @@ def test_a_second_reader_takes_nothing_away(server: LLMServer, client: Client) -
 
 
 @pytest.mark.parametrize("pull", PULLS.values(), ids=PULLS.keys())
-def test_two_readers_at_once(server: LLMServer, client: Client, pull: Any) -> None:
+def test_two_readers_at_once(
+    raw_server: Callable[..., RawServer], client_for: Callable[..., Client], pull: Any
+) -> None:
     """A second thread that pulls is told so, clearly; the first one is not disturbed."""
-    gate = Reply([*TWO_TOKENS, Pings(0.05, count=8), *DELTAS[2:], *ENDING])
-    server.script(gate)
+    told = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_request(sock)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        sock.sendall(head + b"".join(TWO_TOKENS))
+        assert told.wait(PATIENCE)
+        sock.sendall(b"".join([*DELTAS[2:], *ENDING]))
+
+    client = client_for(raw_server(handler), retry=ONCE, timeouts=clocks(PATIENCE))
     stream = client.stream(PROMPT)
     tokens = iter(stream)
     reading = Reading(stream, lambda _: [*tokens])
@@ -349,6 +364,7 @@ def test_two_readers_at_once(server: LLMServer, client: Client, pull: Any) -> No
     error = second.ended()
     assert type(error) is ConfigurationError, repr(error)
     assert "another thread" in str(error)
+    told.set()
     assert reading.ended() is None
     assert reading.value == TOKENS
 
