@@ -87,6 +87,7 @@ def test_a_quick_one_does_not_wait_for_a_slow_one(server: LLMServer, client_for:
     with client_for(server).parallel(["slow", "a", "b"], max_workers=2) as batch:
         assert [next(batch).index, next(batch).index] == [1, 2]
         assert batch.outcomes == ()
+        eventually(lambda: texts(batch) == ["one two"], "the slow one has begun")
     (last,) = batch
     assert isinstance(last.error, Cancelled)
     assert last.text == "one two"
