@@ -260,8 +260,9 @@ class Pump(Generic[T]):
             self._reason = reason
             self.closing = True
         # A generator cannot be closed while it runs: the thread does that when it next has an item.
-        if has_method(self._owner, "cancel"):
-            self._owner.cancel(reason)
+        owner = self._owner  # read once: the thread gives it up at the end
+        if has_method(owner, "cancel"):
+            owner.cancel(reason)
         self.bell.put(None)
         for cursor in self.cursors.copy():
             cursor.ring(always=True)  # who waits need not wait for the source, see `left`
@@ -284,7 +285,8 @@ class Pump(Generic[T]):
     def left(self) -> Cancelled | None:
         """What a reader gets if the log was closed, and the thread waits for a source that nobody
         can wake: it may wait for ever."""
-        if self.closing and self.end is None and not has_method(self._owner, "cancel"):
+        owner = self._owner  # before the look at the end, after which the thread gives it up
+        if self.closing and self.end is None and not has_method(owner, "cancel"):
             return self._cancelled()
         return None
 

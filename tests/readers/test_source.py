@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from typing import Any
 
 import pytest
-from support import ANSWER, ENDLESS, ONCE, OPENING, PROMPT, Reading, clocks, eventually, failure
+from support import (
+    ANSWER,
+    ENDLESS,
+    ONCE,
+    OPENING,
+    PATIENCE,
+    PROMPT,
+    Reading,
+    clocks,
+    eventually,
+    failure,
+)
 
 from llmstream import Client, DeadlineExceeded, Stream, Timeouts, fanout, pace
+from llmstream.readers.pump import Pump
 from llmstream.readers.source import Source
 from llmstream.telemetry import current_trace_id
 from llmstream.testing import Cut, FakeClock, LLMServer, Reply, Silence
@@ -113,3 +126,65 @@ def test_a_clock_that_allows_a_retry_does_not(server: LLMServer, client: Client)
     reading = Reading(stream)
     assert reading.ended()
     assert not stream.stopped
+
+
+# ---- the thread that reads a source gives it up at its end ---------------------------------------
+
+
+class Racing(Pump[str]):
+    """Its source ends between two looks of whoever closes it."""
+
+    def __init__(self) -> None:
+        self.goes_on, self.armed = threading.Event(), False
+        self._ending: Any = None
+        super().__init__(self.items(), self, 10, "handle")
+
+    def items(self) -> Iterator[str]:
+        yield "a"
+        self.goes_on.wait(PATIENCE)
+
+    def begun_to_wait(self) -> None:
+        self.begin()
+        eventually(lambda: self.oldest.next is not None, "it has read")
+        self.armed = True
+
+    def let_it_end(self) -> None:
+        if self.armed and threading.current_thread() is threading.main_thread():
+            self.armed = False
+            self.goes_on.set()
+            eventually(lambda: self._owner is None, "it has ended")
+
+    @property
+    def cancel(self) -> Callable[[object], None]:
+        """Of the source."""
+        self.let_it_end()
+        return lambda reason: None
+
+
+def test_a_source_that_ends_while_it_is_cancelled() -> None:
+    pump = Racing()
+    pump.begun_to_wait()
+    pump.close("left")
+    assert pump.end is not None
+    assert pump.end.error is None
+
+
+def test_a_source_that_ends_while_its_reader_leaves() -> None:
+    """It has a cancel: how it ended counts, and not that it was left."""
+
+    class Looked(Racing):
+        @property
+        def end(self) -> Any:
+            ending = self._ending
+            self.let_it_end()
+            return ending
+
+        @end.setter
+        def end(self, value: Any) -> None:
+            self._ending = value
+
+    pump = Looked()
+    pump.begun_to_wait()
+    pump.closing = True
+    assert pump.left() is None
+    assert pump.end.error is None
