@@ -363,14 +363,15 @@ def test_what_breaks_without_words(
     """Cuts, resets, timeouts, cancels; and observers that fail."""
     leaks = Leaks()
     with listening(leaks, capfd) as on:
-        given = settings_of(
-            server.base_url_for(api), timeouts=clocks(5.0, first_token=0.1, idle=0.1)
-        )
-        with Client(api, observers=[*on.observers, Raising()], **given) as client:
+        soon = clocks(5.0, first_token=0.1, idle=0.1)
+        given = settings_of(server.base_url_for(api))
+        observers = [*on.observers, Raising()]
+        with Client(api, observers=observers, **{**given, "timeouts": soon}) as client:
             for kind, reply in SILENT.items():
                 server.default = lambda request, reply=reply: reply()  # type: ignore[misc]
                 assert asked(leaks, kind, client) is not None, kind
             assert asked(leaks, "a cancel", client, cancel=True) is not None
+        with Client(api, observers=observers, **given) as client:
             server.default = lambda request: Reply(Answer("Hi").blocks(api))
             assert asked(leaks, "a success", client) is None
     leaks.check()
