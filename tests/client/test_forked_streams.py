@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 # The service sends eight words, one each time that the parent has the one before. A use is what the
 # child does; it reports how that ended through a pipe. Each use has its own client and child.
 PROGRAM = """
-    import gc, json, os, sys, threading, time, weakref
+    import gc, json, os, sys, threading, weakref
+    from support import eventually, until_blocked
     from llmstream import Client
     from llmstream.testing import Answer, LLMServer, Pause, Reply
 
@@ -57,11 +58,13 @@ PROGRAM = """
     with LLMServer(tls=tls == "tls") as server:
         blocks = Answer(words).blocks(api)
         paced = [step for block in blocks for step in (block, Pause(0.03))]
-        server.default = lambda _: Reply(paced)
+        second = 2 * next(n for n, block in enumerate(blocks) if b"w1" in block)
+        held = [*paced[: second + 1], Pause(3.0), *paced[second + 1 :]]
         verify = server.ca_file if tls == "tls" else True
         base = server.base_url_for(api)
         for use in uses:
             read, write = os.pipe()
+            server.default = Reply(held if use == "blocked" else paced)
             client = Client(api, base_url=base, api_key="k", model="m", verify=verify)
             stream = client.stream("Hi")
             view = stream if use == "result" else iter(stream)
@@ -71,7 +74,8 @@ PROGRAM = """
             if use == "blocked":  # a thread of the parent is in the middle of a read
                 reader = threading.Thread(target=lambda: got.extend(view))
                 reader.start()
-                time.sleep(0.03)
+                eventually(lambda: len(got) == 2, "the second word has come")
+                until_blocked(reader)
             if os.fork() == 0:
                 held = [stream, view]
                 del stream, view  # what the child drops is not held here
