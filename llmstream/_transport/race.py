@@ -164,7 +164,7 @@ class _Race:
             self._hosts[sock] = str(address[0])
             return None
         except OSError as exc:
-            self._scope.check()  # it may have failed because the scope shut it down
+            self._check(ended=isinstance(exc, TimeoutError))
             if isinstance(exc, TimeoutError) and exc.errno is None and left:
                 waiting.append(sock)  # it goes on; with a number the system has given up
                 self._hosts[sock] = str(address[0])
@@ -200,8 +200,16 @@ class _Race:
             self._bell, self._rope = socket.socketpair()
         self._scope.check()  # a scope that was stopped before has not pulled the rope
         ready = connected_or_failed(waiting, self._bell, seconds)
-        self._scope.check()
+        self._check(ended=not ready)
         return ready
+
+    def _check(self, *, ended: bool) -> None:
+        """Raises Stopped where the scope has ended the wait. Where the wait has `ended` by itself,
+        the clocks are looked at: whoever watches them may come later than this thread, when the
+        machine stands still."""
+        if ended:
+            self._scope.tick(self._scope.clock.monotonic())
+        self._scope.check()
 
     def leave(self, winner: socket.socket | None) -> None:
         """Close all others."""

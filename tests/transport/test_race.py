@@ -23,6 +23,7 @@ from support import (
 )
 
 from llmstream import Cancelled, Client, ConnectionFailed
+from llmstream._runtime.clock import SystemClock
 from llmstream._transport.race import in_turns
 from llmstream.testing import LLMServer, blackhole
 
@@ -155,6 +156,34 @@ def test_clocks_and_cancels_hold_for_all(
         assert type(reading.ended()).__name__ == expected
         assert 0.5 < time.monotonic() - begun < SOON
     eventually(lambda: not open_sockets() - before, "all are closed")
+
+
+class Late(SystemClock):
+    """A clock whose watchdog stands still."""
+
+    @property
+    def scheduler(self) -> Late:
+        return self
+
+    def schedule(self, scope: Any, at: float) -> None:
+        pass
+
+    def forget(self, scope: Any) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("clock", ["connect", "total"])
+def test_a_clock_that_is_looked_at_late_is_the_reason(
+    client_for: Callable[..., Client], addresses: list[Any], hanging: Any, clock: str, count: int
+) -> None:
+    """The wait ends by itself soon after it: that is no connection that has failed."""
+    addresses += [hanging] * count
+    limits = clocks(60.0, **{clock: 0.1})
+    client = client_for(None, base_url=BASE_URL, retry=ONCE, timeouts=limits, clock=Late())
+    expected = {"connect": "ConnectTimeout", "total": "DeadlineExceeded"}[clock]
+    assert type(failure(client.stream(PROMPT))).__name__ == expected
 
 
 def test_none_can_be_reached(client_for: Callable[..., Client], addresses: list[Any]) -> None:
