@@ -14,6 +14,7 @@ from support import (  # noqa: F401 (fixtures)
     any_server,
     client_for,
     eventually,
+    no_dns,
     nothing_left,
     raw_server,
     server,

@@ -432,6 +432,19 @@ def stuck_dns(nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
     over.set()
 
 
+@pytest.fixture
+def no_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names under .invalid are not known, without asking a resolver that may be slow."""
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(host, str) and host.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
 def in_threads(count: int, work: Callable[[int], Any]) -> list[BaseException]:
     """Runs `work` with 0, 1, ... in a thread each, to their ends; what they raised."""
     errors: list[BaseException] = []

@@ -62,7 +62,7 @@ def test_a_lost_connection_names_host_and_port(
     assert SECRET not in str(error)
 
 
-def test_the_default_port_and_ipv6(client_for: Callable[..., Client]) -> None:
+def test_the_default_port_and_ipv6(client_for: Callable[..., Client], no_dns: None) -> None:
     """The port is named also where base_url has none; an IPv6 address has its brackets."""
     for base_url, place in (
         ("https://llm.invalid/v1", "llm.invalid:443"),

@@ -597,7 +597,9 @@ def test_an_answer_that_may_be_the_proxys(
     assert "HTTP_PROXY" in str(error)
 
 
-def test_the_name_of_a_proxy_that_is_not_there(client_for: Callable[..., Client]) -> None:
+def test_the_name_of_a_proxy_that_is_not_there(
+    client_for: Callable[..., Client], no_dns: None
+) -> None:
     """It is the proxy's name that could not be resolved, and the error says whose it is."""
     for kind in ("http", "socks5h"):
         client = client_for(
