@@ -64,13 +64,14 @@ class ToolReporter:
         )
         self._notify("on_run_end", self._run, end)
 
-    def tool_began(self, name: str, call_id: str | None, turn: int) -> ToolRecord | None:
-        """A tool begins, in this thread. None where nobody is told."""
-        if not self._tells:
-            return None
-        record = self._record(name, call_id, turn)
-        self._notify("on_tool_start", record)
-        return record
+    def tool_record(self, name: str, call_id: str | None, turn: int) -> ToolRecord | None:
+        """The record of a tool that is about to begin. None where nobody is told."""
+        return self._record(name, call_id, turn) if self._tells else None
+
+    def tool_began(self, record: ToolRecord | None) -> None:
+        """A tool begins, in this thread; `record` is that of `tool_record`."""
+        if record is not None:
+            self._notify("on_tool_start", record)
 
     def tool_ended(
         self,
@@ -84,7 +85,7 @@ class ToolReporter:
         *,
         known: bool = True,
     ) -> None:
-        """A call has its outcome. `begun` is what `tool_began` has returned, None for a call that
+        """A call has its outcome. `begun` is what `tool_record` has returned, None for a call that
         was not run."""
         if not self._tells:
             return

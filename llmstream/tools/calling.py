@@ -118,6 +118,7 @@ class Calling:
         context = ToolContext(entry.call, self._number, self._telling.trace_id, seconds)
         entry.context = context
         entry.deadline = NEVER if seconds is None else SYSTEM_CLOCK.monotonic() + seconds
+        self._telling.begins(entry)
         entry.begun = True  # before it is: an interrupt may come in between
         self._running.append(entry)
         try:

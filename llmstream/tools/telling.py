@@ -28,10 +28,14 @@ class Telling:
         self.trace_id = reporter.trace_id
         self.late = 0
 
+    def begins(self, entry: Entry) -> None:
+        """A tool is about to begin. In the reader's thread: its time may be over before `began`."""
+        turn = entry.context.turn if entry.context is not None else 0
+        entry.record = self._reporter.tool_record(entry.call.name, entry.call.id, turn)
+
     def began(self, entry: Entry) -> None:
         """A tool begins. In its thread."""
-        turn = entry.context.turn if entry.context is not None else 0
-        entry.record = self._reporter.tool_began(entry.call.name, entry.call.id, turn)
+        self._reporter.tool_began(entry.record)
 
     def ended(self, entry: Entry, turn: int) -> None:
         """A call has its outcome. In the tool's thread; in the reader's where its time is over, or

@@ -129,6 +129,23 @@ def test_the_end_of_a_tools_time_and_its_late_end() -> None:
     assert second.total_ms > 0
 
 
+def test_a_tool_whose_time_is_over_before_its_start_is_told() -> None:
+    """Its thread begins late, or an observer takes its time: it is one tool all the same."""
+
+    class Slow(Told):
+        def on_tool_start(self, tool: ToolRecord) -> None:
+            eventually(lambda: [row for row in self.log if row[0] == "end"], "its time is over")
+            super().on_tool_start(tool)
+
+    told = Slow()
+    one = Answer(tool_calls=[("good", '{"word": "x"}', "c1")])
+    client(told, answers=(one, Answer("Done."))).run(PROMPT, [good], tool_timeout=0.01).result()
+    eventually(lambda: len([r for r in told.log if r[0] == "end"]) == 2, "its late end")
+    first, start, second = (row for row in told.log if row[0] in ("tool", "end"))
+    assert (first[2].outcome, second[2].outcome) == ("timeout", "late")
+    assert first[1] is start[1] is second[1]
+
+
 def test_a_run_that_fails_and_one_that_is_cancelled() -> None:
     told = Told()
     failing = client(told, answers=(CALLS,) * 5).run(PROMPT, [good], max_turns=1)
