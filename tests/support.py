@@ -301,7 +301,10 @@ def read_request(sock: socket.socket) -> bytes:
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     expected = int(lengths[0].split(b":")[1]) if lengths else 0
     while len(body) < expected:
-        body += sock.recv(65536)
+        piece = sock.recv(65536)
+        if not piece:  # or it would be asked for ever, by a thread that lets no other one run
+            raise ConnectionError("the client left")
+        body += piece
     return head
 
 
