@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from chromium import chromium  # noqa: F401 (a fixture)
+from corpus import PROPERTY
+from hypothesis import settings
 from kernels import kernel  # noqa: F401 (a fixture)
 from support import (  # noqa: F401 (fixtures)
     any_server,
@@ -24,6 +26,10 @@ from support import (  # noqa: F401 (fixtures)
 )
 
 from llmstream.telemetry.context import _active, current_trace_id
+
+# For tests that have no settings of their own: they would have chance, and 0.2 s for an example.
+settings.register_profile("tests", settings(PROPERTY, max_examples=100))
+settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)
