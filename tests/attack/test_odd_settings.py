@@ -12,7 +12,7 @@ from odd_values import ODD, PARAMETERS, SKIPPED
 
 from llmstream import ConfigurationError, LLMStreamError
 
-pytestmark = pytest.mark.attack
+pytestmark = [pytest.mark.attack, pytest.mark.timeout(400)]
 
 LONGEST = 1.0  # seconds of CPU for one case
 LONGEST_MESSAGE = 700  # characters
@@ -24,12 +24,11 @@ def test_every_parameter_times_every_odd_value(caplog: pytest.LogCaptureFixture)
     counts: Counter[str] = Counter()
     faults = []
     for what, (name, use) in PARAMETERS.items():
-        gc.collect()  # its passes take as long as the heap is large that other tests have left
         for odd, make in ODD.items():
             if (what, odd) in SKIPPED:
                 continue
             value, begun = make(), time.process_time()
-            gc.disable()
+            gc.disable()  # its passes take as long as the heap is large that other tests have left
             try:
                 use(value)
             except ConfigurationError as error:
