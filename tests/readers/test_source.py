@@ -25,7 +25,7 @@ from llmstream import Client, DeadlineExceeded, Stream, Timeouts, fanout, pace
 from llmstream.readers.pump import Pump
 from llmstream.readers.source import Source
 from llmstream.telemetry import current_trace_id
-from llmstream.testing import Cut, FakeClock, LLMServer, Reply, Silence
+from llmstream.testing import FakeClock, LLMServer, Reply, Silence
 
 
 @pytest.fixture
@@ -66,18 +66,20 @@ def test_the_trace_id_is_known_to_the_reader(
 def test_the_trace_id_is_known_to_the_handler(
     server: LLMServer, client: Client, seconds: float | None
 ) -> None:
-    seen: set[str | None] = set()
+    seen: list[str | None] = []
 
     class Handler:
         def on_token(self, text: str) -> None:
-            seen.add(current_trace_id())
+            seen.append(current_trace_id())
+            if len(seen) == 3:
+                stream.cancel()
 
         def on_progress(self, progress: Any) -> None: ...
 
-    server.script(Reply([*OPENING, *[ENDLESS] * 3, Cut()]))
+    server.script(Reply([*OPENING, *[ENDLESS] * 3, Silence()]))  # else it may be over before
     stream = client.stream(PROMPT)
     assert failure(stream, lambda s: s.handle(Handler(), every_seconds=seconds))
-    assert seen == {stream.trace_id}
+    assert seen == [stream.trace_id] * 3
 
 
 def test_a_stream_is_a_source(client: Client) -> None:
