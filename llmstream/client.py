@@ -25,6 +25,7 @@ from ._runtime.clock import SYSTEM_CLOCK, Clock
 from ._runtime.fork import process_number
 from ._runtime.frames import without_variables
 from ._runtime.ids import random_id
+from ._runtime.threads import is_finalizing
 from ._settings.arguments import (
     checked_address,
     checked_api,
@@ -668,6 +669,8 @@ class Client:
 
     def close(self) -> None:
         """End running streams with Cancelled and close idle connections. Idempotent."""
+        if is_finalizing():
+            return
         self._closed = True
         for known in self._calls.copy():
             call = known()

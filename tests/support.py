@@ -10,6 +10,7 @@ import contextlib
 import dis
 import gc
 import os
+import queue
 import re
 import signal
 import socket
@@ -466,6 +467,19 @@ def in_threads(count: int, work: Callable[[int], Any]) -> list[BaseException]:
     return errors
 
 
+def hold_for_ever(lock: Any) -> None:
+    """A daemon thread has the lock, and keeps it; returns when it has it."""
+    held: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def hold() -> None:
+        with lock:
+            held.put(None)
+            queue.SimpleQueue[None]().get()
+
+    threading.Thread(target=hold, daemon=True).start()
+    held.get()
+
+
 # ---- processes ---------------------------------------------------------------------------------
 
 
@@ -474,15 +488,34 @@ def in_threads(count: int, work: Callable[[int], Any]) -> list[BaseException]:
 _FORKS = "ignore:This process:DeprecationWarning"
 
 
-def python(code: str, *args: str, **environment: str) -> subprocess.Popen[str]:
+class _Process(subprocess.Popen[str]):
+    """Where the test fails before the process has ended, the process is ended, and shows where it
+    was. (Popen would wait for it.)"""
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is not None and self.poll() is None:
+            print("the process was ended; it said:", self.aborted())
+        super().__exit__(kind, error, traceback)
+
+    def aborted(self) -> str:
+        """End it; returns the rest of what it says, with the stacks of its threads."""
+        self.send_signal(signal.SIGABRT)
+        try:
+            return self.communicate(timeout=10)[0]
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self.communicate()[0]
+
+
+def python(code: str, *args: str, **environment: str) -> _Process:
     """A Python process that runs `code`; its output is one text.
 
     Each line leaves it whole: unbuffered (`-u`), print writes a line and its end one after the
     other, and a line of another thread or process may come between them.
     """
     lines = "import sys; sys.stdout.reconfigure(line_buffering=True)\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", lines + textwrap.dedent(code), *args],
+    return _Process(
+        [sys.executable, "-X", "faulthandler", "-c", lines + textwrap.dedent(code), *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -497,7 +530,6 @@ def output_of(code: str, *args: str, **environment: str) -> str:
         try:
             output, _ = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
-            process.kill()
-            pytest.fail(f"the process hangs; it said: {process.communicate()[0]}")
+            pytest.fail(f"the process hangs; it said: {process.aborted()}")
     assert process.returncode == 0, output
     return output

@@ -14,7 +14,7 @@ from .._runtime.deferred import defer
 from .._runtime.fork import in_child
 from .._runtime.frames import forget_variables
 from .._runtime.scope import Stopped, StopReason
-from .._runtime.threads import Lock
+from .._runtime.threads import Lock, is_finalizing
 from ..errors import ConfigurationError, LLMStreamError
 from ..events.base import AnyEvent
 from ..telemetry.context import ActiveCall
@@ -88,7 +88,7 @@ class Call:
     def close(self, *, dropped: bool = False) -> None:
         """End the call if it still runs, and free everything it holds. Idempotent. `dropped`: in
         a finalizer."""
-        if self.ended and self._tell is None:
+        if (self.ended and self._tell is None) or is_finalizing():
             _unsettled.pop(id(self), None)
             return
         self.cancel("closed before the end")

@@ -17,6 +17,7 @@ from .._core.recovery import Mode, NextAttempt
 from .._core.request import HTTPRequest
 from .._core.session import Session
 from .._runtime.scope import CancelScope, Stopped, StopReason
+from .._runtime.threads import is_finalizing
 from .._transport.base import Response, Transport
 from ..errors import EventTooLarge, LLMStreamError
 from ..events.base import AnyEvent, Continued, Restarted, marker_event
@@ -171,7 +172,7 @@ class Exchange:
 
     def _close(self, response: Response, whole: bool) -> None:
         try:
-            if whole or not _is_success(response.status):
+            if (whole or not _is_success(response.status)) and not is_finalizing():
                 # All of the body but its end has been read: keep the connection.
                 self._ctx.scope.timers.linger(_DRAIN_SECONDS)
                 response.finish()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from .._core.request import HTTPRequest, Request
 from .._core.retry import RetryPolicy, is_for_whole_key
 from .._runtime.frames import forget_variables
 from .._runtime.scope import Stopped
+from .._runtime.threads import is_finalizing
 from .._settings.secret import Secret
 from ..errors import (
     ConfigurationError,
@@ -319,7 +319,7 @@ class Retrying:
     def cancel_response(self) -> None:
         """The call was cancelled: so is the response, if it runs in the background. Never raises;
         takes 5 s at most."""
-        if not sys.is_finalizing():
+        if not is_finalizing():
             self._cancel_response()
 
     def _cancel_response(self) -> None:

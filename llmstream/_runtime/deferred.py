@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import sys
 from collections.abc import Callable
 
 from ..errors import ConfigurationError
 from .clock import SYSTEM_CLOCK
 from .fork import in_child
 from .scope import NEVER
-from .threads import Lock, spawn
+from .threads import Lock, is_finalizing, spawn
 from .watchdog import shared_watchdog
 
 __all__ = ["defer"]
@@ -63,7 +62,7 @@ def defer(work: Callable[[], None]) -> None:
     left is done first, for 6 seconds at most. Work that is deferred after that is dropped, because
     no thread can be started any more."""
     global _exit_registered
-    if sys.is_finalizing():
+    if is_finalizing():
         return
     deferred = _Deferred(work)
     _pending.add(deferred)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -18,7 +19,7 @@ from .._core.phase import ClockName, Phase
 from .._core.timers import Timers
 from .clock import Clock
 from .fork import process_number
-from .threads import RLock
+from .threads import RLock, is_finalizing
 
 __all__ = ["NEVER", "CancelScope", "Connection", "Scheduler", "StopReason", "Stopped"]
 
@@ -128,7 +129,7 @@ class CancelScope:
 
     def bind_to_process(self) -> None:
         """This process makes the call, whichever process has made the scope."""
-        self._own_process()
+        self._own_lock()
         self._pid = process_number()
 
     def begin(self) -> None:
@@ -236,7 +237,7 @@ class CancelScope:
             self._replace(None)
 
     def _replace(self, connection: Connection | None) -> None:
-        with self._lock:
+        with self._own_lock():
             before, self._connection, self._shut = self._connection, connection, None
         if before is not None:
             before.release()
@@ -253,8 +254,7 @@ class CancelScope:
 
     def finish(self) -> None:
         """The call has ended: it cannot be stopped any more. Idempotent."""
-        self._own_process()
-        with self._lock:
+        with self._own_lock():
             self._ended = True
         self.detach()  # also where it has ended already: an interrupt may have come in between
         self._scheduler.forget(self)
@@ -275,16 +275,17 @@ class CancelScope:
         self.scheduled = NEVER
         self.stop_reason = StopReason(cancelled=True, reason="the process was forked")
 
-    def _own_process(self) -> None:
-        """Renew the lock in a forked child, where a thread of the parent may hold it for ever."""
-        if self.forked:
+    def _own_lock(self) -> AbstractContextManager[Any]:
+        """The lock. In a forked child, and when the interpreter ends, it is a new one: a thread
+        that there is no more may hold the other one for ever."""
+        if self.forked or is_finalizing():
             self._lock = RLock()
+        return self._lock
 
     def stop(self, reason: StopReason) -> bool:
         """Stop the call; returns whether `reason` is now why it was stopped. Returns at once, never
         raises."""
-        self._own_process()
-        with self._lock:
+        with self._own_lock():
             if self._ended:
                 return False
             before = self.stop_reason

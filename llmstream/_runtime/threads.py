@@ -12,11 +12,16 @@ functions, and at the end of loops. Hence the rules for whatever several threads
 - where one operation of a built-in type will do (`deque.append`, `dict.pop`, `set.add`,
   `SimpleQueue.put`), there is no lock. That also holds in signal handlers and finalizers;
 - whatever must happen is written down before it is tried, and is struck out after it has happened.
+
+When the interpreter ends, daemon threads end wherever they are, and what they have locked stays
+locked. Whatever a finalizer, or a generator that is closed then, may call looks at `is_finalizing`
+before it takes a lock, also one of another library.
 """
 
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -25,12 +30,13 @@ from typing import Any
 
 from ..errors import ConfigurationError
 
-__all__ = ["Local", "Lock", "RLock", "Thread", "spawn", "thread_number"]
+__all__ = ["Local", "Lock", "RLock", "Thread", "is_finalizing", "spawn", "thread_number"]
 
 Lock = threading.Lock
 RLock = threading.RLock
 Local = threading.local
 thread_number = threading.get_ident  # of the current thread
+is_finalizing = sys.is_finalizing  # whether the interpreter ends: there are no other threads
 
 
 class Thread(threading.Thread):

@@ -9,7 +9,7 @@ from collections import deque
 from decimal import Decimal
 from typing import Any
 
-from .._runtime.threads import RLock
+from .._runtime.threads import RLock, is_finalizing
 from ..errors import ConfigurationError
 from ..readers.outcome import Outcome
 
@@ -75,6 +75,7 @@ class Bar:
         bar, self._bar = self._bar, None
         if bar is not None:
             with contextlib.suppress(Exception):
+                bar.disable = bar.disable or is_finalizing()  # tqdm's own finalizer takes a lock
                 bar.close()
 
 

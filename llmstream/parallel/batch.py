@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 
 from .._runtime.clock import SYSTEM_CLOCK
+from .._runtime.threads import is_finalizing
 from ..errors import ConfigurationError
 from ..readers.outcome import Outcome
 from ..result import Chunk, Result
@@ -114,7 +115,7 @@ class Batch:
         if run.is_parents:
             return
         run.bar.close()
-        if run.over:
+        if run.over or is_finalizing():
             return
         run.cancel("closed before the end")
         if not run.reader.locked():  # its reader waits for the same

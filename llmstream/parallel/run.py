@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from .._runtime.fork import process_number
 from .._runtime.frames import forget_variables
-from .._runtime.threads import Lock, spawn
+from .._runtime.threads import Lock, is_finalizing, spawn
 from ..errors import Cancelled, ConfigurationError, LLMStreamError
 from ..readers.outcome import Outcome
 from ..result import Chunk, Result
@@ -201,7 +201,7 @@ class Run:
 
     def cancel(self, reason: str | None) -> None:
         """End all calls. Returns at once, never raises; idempotent."""
-        if self.is_parents or self.over:
+        if self.is_parents or self.over or is_finalizing():
             return
         if self.stopped is None:
             self.stopped = Stop(reason)

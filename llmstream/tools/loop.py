@@ -17,7 +17,7 @@ from .._runtime.clock import Clock
 from .._runtime.fork import process_number
 from .._runtime.frames import forget_variables
 from .._runtime.scope import NEVER
-from .._runtime.threads import Lock
+from .._runtime.threads import Lock, is_finalizing
 from ..errors import Cancelled, ConfigurationError, DeadlineExceeded, LLMStreamError, RunError
 from ..events.base import AnyEvent
 from ..result import Chunk, Result, Usage, total_usage
@@ -196,7 +196,7 @@ class Loop:
 
     def close(self) -> None:
         """End the run, unless it has ended."""
-        if self.ended or self.is_parents:
+        if self.ended or self.is_parents or is_finalizing():
             return
         self.cancel("closed before the end")
         if not self.reader.locked():  # else its reader wakes up, and ends it
