@@ -81,7 +81,7 @@ class _Player:
         return "open"
 
     def send(self, step: Send) -> ConnectionState:
-        self._held = chunk(step.data) if self.chunked and not step.raw else step.data
+        self._held = self._framed(step.data, not step.raw)
         return "open"
 
     def _release(self, end: bytes = b"") -> None:
@@ -131,7 +131,10 @@ class _Player:
                 self.channel.pause(step.every)
 
     def _send(self, data: bytes, *, framed: bool = True) -> None:
-        self.channel.send(chunk(data) if framed and self.chunked else data)
+        self.channel.send(self._framed(data, framed))
+
+    def _framed(self, data: bytes, framed: bool) -> bytes:
+        return chunk(data) if framed and self.chunked else data
 
 
 _PLAYERS: dict[type, Callable[[_Player, Any], ConnectionState]] = {
