@@ -431,6 +431,13 @@ def until_blocked(thread: threading.Thread) -> None:
     eventually(is_blocked, f"{thread.name} is blocked")
 
 
+def signal_main(number: signal.Signals) -> None:
+    """Sends the main thread a signal once it is blocked. In another thread."""
+    main = threading.main_thread()
+    until_blocked(main)
+    signal.pthread_kill(main.ident, number)  # type: ignore[arg-type]
+
+
 def clocks(seconds: float = 60.0, **settings: float | None) -> Timeouts:
     """All clocks at `seconds`, far away, except those given."""
     names: Sequence[str] = ("connect", "first_token", "idle", "silence")

@@ -35,8 +35,8 @@ from support import (
     output_of,
     phase_of,
     python,
+    signal_main,
     socket_of,
-    until_blocked,
 )
 
 from llmstream import (
@@ -555,11 +555,9 @@ def test_from_a_signal_handler(
 
     def send() -> None:
         eventually(lambda: phase_of(stream) == phase, f"the stream is in phase {phase}")
-        until_blocked(main)
-        signal.pthread_kill(main.ident, signal.SIGUSR1)
+        signal_main(signal.SIGUSR1)
 
-    main = threading.main_thread()
-    assert threading.current_thread() is main
+    assert threading.current_thread() is threading.main_thread()
     sender = threading.Thread(target=send)
     sender.start()
     with pytest.raises(Cancelled):
@@ -584,12 +582,10 @@ def test_a_foreign_exception_from_a_signal_handler_comes_through(
     server.script(Reply([*TWO_TOKENS, Silence()]))
     stream = client_for(server).stream(PROMPT)
     on_signal(handler)
-    main = threading.main_thread()
 
     def send() -> None:
         eventually(lambda: stream.text == "one two", "the reader waits")
-        until_blocked(main)
-        signal.pthread_kill(main.ident, signal.SIGUSR1)
+        signal_main(signal.SIGUSR1)
 
     sender = threading.Thread(target=send)
     sender.start()

@@ -7,7 +7,7 @@ import signal
 import threading
 
 import pytest
-from support import PATIENCE, until_blocked
+from support import PATIENCE, signal_main
 
 from llmstream._runtime.threads import spawn
 
@@ -17,13 +17,7 @@ def test_a_join_after_an_interrupt_waits(nothing_left: None) -> None:
     """CPython before 3.13 would take the thread for one that has ended."""
     goes_on = threading.Event()
     thread = spawn(lambda: goes_on.wait(PATIENCE), "joined")
-    main = threading.current_thread()
-
-    def interrupt() -> None:
-        until_blocked(main)
-        signal.pthread_kill(main.ident, signal.SIGINT)  # type: ignore[arg-type]
-
-    other = threading.Thread(target=interrupt)
+    other = threading.Thread(target=signal_main, args=(signal.SIGINT,))
     other.start()
     with pytest.raises(KeyboardInterrupt):
         thread.join()
